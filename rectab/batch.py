@@ -1,0 +1,106 @@
+"""What flows from the data to the model: jagged histories and batches of rows. Imports nothing of rectab."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+__all__ = ["Batch", "Jagged"]
+
+
+@dataclass(frozen=True)
+class Jagged:
+    """B lists of different lengths, laid end to end.
+
+    Attributes:
+        values: int64 or float [sum L, *]: the elements of every list, row after row.
+        offsets: int64 [B + 1]: row b is ``values[offsets[b]:offsets[b + 1]]``; offsets[0] = 0, offsets[B] = len(values).
+    """
+
+    values: Tensor
+    offsets: Tensor
+
+    def __len__(self) -> int:
+        return self.offsets.numel() - 1
+
+    def lengths(self) -> Tensor:
+        """int64 [B]: length of every row."""
+        return self.offsets[1:] - self.offsets[:-1]
+
+    def segment_ids(self) -> Tensor:
+        """int64 [sum L]: the row that every element belongs to."""
+        rows = torch.arange(len(self), device=self.offsets.device)
+        return torch.repeat_interleave(rows, self.lengths(), output_size=self.values.shape[0])
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Jagged:
+        return Jagged(
+            self.values.to(device, non_blocking=non_blocking), self.offsets.to(device, non_blocking=non_blocking)
+        )
+
+    @classmethod
+    def from_padded(cls, padded: Tensor, lengths: Tensor | None = None, padding_value: int = 0) -> Jagged:
+        """From [B, L, *] padded on the right.
+
+        Args:
+            padded: [B, L, *].
+            lengths: int64 [B]; if None, every element of [B, L] that equals ``padding_value`` is dropped, wherever
+                it stands (so padding on the left works too, and ``padding_value`` must not be a real value).
+            padding_value: see ``lengths``.
+        """
+        if lengths is None:
+            keep = padded != padding_value
+            if keep.dim() > 2:
+                keep = keep.flatten(2).any(-1)
+        else:
+            keep = torch.arange(padded.shape[1], device=padded.device) < lengths.unsqueeze(1)
+        offsets = torch.zeros(padded.shape[0] + 1, dtype=torch.int64, device=padded.device)
+        torch.cumsum(keep.sum(1), 0, out=offsets[1:])
+        return cls(padded[keep], offsets)
+
+    def to_padded(self, length: int | None = None, padding_value: float = 0) -> tuple[Tensor, Tensor]:
+        """([B, length, *] padded on the right, bool mask [B, length]); rows longer than ``length`` keep their end."""
+        lengths = self.lengths()
+        width = int(lengths.max()) if length is None and len(self) else int(length or 0)
+        position = torch.arange(width, device=self.values.device)
+        kept = lengths.clamp(max=width)
+        mask = position < kept.unsqueeze(1)
+        source = (self.offsets[1:] - kept).unsqueeze(1) + position
+        padded = self.values.new_full((len(self), width, *self.values.shape[1:]), padding_value)
+        padded[mask] = self.values[source[mask]]
+        return padded, mask
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B rows of a prepared data set.
+
+    Attributes:
+        ids: int64 [B, F], one column per categorical feature, in schema order.
+        dense: float32 [B, N], one column per dense feature; N may be 0.
+        histories: by sequence feature name; values int64. The sequences of one behaviour have equal offsets.
+        labels: float32 [B], or None when serving.
+        groups: int64 [B], the group each row counts in for GAUC, or None.
+    """
+
+    ids: Tensor
+    dense: Tensor
+    histories: dict[str, Jagged] = field(default_factory=dict)
+    labels: Tensor | None = None
+    groups: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.ids.shape[0]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        def move(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device, non_blocking=non_blocking)
+
+        return Batch(
+            ids=self.ids.to(device, non_blocking=non_blocking),
+            dense=self.dense.to(device, non_blocking=non_blocking),
+            histories={name: jagged.to(device, non_blocking) for name, jagged in self.histories.items()},
+            labels=move(self.labels),
+            groups=move(self.groups),
+        )
