@@ -1,0 +1,234 @@
+"""Prepared data sets: memory-mapped splits from which batches are gathered row by row.
+
+A data set may be larger than memory: only the rows of a batch are ever read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+
+from rectab.batch import Batch, Jagged
+from rectab.data.errors import DataError
+from rectab.data.storage import SPLITS, open_array, read_description
+from rectab.schema import Feature, Schema
+
+__all__ = ["HistoryStore", "PreparedDataset", "Split"]
+
+
+@dataclass(frozen=True)
+class HistoryStore:
+    """The histories of one behaviour: every event once, and which of them each row sees.
+
+    Attributes:
+        features: the sequence features of the behaviour.
+        ranges: int64 [n, 2]: row i sees the events ``start .. start + length - 1``, oldest first.
+        values: one int32 or int64 [E] per feature, shared by all splits.
+    """
+
+    features: tuple[Feature, ...]
+    ranges: np.ndarray
+    values: tuple[np.ndarray, ...]
+
+    def gather(self, rows: np.ndarray | slice, max_history: int | None) -> dict[str, Jagged]:
+        """The histories of ``rows``, each cut to its ``max_history`` most recent events."""
+        ranges = self.ranges[rows]
+        starts, lengths = ranges[:, 0], ranges[:, 1]
+        if max_history is not None:
+            kept = np.minimum(lengths, max_history)
+            starts, lengths = starts + (lengths - kept), kept
+        offsets = np.zeros(len(lengths) + 1, np.int64)
+        np.cumsum(lengths, out=offsets[1:])
+        shared_offsets = torch.from_numpy(offsets)
+        histories = {}
+        for feature, values in zip(self.features, self.values, strict=True):
+            gathered = np.empty(offsets[-1], np.int64)
+            _gather_ranges(values, starts, offsets, gathered)
+            histories[feature.name] = Jagged(torch.from_numpy(gathered), shared_offsets)
+        return histories
+
+
+@numba.njit(nogil=True, cache=True)
+def _gather_ranges(values: np.ndarray, starts: np.ndarray, offsets: np.ndarray, out: np.ndarray) -> None:
+    for row in range(len(starts)):
+        shift = starts[row] - offsets[row]
+        for position in range(offsets[row], offsets[row + 1]):
+            out[position] = values[position + shift]
+
+
+@dataclass(frozen=True)
+class Split:
+    """The rows of one split, or (see :meth:`restrict`) some of them.
+
+    Attributes:
+        name: ``train``, ``valid``, ``test``, or what :meth:`restrict` made of it.
+        schema: the columns.
+    """
+
+    name: str
+    schema: Schema
+    _ids: np.ndarray = field(repr=False)
+    _dense: np.ndarray = field(repr=False)
+    _labels: np.ndarray = field(repr=False)
+    _groups: np.ndarray | None = field(repr=False)
+    _probability: np.ndarray | None = field(repr=False)
+    _histories: tuple[HistoryStore, ...] = field(repr=False)
+    _rows: np.ndarray | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self._labels) if self._rows is None else len(self._rows)
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """float32 [n]: 0 or 1."""
+        return self._select(self._labels)
+
+    @cached_property
+    def groups(self) -> np.ndarray | None:
+        """int64 [n]: the group (usually the user) each row counts in for GAUC; None if the recipe has none."""
+        return None if self._groups is None else self._select(self._groups)
+
+    @cached_property
+    def probability(self) -> np.ndarray | None:
+        """float32 [n]: the true click probability, known for synthetic data only.
+
+        Its AUC is the best that any model can reach.
+        """
+        return None if self._probability is None else self._select(self._probability)
+
+    def column(self, feature: str) -> np.ndarray:
+        """int32 or int64 [n]: the ids of one categorical feature. Raises KeyError if there is none of that name."""
+        return self._select(self._ids[:, self.schema.categorical_index(feature)])
+
+    def batch(self, rows: np.ndarray | slice, max_history: int | None = None) -> Batch:
+        """Gather rows.
+
+        Args:
+            rows: int64 [B], positions in this split in any order, or a slice (the cheap case: read in one piece).
+            max_history: keep only this many most recent events of every history; None keeps what was prepared.
+
+        Raises:
+            IndexError: if a row is out of range.
+        """
+        if self._rows is not None:
+            rows = self._rows[rows]
+        dense = self._dense[rows]
+        return Batch(
+            ids=torch.from_numpy(self._ids[rows].astype(np.int64, copy=False)),
+            dense=torch.from_numpy(dense),
+            histories={k: v for store in self._histories for k, v in store.gather(rows, max_history).items()},
+            labels=torch.from_numpy(self._labels[rows]),
+            groups=None if self._groups is None else torch.from_numpy(self._groups[rows]),
+        )
+
+    def restrict(self, rows: np.ndarray, name: str | None = None) -> Split:
+        """A split of only these rows (int64 [m], positions in this split), in this order. Nothing is copied."""
+        rows = np.asarray(rows, np.int64)
+        if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
+            raise IndexError(f"rows of split {self.name!r} go from 0 to {len(self) - 1}")
+        chosen = rows if self._rows is None else self._rows[rows]
+        return replace(self, name=name or f"{self.name} (part)", _rows=chosen)
+
+    def sample_halves(self, seed: int) -> tuple[Split, Split]:
+        """Cut in two at random: (the half to learn from, the half that selects), for methods that learn from validation.
+
+        The same seed gives the same halves. Rows keep their order within a half.
+        """
+        order = np.random.default_rng(seed).permutation(len(self))
+        middle = len(self) // 2
+        learn, select = np.sort(order[:middle]), np.sort(order[middle:])
+        return self.restrict(learn, f"{self.name} (learn)"), self.restrict(select, f"{self.name} (select)")
+
+    def _select(self, array: np.ndarray) -> np.ndarray:
+        return array if self._rows is None else array[self._rows]
+
+
+@dataclass(frozen=True)
+class PreparedDataset:
+    """A folder written by :func:`rectab.data.prepare`, opened.
+
+    Attributes:
+        path: the folder.
+        name: the recipe's name.
+        schema: the columns; vocabularies carry their training counts.
+        train, valid, test: the splits.
+        summary: what ``rectab prepare`` printed: rows, positive rates, cardinalities, unseen rates (plain data).
+    """
+
+    path: Path
+    name: str
+    schema: Schema
+    train: Split = field(repr=False)
+    valid: Split = field(repr=False)
+    test: Split = field(repr=False)
+    summary: dict[str, Any] = field(repr=False)
+    description: dict[str, Any] = field(repr=False)
+
+    @classmethod
+    def open(cls, path: Path | str) -> PreparedDataset:
+        """Open a prepared folder without reading its rows.
+
+        Raises:
+            DataError: if it is missing, of another version, damaged or cut short.
+        """
+        path = Path(path)
+        description = read_description(path)
+        try:
+            return cls._from_description(path, description)
+        except KeyError as error:
+            raise DataError(f"{path}: schema.json lacks {error}; run `rectab prepare` again") from None
+
+    @classmethod
+    def _from_description(cls, path: Path, description: dict[str, Any]) -> PreparedDataset:
+        arrays = {name: open_array(path, name, expected) for name, expected in description["arrays"].items()}
+        counts, ids = {}, {}
+        for index, vocabulary in enumerate(description["schema"]["vocabularies"]):
+            counts[vocabulary["name"]] = arrays[f"vocabularies/{index}_counts.npy"]
+            if vocabulary["hashed"]:
+                ids[vocabulary["name"]] = arrays[f"vocabularies/{index}_ids.npy"]
+        schema = Schema.from_json(description["schema"], counts, ids)
+        splits = {name: _open_split(name, schema, arrays) for name in SPLITS}
+        return cls(
+            path=path,
+            name=description["name"],
+            schema=schema,
+            **splits,
+            summary=description["summary"],
+            description=description,
+        )
+
+    def fingerprint(self) -> str:
+        """Hex digest of what the data set holds (recipe, sources, schema, sizes): equal for equal contents, wherever
+        the folder lies and whenever it was made."""
+        keys = ("version", "name", "schema", "splits", "summary", "recipe", "sources", "arrays")
+        text = json.dumps({key: self.description.get(key) for key in keys}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _open_split(name: str, schema: Schema, arrays: dict[str, np.ndarray]) -> Split:
+    stores = tuple(
+        HistoryStore(
+            features=features,
+            ranges=arrays[f"{name}/history_{b}.npy"],
+            values=tuple(arrays[f"histories/{b}_{s}.npy"] for s in range(len(features))),
+        )
+        for b, features in enumerate(schema.behaviours.values())
+    )
+    return Split(
+        name=name,
+        schema=schema,
+        _ids=arrays[f"{name}/ids.npy"],
+        _dense=arrays[f"{name}/dense.npy"],
+        _labels=arrays[f"{name}/labels.npy"],
+        _groups=arrays.get(f"{name}/groups.npy"),
+        _probability=arrays.get(f"{name}/probability.npy"),
+        _histories=stores,
+    )
