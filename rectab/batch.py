@@ -16,7 +16,7 @@ class Jagged:
 
     Attributes:
         values: int64 or float [sum L, *]: the elements of every list, row after row.
-        offsets: int64 [B + 1]: row b is ``values[offsets[b]:offsets[b + 1]]``; offsets[0] = 0, offsets[B] = len(values).
+        offsets: int64 [B + 1]: row b is ``values[offsets[b]:offsets[b + 1]]``; offsets[0] is 0.
     """
 
     values: Tensor

@@ -1,0 +1,57 @@
+"""Hashing of id tensors to row numbers: the same rows in torch, numba and triton, on every device.
+
+The mixer is the splitmix64 finaliser (Steele, Lea and Flood, OOPSLA 2014) of ``id + salt`` in wrapping 64-bit
+arithmetic; the range reduction is the upper half of ``hash * num_rows`` (Lemire 2019), which has no modulo. The
+additive salt matters: a purely multiplicative hash sends id 0 to row 0 under every salt.
+"""
+
+from __future__ import annotations
+
+import torch
+import xxhash
+from torch import Tensor
+
+__all__ = ["MAX_ROWS", "hash_rows", "mix", "salt_of"]
+
+MAX_ROWS = 2**31 - 1
+"""Largest ``num_rows`` the range reduction is exact for in signed 64-bit arithmetic."""
+
+_MULTIPLIER_1 = 0xBF58476D1CE4E5B9 - 2**64
+_MULTIPLIER_2 = 0x94D049BB133111EB - 2**64
+_LOW_32 = 0xFFFFFFFF
+
+
+def salt_of(seed: int, *parts: str | int) -> int:
+    """A signed 64-bit salt from a seed and names, the same on every machine and in every process."""
+    text = "/".join([str(seed), *map(str, parts)])
+    unsigned = xxhash.xxh64_intdigest(text.encode("utf-8"))
+    return unsigned - 2**64 if unsigned >= 2**63 else unsigned
+
+
+def _shift_right(x: Tensor, bits: int) -> Tensor:
+    """Logical shift: torch's ``>>`` on int64 is arithmetic, so the sign bits are masked off."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def mix(ids: Tensor, salt: Tensor | int) -> Tensor:
+    """int64 [*] -> int64 [*]: splitmix64 finaliser of ``ids + salt``, wrapping."""
+    x = ids.to(torch.int64) + salt
+    x = (x ^ _shift_right(x, 30)) * _MULTIPLIER_1
+    x = (x ^ _shift_right(x, 27)) * _MULTIPLIER_2
+    return x ^ _shift_right(x, 31)
+
+
+def hash_rows(ids: Tensor, salt: Tensor | int, num_rows: Tensor | int) -> Tensor:
+    """Row numbers in ``[0, num_rows)``.
+
+    Args:
+        ids: int64 or int32 [*].
+        salt: int64, broadcastable to ``ids``.
+        num_rows: int64 in ``[1, MAX_ROWS]``, broadcastable to ``ids``.
+
+    Returns:
+        int64 [*].
+    """
+    x = mix(ids, salt)
+    high, low = _shift_right(x, 32), x & _LOW_32
+    return (high * num_rows + _shift_right(low * num_rows, 32)) >> 32

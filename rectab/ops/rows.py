@@ -1,0 +1,89 @@
+"""A store of embedding rows and the lookup that records what a step touched.
+
+``RowStore`` is where every table keeps its rows. How its gradient reaches an optimizer is a choice:
+
+* ``row``: the backward pass keeps (rows, gradients) in ``pending``; a row optimizer (:mod:`rectab.optim`) updates only
+  those rows, so a step costs what the batch costs, whatever the size of the table.
+* ``sparse`` and ``dense``: ordinary torch gradients, for a host's own optimizer.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Gradient", "RowStore"]
+
+Gradient = Literal["row", "sparse", "dense"]
+
+
+class RowStore(nn.Module):
+    """``num_rows`` vectors of ``row_dim`` elements.
+
+    Args:
+        num_rows: number of rows, at least 1.
+        row_dim: width of a row.
+        init_std: rows start as N(0, init_std^2).
+        generator: source of the initial values; torch's default if None.
+        gradient: ``row``, ``sparse`` or ``dense``, see the module's text.
+    """
+
+    weight: nn.Parameter
+
+    def __init__(
+        self,
+        num_rows: int,
+        row_dim: int,
+        *,
+        init_std: float = 0.01,
+        generator: torch.Generator | None = None,
+        gradient: Gradient = "row",
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        if gradient not in ("row", "sparse", "dense"):
+            raise ValueError(f"gradient must be 'row', 'sparse' or 'dense', got {gradient!r}")
+        if num_rows < 1 or row_dim < 1:
+            raise ValueError(f"a row store needs at least one row and one element, got {num_rows} x {row_dim}")
+        self.gradient: Gradient = gradient
+        self.pending: list[tuple[Tensor, Tensor]] = []
+        weight = torch.empty(num_rows, row_dim, dtype=dtype, device=device)
+        if weight.device.type != "meta":
+            weight.normal_(0.0, init_std, generator=generator)
+        self.weight = nn.Parameter(weight)
+
+    @property
+    def num_rows(self) -> int:
+        return self.weight.shape[0]
+
+    @property
+    def row_dim(self) -> int:
+        return self.weight.shape[1]
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """int64 [*] row numbers -> float [*, row_dim]. Raises IndexError for a row outside the store."""
+        if self.gradient == "row" and torch.is_grad_enabled() and self.weight.requires_grad:
+            return _RecordingGather.apply(self.weight, rows, self)
+        return nn.functional.embedding(rows, self.weight, sparse=self.gradient == "sparse")
+
+    def extra_repr(self) -> str:
+        return f"{self.num_rows}, {self.row_dim}, dtype={self.weight.dtype}, gradient={self.gradient!r}"
+
+
+class _RecordingGather(torch.autograd.Function):
+    """A gather whose backward keeps (rows, gradients) in the store instead of building a gradient for its weight."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, rows: Tensor, store: RowStore) -> Tensor:
+        ctx.save_for_backward(rows)
+        ctx.store = store
+        return nn.functional.embedding(rows, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[None, None, None]:
+        (rows,) = ctx.saved_tensors
+        ctx.store.pending.append((rows.reshape(-1), grad_output.reshape(rows.numel(), -1)))
+        return None, None, None

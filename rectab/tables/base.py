@@ -1,0 +1,195 @@
+"""The contract every embedding table keeps: ids of any vocabulary in, vectors out, bytes counted.
+
+One table serves all vocabularies of a model. That is what makes multiplexing, pruning across fields and one global byte
+budget natural. A table never knows the model around it, and a model never knows which table it holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from rectab.ops import Gradient, RowStore
+from rectab.schema import Vocabulary
+from rectab.tables.ledger import Ledger, measure, measure_tensors
+
+if TYPE_CHECKING:
+    from rectab.tables.staged import StageRunner
+    from rectab.tables.views import BagView, EmbeddingView
+
+__all__ = ["EmbeddingTable", "RowRange", "TableOptions"]
+
+ConfigT = TypeVar("ConfigT")
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """How a table is held and trained, the same for every method; what it looks like is its config.
+
+    Attributes:
+        gradient: how gradients reach an optimizer, see :mod:`rectab.ops.rows`.
+        init_std: standard deviation of the table's *output* at step 0, whatever it sums or multiplies.
+        seed: of the initial values.
+        dtype: of the rows.
+        device: where the table is built; ``meta`` allocates nothing and still counts bytes.
+    """
+
+    gradient: Gradient = "row"
+    init_std: float = 0.01
+    seed: int = 0
+    dtype: torch.dtype = torch.float32
+    device: torch.device | str = "cpu"
+
+
+@dataclass(frozen=True)
+class RowRange:
+    """Where the lookups of one chunk of one vocabulary land.
+
+    Attributes:
+        vocabulary: index of the vocabulary.
+        chunk: index of the lookup; a method that looks up k rows for an id has chunks 0..k-1.
+        store: index of the row store.
+        first_row: first row of the range.
+        num_rows: rows in the range.
+        hashed: True if ids are spread over the range by a hash; False if every id has its own row.
+    """
+
+    vocabulary: int
+    chunk: int
+    store: int
+    first_row: int
+    num_rows: int
+    hashed: bool
+
+
+class EmbeddingTable(nn.Module, Generic[ConfigT]):
+    """Base of all tables.
+
+    A method implements :meth:`lookup`, sets its tensors up in ``__init__`` from ``config`` alone (so that it can be
+    built on the meta device to be counted), and registers itself (:mod:`rectab.tables.registry`).
+
+    Args:
+        vocabularies: every vocabulary the table serves, in schema order.
+        embedding_dim: width D of the vectors.
+        config: the method's own config.
+        options: how it is held and trained.
+    """
+
+    method: ClassVar[str]
+
+    def __init__(
+        self,
+        vocabularies: Sequence[Vocabulary],
+        embedding_dim: int,
+        config: ConfigT,
+        options: TableOptions | None = None,
+    ) -> None:
+        super().__init__()
+        if embedding_dim < 1:
+            raise ValueError(f"embedding_dim must be at least 1, got {embedding_dim}")
+        if not vocabularies:
+            raise ValueError("a table needs at least one vocabulary")
+        self.vocabularies = tuple(vocabularies)
+        self.embedding_dim = embedding_dim
+        self.config = config
+        self.options = options or TableOptions()
+
+    def lookup(self, ids: Tensor, vocabulary: Tensor) -> Tensor:
+        """int64 [*] ids, int64 vocabulary indices broadcastable to ids -> float [*, D]. To be implemented."""
+        raise NotImplementedError
+
+    def forward(self, ids: Tensor, vocabulary: Tensor | int) -> Tensor:
+        """Vectors of ids.
+
+        Args:
+            ids: int64 or int32 [*], any shape, also empty.
+            vocabulary: which vocabulary each id is of: an index, or int64 broadcastable to ``ids`` ([F] for [B, F]).
+
+        Returns:
+            float [*, D].
+
+        Raises:
+            IndexError: a fitted vocabulary has no such id and the method cannot serve it.
+        """
+        if ids.dtype not in (torch.int64, torch.int32):
+            raise TypeError(f"ids must be int64 or int32, got {ids.dtype}")
+        if isinstance(vocabulary, int):
+            if not 0 <= vocabulary < len(self.vocabularies):
+                raise IndexError(f"vocabulary {vocabulary} is not in 0..{len(self.vocabularies) - 1}")
+            vocabulary = torch.tensor(vocabulary, device=ids.device)
+        return self.lookup(ids.to(torch.int64), vocabulary)
+
+    def row_ranges(self) -> list[RowRange]:
+        """Where lookups land, for collision accounting; empty for a method whose addressing is not by ranges."""
+        return []
+
+    def row_stores(self) -> Iterator[tuple[str, RowStore]]:
+        """(name, store) of every row store that is trained."""
+        for name, module in self.named_modules():
+            if isinstance(module, RowStore) and module.weight.requires_grad:
+                yield name, module
+
+    def dense_parameters(self) -> Iterator[nn.Parameter]:
+        """Trained parameters outside row stores: scales, thresholds, decoders."""
+        stores = {id(store.weight) for _, store in self.row_stores()}
+        return (p for p in self.parameters() if p.requires_grad and id(p) not in stores)
+
+    def ledger(self, optimizer: Any = None) -> Ledger:
+        """Every tensor held, and the state of ``optimizer`` (a torch or a row optimizer) if one is given."""
+        ledger = measure(self)
+        if optimizer is None:
+            return ledger
+        gradients = [(f"{n}.grad", p.grad) for n, p in self.named_parameters() if p.grad is not None]
+        return ledger + measure_tensors(gradients, "gradient") + measure_tensors(_state_of(optimizer), "optimizer")
+
+    def serving(self) -> EmbeddingTable:
+        """The deployable form: the same outputs, without search-time state. Its ledger is what a budget limits."""
+        return self
+
+    def train_with(self, trainer: StageRunner) -> EmbeddingTable:
+        """Train this table inside ``trainer``'s model; staged methods override. Returns the table trained last."""
+        trainer.run("train")
+        return trainer.table
+
+    def vocabulary_index(self, name: str) -> int:
+        """Index of the named vocabulary. Raises KeyError."""
+        for index, vocabulary in enumerate(self.vocabularies):
+            if vocabulary.name == name:
+                return index
+        raise KeyError(f"the table has no vocabulary {name!r}, only {[v.name for v in self.vocabularies]}")
+
+    def embedding(self, name: str, padding_idx: int | None = None) -> EmbeddingView:
+        """The named vocabulary with the contract of ``nn.Embedding``; shares this table's rows."""
+        from rectab.tables.views import EmbeddingView
+
+        return EmbeddingView(self, self.vocabulary_index(name), padding_idx)
+
+    def bag(
+        self,
+        name: str,
+        mode: Literal["sum", "mean"] = "mean",
+        padding_idx: int | None = None,
+        include_last_offset: bool = False,
+    ) -> BagView:
+        """The named vocabulary with the contract of ``nn.EmbeddingBag``; shares this table's rows."""
+        from rectab.tables.views import BagView
+
+        return BagView(self, self.vocabulary_index(name), mode, padding_idx, include_last_offset)
+
+    def extra_repr(self) -> str:
+        return f"vocabularies={len(self.vocabularies)}, embedding_dim={self.embedding_dim}, config={self.config}"
+
+
+def _state_of(optimizer: Any) -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor) of an optimizer's state; row optimizers give theirs by ``state_tensors``."""
+    if hasattr(optimizer, "state_tensors"):
+        yield from optimizer.state_tensors()
+        return
+    for index, state in enumerate(optimizer.state.values()):
+        for key, value in state.items():
+            if isinstance(value, Tensor):
+                yield f"{index}.{key}", value

@@ -1,0 +1,84 @@
+"""Bytes that are counted: every tensor a module or an optimizer holds, by component."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from rectab.ops import RowStore
+
+__all__ = ["Ledger", "LedgerEntry", "measure"]
+
+
+@dataclass(frozen=True)
+class LedgerEntry:
+    """One tensor held.
+
+    Attributes:
+        component: where it hangs, as in ``state_dict`` (``store.weight``).
+        kind: ``rows`` (embedding rows), ``index`` (salts, offsets, remaps, codes), ``decoder`` (other parameters),
+            ``gradient`` or ``optimizer``.
+        dtype: torch dtype without the ``torch.``.
+        shape: shape of the tensor.
+        bytes: bytes of its storage.
+    """
+
+    component: str
+    kind: str
+    dtype: str
+    shape: tuple[int, ...]
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Every tensor held, once each."""
+
+    entries: tuple[LedgerEntry, ...]
+
+    def __iter__(self) -> Iterator[LedgerEntry]:
+        return iter(self.entries)
+
+    def __add__(self, other: Ledger) -> Ledger:
+        return Ledger(self.entries + other.entries)
+
+    @property
+    def bytes(self) -> int:
+        return sum(entry.bytes for entry in self.entries)
+
+    def by_kind(self) -> dict[str, int]:
+        """Bytes of each kind, largest first."""
+        total: dict[str, int] = {}
+        for entry in self.entries:
+            total[entry.kind] = total.get(entry.kind, 0) + entry.bytes
+        return dict(sorted(total.items(), key=lambda item: -item[1]))
+
+
+def measure(module: nn.Module) -> Ledger:
+    """The parameters and buffers of ``module``, each storage once (a view counts its whole storage)."""
+    rows = {f"{name}.weight" if name else "weight" for name, m in module.named_modules() if isinstance(m, RowStore)}
+    named: list[tuple[str, str, Tensor]] = []
+    for name, parameter in module.named_parameters():
+        named.append((name, "rows" if name in rows else "decoder", parameter))
+    named += [(name, "index", buffer) for name, buffer in module.named_buffers()]
+    return Ledger(tuple(_entries(named)))
+
+
+def measure_tensors(named: Iterable[tuple[str, Tensor]], kind: str) -> Ledger:
+    """A ledger of loose tensors (optimizer state, gradients), each storage once."""
+    return Ledger(tuple(_entries((name, kind, tensor) for name, tensor in named)))
+
+
+def _entries(named: Iterable[tuple[str, str, Tensor]]) -> Iterator[LedgerEntry]:
+    seen: set[object] = set()
+    for name, kind, tensor in named:
+        storage = tensor.untyped_storage()
+        # Tensors on the meta device have no address, so their identity stands in for it.
+        key = id(tensor) if tensor.device.type == "meta" else storage.data_ptr()
+        if key in seen and storage.nbytes():
+            continue
+        seen.add(key)
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        yield LedgerEntry(name, kind, dtype, tuple(tensor.shape), storage.nbytes())

@@ -1,0 +1,126 @@
+"""One vocabulary of a table under the contracts of ``nn.Embedding`` and ``nn.EmbeddingBag``.
+
+Neither view has a ``weight``: a host that does ``nn.init.normal_(module.weight)`` on a materialised copy would change
+nothing without a word. ``materialize()`` gives the vectors of all known ids instead.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from rectab.tables.base import EmbeddingTable
+
+__all__ = ["BagView", "EmbeddingView", "pool"]
+
+
+class _View(nn.Module):
+    def __init__(self, table: EmbeddingTable, vocabulary: int, padding_idx: int | None) -> None:
+        super().__init__()
+        self.table = table
+        self.vocabulary = vocabulary
+        size = self.num_embeddings
+        if padding_idx is not None and not -size <= padding_idx < size:
+            raise ValueError(f"padding_idx {padding_idx} is outside the vocabulary's {size} ids")
+        self.padding_idx = padding_idx + size if padding_idx is not None and padding_idx < 0 else padding_idx
+
+    @property
+    def num_embeddings(self) -> int:
+        return self.table.vocabularies[self.vocabulary].num_embeddings
+
+    @property
+    def embedding_dim(self) -> int:
+        return self.table.embedding_dim
+
+    def vectors(self, input: Tensor) -> Tensor:
+        """int [*] -> float [*, D]; padding gives zeros and trains nothing (masked after lookup: rows are shared)."""
+        vectors = self.table(input, self.vocabulary)
+        if self.padding_idx is None:
+            return vectors
+        return vectors.masked_fill((input == self.padding_idx).unsqueeze(-1), 0.0)
+
+    @torch.no_grad()
+    def materialize(self) -> Tensor:
+        """float [num_embeddings, D]: a copy of the vectors of all known ids."""
+        ids = torch.from_numpy(self.table.vocabularies[self.vocabulary].known_ids())
+        return self.vectors(ids.to(next(self.table.parameters()).device))
+
+
+class EmbeddingView(_View):
+    """One vocabulary as an ``nn.Embedding``.
+
+    Args:
+        table: the table whose rows it shares.
+        vocabulary: index of the vocabulary.
+        padding_idx: id whose vector is zero and is not trained.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """int64 or int32 [*] -> float [*, D]."""
+        return self.vectors(input)
+
+
+class BagView(_View):
+    """One vocabulary as an ``nn.EmbeddingBag`` with mode ``sum`` or ``mean``.
+
+    Weighted means are supported (torch refuses them): sum(w * e) / sum(w). Empty bags give zeros; ``padding_idx``
+    counts neither in sums nor in means, as in torch. ``include_last_offset`` with 2-D input is refused.
+    """
+
+    def __init__(
+        self,
+        table: EmbeddingTable,
+        vocabulary: int,
+        mode: Literal["sum", "mean"],
+        padding_idx: int | None = None,
+        include_last_offset: bool = False,
+    ) -> None:
+        super().__init__(table, vocabulary, padding_idx)
+        if mode not in ("sum", "mean"):
+            raise ValueError(f"mode must be 'sum' or 'mean', got {mode!r}")
+        self.mode = mode
+        self.include_last_offset = include_last_offset
+
+    def forward(self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Tensor:
+        """1-D ids with offsets [B] (or [B + 1] if ``include_last_offset``), or 2-D ids [B, L] -> float [B, D]."""
+        if per_sample_weights is not None and per_sample_weights.shape != input.shape:
+            raise ValueError(
+                f"per_sample_weights {tuple(per_sample_weights.shape)} differ from input {tuple(input.shape)}"
+            )
+        full_offsets = self._full_offsets(input, offsets)
+        values = input.reshape(-1)
+        weights = None if per_sample_weights is None else per_sample_weights.reshape(-1)
+        if self.padding_idx is not None:
+            kept = (values != self.padding_idx).to(self.table(values[:0], self.vocabulary).dtype)
+            weights = kept if weights is None else weights * kept
+        return pool(self.vectors(values), full_offsets, self.mode, weights)
+
+    def _full_offsets(self, input: Tensor, offsets: Tensor | None) -> Tensor:
+        if input.dim() == 2:
+            if offsets is not None or self.include_last_offset:
+                raise ValueError("2-D input has fixed bags: give neither offsets nor include_last_offset")
+            return torch.arange(input.shape[0] + 1, device=input.device) * input.shape[1]
+        if input.dim() != 1 or offsets is None:
+            raise ValueError("give 1-D ids with offsets, or 2-D ids without")
+        if self.include_last_offset:
+            return offsets
+        return torch.cat([offsets, offsets.new_tensor([input.numel()])])
+
+
+def pool(vectors: Tensor, offsets: Tensor, mode: Literal["sum", "mean"], weights: Tensor | None = None) -> Tensor:
+    """[sum L, D], int64 offsets [B + 1], weights [sum L] -> [B, D]; an empty bag (or one of weight 0) gives zeros."""
+    lengths = offsets[1:] - offsets[:-1]
+    bags = torch.repeat_interleave(torch.arange(lengths.numel(), device=vectors.device), lengths)
+    if weights is not None:
+        vectors = vectors * weights.unsqueeze(-1)
+    total = vectors.new_zeros(lengths.numel(), vectors.shape[-1]).index_add(0, bags, vectors)
+    if mode == "sum":
+        return total
+    if weights is None:
+        mass = lengths.to(vectors.dtype)
+    else:
+        mass = vectors.new_zeros(lengths.numel()).index_add(0, bags, weights.to(vectors.dtype))
+    return torch.where(mass.unsqueeze(-1) != 0, total / mass.unsqueeze(-1).where(mass.unsqueeze(-1) != 0, 1), 0.0)
