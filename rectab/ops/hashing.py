@@ -11,7 +11,7 @@ import torch
 import xxhash
 from torch import Tensor
 
-__all__ = ["MAX_ROWS", "hash_rows", "mix", "salt_of"]
+__all__ = ["MAX_ROWS", "address_rows", "hash_rows", "mix", "salt_of"]
 
 MAX_ROWS = 2**31 - 1
 """Largest ``num_rows`` the range reduction is exact for in signed 64-bit arithmetic."""
@@ -55,3 +55,27 @@ def hash_rows(ids: Tensor, salt: Tensor | int, num_rows: Tensor | int) -> Tensor
     x = mix(ids, salt)
     high, low = _shift_right(x, 32), x & _LOW_32
     return (high * num_rows + _shift_right(low * num_rows, 32)) >> 32
+
+
+def address_rows(ids: Tensor, salt: Tensor, first_row: Tensor, num_rows: Tensor) -> Tensor:
+    """Row numbers of ids whose vocabularies own ranges of a store: hashed into the range, or one row an id.
+
+    Args:
+        ids: int64 [*].
+        salt: int64, broadcastable to ``ids``.
+        first_row: int64 or int32, broadcastable to ``ids``: start of the range.
+        num_rows: int64 or int32, broadcastable to ``ids``: rows in the range if positive. If negative, the vocabulary
+            is kept whole: its ids ``0 .. -num_rows - 1`` have a row each.
+
+    Returns:
+        int64 [*].
+
+    Raises:
+        IndexError: an id outside a vocabulary that is kept whole.
+    """
+    whole = num_rows < 0
+    if not torch.compiler.is_compiling():
+        outside = whole & ((ids < 0) | (ids >= -num_rows))
+        if bool(outside.any()):
+            raise IndexError(f"id {int(ids[outside.expand_as(ids)][0])} is outside its vocabulary")
+    return first_row + torch.where(whole, ids, hash_rows(ids, salt, num_rows.abs()))
