@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -50,6 +51,8 @@ class RowStore(nn.Module):
             raise ValueError(f"a row store needs at least one row and one element, got {num_rows} x {row_dim}")
         self.gradient: Gradient = gradient
         self.pending: list[tuple[Tensor, Tensor]] = []
+        self.before_lookup: Callable[[Tensor], None] | None = None
+        """Set by a row optimizer whose decay is ``full``: brings rows up to date before they are read."""
         weight = torch.empty(num_rows, row_dim, dtype=dtype, device=device)
         if weight.device.type != "meta":
             weight.normal_(0.0, init_std, generator=generator)
@@ -65,9 +68,15 @@ class RowStore(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """int64 [*] row numbers -> float [*, row_dim]. Raises IndexError for a row outside the store."""
+        if self.before_lookup is not None:
+            self.before_lookup(rows)
         if self.gradient == "row" and torch.is_grad_enabled() and self.weight.requires_grad:
             return _RecordingGather.apply(self.weight, rows, self)
         return nn.functional.embedding(rows, self.weight, sparse=self.gradient == "sparse")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what belongs to a running step, so that a copied store does not copy its optimizer."""
+        return {**self.__dict__, "pending": [], "before_lookup": None}
 
     def extra_repr(self) -> str:
         return f"{self.num_rows}, {self.row_dim}, dtype={self.weight.dtype}, gradient={self.gradient!r}"

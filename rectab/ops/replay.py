@@ -1,0 +1,85 @@
+"""The steps a row was away from, and in what portions they are replayed when it comes back.
+
+A dense optimizer with an L2 penalty moves every row at every step. Here a row's missed steps are replayed when it is
+next read: the first ``max_replay`` one by one, the rest in portions that grow geometrically, each in closed form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["Clock", "chunks_of"]
+
+
+class Clock:
+    """What happened at every step so far: enough to replay any stretch of steps.
+
+    Attributes:
+        now: number of steps done.
+        decay: the L2 coefficient: the penalty is ``decay / 2 * ||row||^2``.
+        max_replay: missed steps replayed one by one; -1 replays all of them so.
+    """
+
+    def __init__(self, decay: float, max_replay: int) -> None:
+        self.now = 0
+        self.decay = decay
+        self.max_replay = max_replay
+        self._lr_sums = np.zeros(1024)
+
+    def tick(self, lr: float) -> None:
+        """One more step, taken with ``lr``."""
+        if self.now + 1 == self._lr_sums.size:
+            self._lr_sums = np.concatenate([self._lr_sums, np.zeros(self._lr_sums.size)])
+        self._lr_sums[self.now + 1] = self._lr_sums[self.now] + lr
+        self.now += 1
+
+    @property
+    def lr_sums(self) -> np.ndarray:
+        """fp64 [now + 1]: sum of the learning rates of the steps before each."""
+        return self._lr_sums[: self.now + 1]
+
+    def lr_between(self, start: Tensor, end: Tensor) -> Tensor:
+        """int [n], int [n] -> fp32 [n]: sum of the learning rates of the steps in ``[start, end)``."""
+        sums = torch.from_numpy(self.lr_sums).to(start.device)
+        return (sums[end.long().clamp(max=self.now)] - sums[start.long().clamp(max=self.now)]).float()
+
+    def log_kept(self, device: torch.device) -> Tensor:
+        """fp64 [now + 1]: log of what SGD's decay leaves of a row, from step 0 to each step."""
+        kept = np.log1p(-self.decay * np.diff(self.lr_sums, prepend=0.0))
+        return torch.from_numpy(np.cumsum(kept)).to(device)
+
+    def load_lr_sums(self, lr_sums: np.ndarray) -> None:
+        self.now = lr_sums.size - 1
+        self._lr_sums = np.concatenate([lr_sums, np.zeros(1024)])
+
+
+def chunk_length(done: int, gap: int, max_replay: int) -> int:
+    """Steps of the next portion, after ``done`` of ``gap`` missed steps."""
+    if max_replay < 0 or done < max_replay:
+        return 1
+    return min(gap - done, max(2, done // 4))
+
+
+def chunks_of(seen: Tensor, clock: Clock) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Portions of the steps each row missed, all rows at once.
+
+    Args:
+        seen: int32 [n], the steps each row has had.
+
+    Yields:
+        (first step int64 [n], number of steps int64 [n], at least 1, and bool [n]: whether the row is still behind).
+    """
+    gap = clock.now - seen.long()
+    done = torch.zeros_like(gap)
+    while bool((done < gap).any()):
+        length = torch.ones_like(gap)
+        if clock.max_replay >= 0:
+            long = torch.minimum(gap - done, (done // 4).clamp(min=2))
+            length = torch.where(done >= clock.max_replay, long, length).clamp(min=1)
+        active = done < gap
+        yield seen.long() + done, length, active
+        done = torch.where(active, done + length, done)
