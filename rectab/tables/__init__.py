@@ -1,0 +1,46 @@
+"""Embedding tables on one contract: one file a method."""
+
+from rectab.tables import full, hashed, unified
+from rectab.tables.base import EmbeddingTable, RowRange, TableOptions
+from rectab.tables.budget import Plan, format_bytes, full_table_bytes, parse_budget, plan
+from rectab.tables.collisions import Collisions, expected_collisions
+from rectab.tables.io import load_table, save_table
+from rectab.tables.ledger import Ledger, LedgerEntry
+from rectab.tables.registry import (
+    InfeasibleBudget,
+    TableMethod,
+    build_table,
+    config_from_json,
+    config_to_json,
+    get_method,
+    methods,
+    register,
+)
+
+__all__ = [
+    "Collisions",
+    "EmbeddingTable",
+    "InfeasibleBudget",
+    "Ledger",
+    "LedgerEntry",
+    "Plan",
+    "RowRange",
+    "TableMethod",
+    "TableOptions",
+    "build_table",
+    "config_from_json",
+    "config_to_json",
+    "expected_collisions",
+    "format_bytes",
+    "full",
+    "full_table_bytes",
+    "get_method",
+    "hashed",
+    "load_table",
+    "methods",
+    "parse_budget",
+    "plan",
+    "register",
+    "save_table",
+    "unified",
+]

@@ -48,6 +48,10 @@ class Ledger:
     def bytes(self) -> int:
         return sum(entry.bytes for entry in self.entries)
 
+    def only(self, kind: str) -> Ledger:
+        """The entries of one kind."""
+        return Ledger(tuple(entry for entry in self.entries if entry.kind == kind))
+
     def by_kind(self) -> dict[str, int]:
         """Bytes of each kind, largest first."""
         total: dict[str, int] = {}

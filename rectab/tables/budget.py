@@ -1,0 +1,177 @@
+"""From a memory budget to a table: one budget in bytes of the serving form, any method."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from rectab.optim import RowAdam
+from rectab.schema import Vocabulary
+from rectab.tables.base import EmbeddingTable, TableOptions
+from rectab.tables.ledger import Ledger
+from rectab.tables.registry import InfeasibleBudget, build_table, config_to_json, get_method
+
+__all__ = ["InfeasibleBudget", "Plan", "format_bytes", "full_table_bytes", "parse_budget", "plan"]
+
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a method makes of a budget, counted before anything is allocated.
+
+    Attributes:
+        method: name of the method.
+        config: what to build.
+        vocabularies: what it serves.
+        embedding_dim: D.
+        options: how it is held and trained.
+        budget_bytes: what was asked for; None if nothing was.
+        serving: ledger of the serving form.
+        training: ledger while training with Adam under the options' gradient layout (row gradients are O(batch) and
+            not counted; dense ones are as large as the table).
+        full_bytes: bytes of the fp32 full table of the same vocabularies, the denominator of every ratio.
+    """
+
+    method: str
+    config: Any
+    vocabularies: tuple[Vocabulary, ...]
+    embedding_dim: int
+    options: TableOptions
+    budget_bytes: int | None
+    serving: Ledger
+    training: Ledger
+    full_bytes: int
+
+    @property
+    def budget_share(self) -> float | None:
+        """Serving bytes over the budget; None without a budget."""
+        return None if self.budget_bytes is None else self.serving.bytes / self.budget_bytes
+
+    @property
+    def ratio(self) -> float:
+        """Serving bytes over the full table's."""
+        return self.serving.bytes / self.full_bytes
+
+    def build(self) -> EmbeddingTable:
+        """Allocate the table."""
+        return build_table(self.method, self.vocabularies, self.embedding_dim, self.config, self.options)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "method": self.method,
+            "config": config_to_json(self.config),
+            "embedding_dim": self.embedding_dim,
+            "budget_bytes": self.budget_bytes,
+            "budget_share": self.budget_share,
+            "serving_bytes": self.serving.bytes,
+            "serving_bytes_by_kind": self.serving.by_kind(),
+            "training_bytes": self.training.bytes,
+            "training_bytes_by_kind": self.training.by_kind(),
+            "full_bytes": self.full_bytes,
+            "ratio": self.ratio,
+        }
+
+
+def parse_budget(text: str | int | float, full_bytes: int) -> int:
+    """Bytes of ``"256KiB"``, ``"1.5GB"``, ``"10%"`` (of ``full_bytes``) or a plain number of bytes.
+
+    Raises:
+        ValueError: not a budget, or not positive.
+    """
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z]*|%)\s*", str(text))
+    unit = match.group(2).lower() if match else None
+    if match is None or (unit != "%" and unit not in _UNITS):
+        raise ValueError(f"budget {text!r} is not understood; write bytes (4194304), 4MiB, 1.5GB or 10%")
+    number = float(match.group(1))
+    size = int(number / 100 * full_bytes) if unit == "%" else int(number * _UNITS[str(unit)])
+    if size < 1:
+        raise ValueError(f"budget {text!r} is less than one byte")
+    return size
+
+
+def format_bytes(size: float) -> str:
+    """``4.00 MiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(size) < 1024:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.2f} {unit}"
+        size /= 1024
+    return f"{size:.2f} TiB"
+
+
+def full_table_bytes(vocabularies: Sequence[Vocabulary], embedding_dim: int) -> int:
+    """Serving bytes of the fp32 full table; a hashed vocabulary counts its distinct training ids."""
+    fitted = [Vocabulary(v.name, v.num_embeddings) for v in vocabularies]
+    config = get_method("full").config()
+    return build_table("full", fitted, embedding_dim, config, TableOptions(device="meta")).ledger().bytes
+
+
+def plan(
+    method: str,
+    vocabularies: Sequence[Vocabulary],
+    embedding_dim: int,
+    budget: str | int | None = None,
+    *,
+    options: TableOptions | None = None,
+    **method_options: Any,
+) -> Plan:
+    """The best use ``method`` makes of ``budget``. Nothing is allocated: tables are built on the meta device.
+
+    Args:
+        method: name of a registered method.
+        vocabularies: what the table serves.
+        embedding_dim: D.
+        budget: bytes, as :func:`parse_budget` reads them, of the serving form of all vocabularies together; None for
+            the method's own size.
+        options: how the table will be held and trained.
+        **method_options: the method's own (``num_chunks=4``).
+
+    Raises:
+        InfeasibleBudget: with the smallest feasible budget.
+        ValueError: the budget or an option is not understood.
+    """
+    record, options = get_method(method), options or TableOptions()
+    full_bytes = full_table_bytes(vocabularies, embedding_dim)
+    budget_bytes = None if budget is None else parse_budget(budget, full_bytes)
+    if not record.hashed_vocabularies and any(v.hashed for v in vocabularies):
+        hashed = [v.name for v in vocabularies if v.hashed]
+        raise ValueError(f"{method} needs a closed set of ids, but vocabularies {hashed} are hashed")
+    on_meta = replace(options, device="meta")
+    try:
+        config = record.plan(vocabularies, embedding_dim, budget_bytes, on_meta, **method_options)
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        raise ValueError(f"{method}: unknown option, {str(error).split('got an ')[-1]}") from error
+    table = build_table(method, vocabularies, embedding_dim, config, on_meta)
+    serving = table.serving().ledger()
+    if budget_bytes is not None and serving.bytes > budget_bytes:
+        raise AssertionError(f"{method} planned {serving.bytes} bytes for a budget of {budget_bytes}: a bug of rectab")
+    training = _training_ledger(table)
+    return Plan(
+        method, config, tuple(vocabularies), embedding_dim, options, budget_bytes, serving, training, full_bytes
+    )
+
+
+def _training_ledger(table: EmbeddingTable) -> Ledger:
+    """What training ``table``, which is on the meta device, holds: its tensors, gradients and Adam's state."""
+    ledger = table.ledger()
+    rows = [store.weight for _, store in table.row_stores()] if table.options.gradient == "row" else []
+    if rows:
+        ledger += table.ledger(RowAdam(table.row_stores(), lr=1e-3)).only("optimizer")
+    row_ids = {id(weight) for weight in rows}
+    rest = [p for p in table.parameters() if p.requires_grad and id(p) not in row_ids]
+    if rest:
+        for parameter in rest:
+            parameter.grad = torch.empty_like(parameter)
+        adam = torch.optim.Adam(rest, foreach=False)
+        adam.step()
+        with_adam = table.ledger(adam)
+        ledger += with_adam.only("optimizer")
+        ledger += with_adam.only("gradient") if table.options.gradient != "sparse" else Ledger(())
+    return ledger

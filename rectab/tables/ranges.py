@@ -1,0 +1,85 @@
+"""Tables in which every vocabulary owns one range of rows: one row an id, or hashed into the range."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from rectab.ops import MAX_ROWS, RowStore, address_rows, salt_of
+from rectab.schema import Vocabulary
+from rectab.tables.base import EmbeddingTable, RowRange, TableOptions
+
+__all__ = ["RangeTable"]
+
+ConfigT = TypeVar("ConfigT")
+
+
+class RangeTable(EmbeddingTable[ConfigT]):
+    """One store; vocabulary v owns ``num_rows[v]`` consecutive rows of it.
+
+    A fitted vocabulary whose range has a row for every id is kept whole (no hashing, no collision). Every other one is
+    hashed with its own salt, which depends on the seed and the vocabulary's name, so that adding or reordering
+    vocabularies moves no rows within a range.
+
+    Memory: (sum of num_rows) * D * itemsize, and per vocabulary a first row, a number of rows and, if any is hashed, a
+    salt.
+    """
+
+    first_row: Tensor
+    num_rows: Tensor
+    salt: Tensor
+
+    def __init__(
+        self,
+        vocabularies: Sequence[Vocabulary],
+        embedding_dim: int,
+        config: ConfigT,
+        options: TableOptions | None,
+        num_rows: Sequence[int],
+        seed: int,
+    ) -> None:
+        super().__init__(vocabularies, embedding_dim, config, options)
+        if len(num_rows) != len(self.vocabularies) or min(num_rows) < 1:
+            raise ValueError(f"num_rows needs one positive number a vocabulary, got {tuple(num_rows)}")
+        self.whole = tuple(
+            not v.hashed and rows >= v.num_embeddings for v, rows in zip(self.vocabularies, num_rows, strict=True)
+        )
+        device = self.options.device
+        total = sum(num_rows)
+        integer = torch.int32 if total <= MAX_ROWS else torch.int64
+        first = torch.tensor([0, *num_rows[:-1]]).cumsum(0)
+        signed = [-rows if whole else rows for rows, whole in zip(num_rows, self.whole, strict=True)]
+        self.register_buffer("first_row", first.to(integer).to(device))
+        self.register_buffer("num_rows", torch.tensor(signed).to(integer).to(device))
+        if not all(self.whole):
+            salts = [salt_of(seed, vocabulary.name) for vocabulary in self.vocabularies]
+            self.register_buffer("salt", torch.tensor(salts, dtype=torch.int64, device=device))
+        generator = torch.Generator().manual_seed(self.options.seed)
+        self.store = RowStore(
+            total,
+            embedding_dim,
+            init_std=self.options.init_std,
+            generator=generator,
+            gradient=self.options.gradient,
+            dtype=self.options.dtype,
+            device=device,
+        )
+
+    def address(self, ids: Tensor, vocabulary: Tensor) -> Tensor:
+        """int64 [*] -> int64 [*]: the row of every id."""
+        num_rows = self.num_rows[vocabulary]
+        salt = torch.zeros_like(num_rows) if all(self.whole) else self.salt[vocabulary]
+        return address_rows(ids, salt, self.first_row[vocabulary], num_rows)
+
+    def lookup(self, ids: Tensor, vocabulary: Tensor) -> Tensor:
+        return self.store(self.address(ids, vocabulary))
+
+    def row_ranges(self) -> list[RowRange]:
+        firsts, sizes = self.first_row.tolist(), self.num_rows.abs().tolist()
+        return [
+            RowRange(index, 0, 0, first, size, hashed=not whole)
+            for index, (first, size, whole) in enumerate(zip(firsts, sizes, self.whole, strict=True))
+        ]

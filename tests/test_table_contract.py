@@ -1,0 +1,368 @@
+"""What every registered table must do. Driven by the registry: a new method is tested by being registered."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rectab.optim import RowSGD
+from rectab.schema import Vocabulary
+from rectab.tables import (
+    EmbeddingTable,
+    InfeasibleBudget,
+    Plan,
+    TableMethod,
+    TableOptions,
+    build_table,
+    config_from_json,
+    config_to_json,
+    full_table_bytes,
+    get_method,
+    load_table,
+    methods,
+    plan,
+    register,
+    save_table,
+)
+
+DIM = 8
+METHODS = [pytest.param(m, id=m.name) for m in methods()]
+BUDGETED = [pytest.param(m, id=m.name) for m in methods() if m.needs_budget]
+ANY_BUDGET = [pytest.param(m, id=m.name) for m in methods() if m.any_budget and not m.staged]
+
+
+def small(method: TableMethod, vocabularies: list[Vocabulary], options: TableOptions | None = None) -> EmbeddingTable:
+    """The method's table at a quarter of the full bytes (or its own size)."""
+    budget = "25%" if method.needs_budget else None
+    return plan(method.name, vocabularies, DIM, budget, options=options).build()
+
+
+def plan_or_smallest(method: TableMethod, vocabularies: list[Vocabulary], budget: str | int) -> Plan | InfeasibleBudget:
+    try:
+        return plan(method.name, vocabularies, DIM, budget)
+    except InfeasibleBudget as error:
+        return error
+
+
+def ids_of(vocabularies: list[Vocabulary], batch: int = 64, seed: int = 0) -> Tensor:
+    """int64 [batch, F] random ids, one column a vocabulary; the first rows hold ids 0, 1 and the last."""
+    generator = torch.Generator().manual_seed(seed)
+    columns = [torch.randint(v.num_embeddings, (batch,), generator=generator) for v in vocabularies]
+    ids = torch.stack(columns, 1)
+    ids[0], ids[1] = 0, 1
+    ids[2] = torch.tensor([v.num_embeddings - 1 for v in vocabularies])
+    return ids
+
+
+def reachable_storages(module: nn.Module) -> dict[int, int]:
+    """Bytes of every tensor storage reachable from a module's attributes, found without the ledger's help."""
+    found: dict[int, int] = {}
+    seen: set[int] = set()
+
+    def visit(value: object) -> None:
+        if id(value) in seen or isinstance(value, (str, bytes, type, torch.Generator)):
+            return
+        seen.add(id(value))
+        if isinstance(value, Tensor):
+            found[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+        elif isinstance(value, dict):
+            for item in value.values():
+                visit(item)
+        elif isinstance(value, (list, tuple, set)):
+            for item in value:
+                visit(item)
+        elif hasattr(value, "__dict__"):
+            visit(vars(value))
+
+    visit(module)
+    return {key: size for key, size in found.items() if size}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("shape", [(), (0,), (5,), (3, 4), (2, 3, 4), (0, 4)])
+def test_shapes(method: TableMethod, shape: tuple[int, ...], vocabularies: list[Vocabulary]) -> None:
+    table = small(method, vocabularies)
+    assert table(torch.zeros(shape, dtype=torch.int64), 0).shape == (*shape, DIM)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_per_column_vocabularies_equal_one_vocabulary_at_a_time(
+    method: TableMethod, vocabularies: list[Vocabulary]
+) -> None:
+    table = small(method, vocabularies).eval()
+    ids = ids_of(vocabularies)
+    together = table(ids, torch.arange(len(vocabularies)))
+    for column in range(len(vocabularies)):
+        assert torch.equal(together[:, column], table(ids[:, column], column))
+        assert torch.equal(together[:, column], table(ids[:, column].to(torch.int32), column))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_bad_input_is_refused(method: TableMethod, vocabularies: list[Vocabulary]) -> None:
+    table = small(method, vocabularies)
+    with pytest.raises(TypeError, match="int64 or int32"):
+        table(torch.zeros(3), 0)
+    with pytest.raises(IndexError, match="vocabulary 9"):
+        table(torch.zeros(3, dtype=torch.int64), 9)
+    with pytest.raises(ValueError, match="embedding_dim"):
+        build_table(method.name, vocabularies, 0, table.config)
+    with pytest.raises(TypeError, match=method.config.__name__):
+        build_table(method.name, vocabularies, DIM, object())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_ledger_equals_reachable_storages(method: TableMethod, vocabularies: list[Vocabulary]) -> None:
+    for table in (small(method, vocabularies), small(method, vocabularies).serving()):
+        assert sum(reachable_storages(table).values()) == table.ledger().bytes
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_plan_counts_what_is_built(method: TableMethod, vocabularies: list[Vocabulary]) -> None:
+    planned = plan(method.name, vocabularies, DIM, "25%" if method.needs_budget else None)
+    assert planned.serving.bytes == planned.build().serving().ledger().bytes
+    assert planned.training.bytes >= planned.serving.bytes
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_saved_file_is_the_ledger_and_a_header(method: TableMethod, vocabularies: list[Vocabulary], tmp_path) -> None:
+    table = small(method, vocabularies).serving().eval()
+    path = tmp_path / "table.safetensors"
+    save_table(table, path)
+    header = 8 + int.from_bytes(path.read_bytes()[:8], "little")
+    assert path.stat().st_size - header == table.ledger().bytes
+    loaded = load_table(path).eval()
+    ids = ids_of(vocabularies)
+    columns = torch.arange(len(vocabularies))
+    assert torch.equal(loaded(ids, columns), table(ids, columns))
+    assert loaded.config == table.config
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_damaged_files_are_refused(method: TableMethod, vocabularies: list[Vocabulary], tmp_path) -> None:
+    path = tmp_path / "table.safetensors"
+    save_table(small(method, vocabularies).serving(), path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        load_table(path)
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        load_table(tmp_path / "absent.safetensors")
+
+
+@pytest.mark.parametrize("method", BUDGETED)
+@pytest.mark.parametrize("share", ["75%", "50%", "25%", "10%", "5%", "2%"])
+def test_budget_is_kept(method: TableMethod, share: str, vocabularies: list[Vocabulary]) -> None:
+    planned = plan_or_smallest(method, vocabularies, share)
+    if isinstance(planned, InfeasibleBudget):
+        assert planned.smallest_bytes is None or planned.smallest_bytes > planned.budget_bytes
+        return
+    assert planned.budget_bytes is not None
+    assert planned.serving.bytes <= planned.budget_bytes
+    if method.any_budget:
+        assert planned.serving.bytes >= 0.97 * planned.budget_bytes
+
+
+@pytest.mark.parametrize("method", BUDGETED)
+def test_smallest_feasible_budget_is_feasible_and_smallest(method: TableMethod, vocabularies: list[Vocabulary]) -> None:
+    with pytest.raises(InfeasibleBudget) as caught:
+        plan(method.name, vocabularies, DIM, 1)
+    smallest = caught.value.smallest_bytes
+    assert smallest is not None
+    assert plan(method.name, vocabularies, DIM, smallest).serving.bytes <= smallest
+    with pytest.raises(InfeasibleBudget):
+        plan(method.name, vocabularies, DIM, smallest - 1)
+
+
+@pytest.mark.parametrize("method", BUDGETED)
+def test_budgets_are_monotone(method: TableMethod, vocabularies: list[Vocabulary]) -> None:
+    full = full_table_bytes(vocabularies, DIM)
+    achieved = []
+    for share in range(5, 100, 5):
+        try:
+            achieved.append(plan(method.name, vocabularies, DIM, full * share // 100).serving.bytes)
+        except InfeasibleBudget:
+            assert not achieved, "a larger budget was refused after a smaller one was served"
+    assert achieved == sorted(achieved)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_unknown_method_option_is_named(method: TableMethod, vocabularies: list[Vocabulary]) -> None:
+    with pytest.raises(ValueError, match=r"unknown option.*no_such_option"):
+        plan(method.name, vocabularies, DIM, "50%" if method.needs_budget else None, no_such_option=1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_output_has_the_asked_std_at_step_0(method: TableMethod, vocabularies: list[Vocabulary]) -> None:
+    table = small(method, vocabularies, TableOptions(init_std=0.05)).eval()
+    ids = torch.arange(5000)
+    vectors = table(ids, 1).detach()
+    assert vectors.std().item() == pytest.approx(0.05, rel=0.1)
+    assert abs(vectors.mean().item()) < 0.005
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_seed_gives_the_same_table(method: TableMethod, vocabularies: list[Vocabulary]) -> None:
+    ids, columns = ids_of(vocabularies), torch.arange(len(vocabularies))
+    first = small(method, vocabularies, TableOptions(seed=3)).eval()(ids, columns)
+    torch.manual_seed(99)
+    again = small(method, vocabularies, TableOptions(seed=3)).eval()(ids, columns)
+    other = small(method, vocabularies, TableOptions(seed=4)).eval()(ids, columns)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_row_dense_and_sparse_gradients_give_the_same_sgd_step(
+    method: TableMethod, vocabularies: list[Vocabulary]
+) -> None:
+    ids, columns = ids_of(vocabularies), torch.arange(len(vocabularies))
+    results = []
+    for gradient in ("row", "dense", "sparse"):
+        table = small(method, vocabularies, TableOptions(gradient=gradient)).eval()
+        stores = list(table.row_stores())
+        optimizers: list = []
+        if gradient == "row":
+            optimizers = [RowSGD(stores, lr=0.5)]
+            rest = list(table.dense_parameters())
+        else:
+            rest = list(table.parameters())
+        if rest:
+            optimizers.append(torch.optim.SGD(rest, lr=0.5))
+        table(ids, columns).square().sum().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        results.append(table(ids, columns).detach())
+    torch.testing.assert_close(results[0], results[1])
+    torch.testing.assert_close(results[0], results[2])
+    assert not torch.allclose(results[0], small(method, vocabularies).eval()(ids, columns))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_target_and_history_of_one_vocabulary_share_vectors(
+    method: TableMethod, vocabularies: list[Vocabulary]
+) -> None:
+    table = small(method, vocabularies).eval()
+    history = torch.tensor([7, 0, 7, 1, 4999])
+    assert torch.equal(table(history, 1)[0], table(torch.tensor([[7]]), torch.tensor([1]))[0, 0])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_views_keep_torch_contracts(method: TableMethod, vocabularies: list[Vocabulary]) -> None:
+    table = small(method, vocabularies).eval()
+    view = table.embedding("item", padding_idx=0)
+    weight = view.materialize()
+    assert weight.shape == (5000, DIM)
+    assert not hasattr(view, "weight")
+    reference = nn.Embedding.from_pretrained(weight, padding_idx=0)
+    ids = torch.tensor([[0, 1, 2], [4999, 0, 7]])
+    torch.testing.assert_close(view(input=ids), reference(ids))
+    for mode in ("sum", "mean"):
+        bag = table.bag("item", mode, padding_idx=0)
+        expected = nn.EmbeddingBag.from_pretrained(weight, mode=mode, padding_idx=0)
+        values, offsets = torch.tensor([5, 0, 6, 6, 0]), torch.tensor([0, 2, 2, 4])
+        torch.testing.assert_close(bag(input=values, offsets=offsets), expected(values, offsets))
+        torch.testing.assert_close(bag(ids), expected(ids))
+    weights = torch.tensor([0.5, 1.0, 2.0, -1.0, 3.0])
+    expected = nn.EmbeddingBag.from_pretrained(weight, mode="sum", padding_idx=0, include_last_offset=True)
+    bag = table.bag("item", "sum", padding_idx=0, include_last_offset=True)
+    offsets = torch.tensor([0, 2, 2, 4, 5])
+    torch.testing.assert_close(bag(values, offsets, weights), expected(values, offsets, weights))
+    with pytest.raises(ValueError, match="2-D input"):
+        bag(ids)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_padding_is_zero_and_untrained(method: TableMethod, vocabularies: list[Vocabulary]) -> None:
+    table = small(method, vocabularies, TableOptions(gradient="dense")).eval()
+    view = table.embedding("item", padding_idx=0)
+    out = view(torch.zeros(4, dtype=torch.int64))
+    assert torch.count_nonzero(out) == 0
+    out.sum().backward()
+    assert all(p.grad is None or torch.count_nonzero(p.grad) == 0 for p in table.parameters())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_config_round_trips_through_json(method: TableMethod, vocabularies: list[Vocabulary]) -> None:
+    config = small(method, vocabularies).config
+    assert config_from_json(method.name, json.loads(json.dumps(config_to_json(config)))) == config
+    with pytest.raises(ValueError, match="unknown config fields"):
+        config_from_json(method.name, {"no_such_field": 1})
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_capabilities_tell_the_truth_about_hashed_vocabularies(method: TableMethod) -> None:
+    hashed = [Vocabulary("any", 50, hashed=True)]
+    if not method.hashed_vocabularies:
+        with pytest.raises(ValueError, match="hashed"):
+            plan(method.name, hashed, DIM, "50%" if method.needs_budget else None)
+        return
+    table = plan(method.name, hashed, DIM, "50%").build()
+    ids = torch.tensor([-1, 2**62, -(2**63), 0])
+    assert torch.isfinite(table(ids, 0)).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_same_vectors_in_another_process(method: TableMethod, vocabularies: list[Vocabulary], tmp_path) -> None:
+    planned = plan(method.name, vocabularies, DIM, "25%" if method.needs_budget else None)
+    script = f"""
+import json, sys, torch
+from rectab.schema import Vocabulary
+from rectab.tables import build_table, config_from_json
+vocabularies = [Vocabulary(n, s) for n, s in {[(v.name, v.num_embeddings) for v in vocabularies]!r}]
+config = config_from_json({method.name!r}, json.loads({json.dumps(config_to_json(planned.config))!r}))
+table = build_table({method.name!r}, vocabularies, {DIM}, config).eval()
+print(table(torch.tensor([0, 1, 77]), 1).tolist())
+"""
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    if not method.needs_counts:
+        assert json.loads(out) == planned.build().eval()(torch.tensor([0, 1, 77]), 1).tolist()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_storage_dtype_halves_the_rows(method: TableMethod, vocabularies: list[Vocabulary]) -> None:
+    config = small(method, vocabularies).config
+    rows = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        table = build_table(method.name, vocabularies, DIM, config, TableOptions(dtype=dtype))
+        rows[dtype] = table.ledger().by_kind()["rows"]
+    assert rows[torch.bfloat16] * 2 == rows[torch.float32]
+
+
+@pytest.mark.parametrize("method", [p for p in METHODS if p.values[0].exportable])
+def test_exports_with_a_dynamic_batch(method: TableMethod, vocabularies: list[Vocabulary]) -> None:
+    table = small(method, vocabularies).serving().eval()
+    columns = torch.arange(len(vocabularies))
+
+    class Lookup(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = table
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return self.table(ids, columns)
+
+    batch = torch.export.Dim("batch", min=2, max=4096)
+    with torch.no_grad():
+        program = torch.export.export(Lookup(), (ids_of(vocabularies),), dynamic_shapes={"ids": {0: batch}})
+        for size in (3, 100):
+            ids = ids_of(vocabularies, size, seed=size)
+            assert torch.equal(program.module()(ids), table(ids, columns))
+
+
+def test_registry_names_what_there_is() -> None:
+    assert {"full", "hashed", "unified"} <= {m.name for m in methods()}
+    with pytest.raises(KeyError, match=r"did you mean 'unified'"):
+        get_method("unifed")
+    with pytest.raises(ValueError, match="registered already"):
+        register(get_method("full"))
+
+
+def test_registry_refuses_a_name_that_is_not_lower_case() -> None:
+    with pytest.raises(ValueError, match="lower-case"):
+        register(replace(get_method("full"), name="Full"))
