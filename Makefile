@@ -1,0 +1,46 @@
+# Everything on a fresh machine: `make sweep` runs the main job, `make test` the checks. Both set up .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet
+
+.PHONY: sweep test test-fast lint bench bench-peers test-hosts clean
+
+sweep: $(VENV)/.runtime
+	$(BIN)/rectab sweep bench/sweeps/demo.toml --out runs/demo
+
+test: $(VENV)/.dev $(VENV)/.browser lint
+	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "not slow and not browser"
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m pytest bench --benchmark-only --benchmark-json=runs/bench.json
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "rectab needs Python >= 3.10, this is " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+
+# constraints.txt pins what the tests ran with; without it `pip install .` takes the ranges of pyproject.toml.
+$(VENV)/.runtime: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) torch -c constraints.txt
+	$(PIP) -e . -c constraints.txt
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	$(PIP) -e '.[dev]' -c constraints.txt
+	touch $@
+
+# The report is tested in a real browser; where none can be installed those tests are skipped and say so.
+$(VENV)/.browser: $(VENV)/.dev
+	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } || echo "no chromium: browser tests will be skipped"
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs

@@ -1,0 +1,187 @@
+"""The command line: ``rectab prepare | plan | train | sweep | report | tables``.
+
+Thin: every command parses, calls one function of the library and prints. Errors that a user can mend are one line on
+standard error and exit code 1; a traceback means a bug (or ``RECTAB_TRACEBACK=1``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(
+    help="Embedding tables for CTR models at any memory budget.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
+Options = Annotated[
+    Optional[list[str]],  # noqa: UP045 - typer reads it on Python 3.10
+    typer.Option("--option", "-o", help="A method's own option, KEY=VALUE (num_chunks=4); may be repeated."),
+]
+
+
+@app.command()
+def prepare(
+    recipe: Annotated[Path, typer.Argument(help="Recipe of the data set (datasets/NAME.toml).")],
+    out: Annotated[Path, typer.Option(help="Folder to write the prepared data set to.")],
+    raw: Annotated[Optional[Path], typer.Option(help="Folder of the raw files.")] = None,  # noqa: UP045
+    bad_rows: Annotated[
+        str, typer.Option(help="error: stop at the first bad row; skip: drop and count them.")
+    ] = "error",
+    overwrite: Annotated[bool, typer.Option(help="Replace a prepared data set that is there already.")] = False,
+    json_output: Json = False,
+) -> None:
+    """Turn raw rows into a prepared data set: vocabularies, splits, memory-mapped arrays."""
+    from rectab.data import prepare as run_prepare
+    from rectab.data import summary_renderables
+
+    if bad_rows not in ("error", "skip"):
+        raise ValueError(f"--bad-rows must be error or skip, got {bad_rows!r}")
+    dataset = run_prepare(recipe, raw, out, bad_rows=bad_rows, overwrite=overwrite)
+    if json_output:
+        _print_json(dataset.summary)
+    else:
+        Console().print(*summary_renderables(dataset), sep="\n")
+
+
+@app.command()
+def plan(
+    data: Annotated[Path, typer.Argument(help="Prepared data set.")],
+    budget: Annotated[str, typer.Option(help="Bytes of the serving form: 4MiB, 1.5GB, 10% of the full table.")],
+    dim: Annotated[int, typer.Option(help="embedding_dim.")] = 16,
+    table: Annotated[Optional[list[str]], typer.Option(help="Method; all of them if not given.")] = None,  # noqa: UP045
+    option: Options = None,
+    json_output: Json = False,
+) -> None:
+    """What every method would make of a memory budget: configuration, counted bytes, expected collisions."""
+    from rectab.data import PreparedDataset
+    from rectab.tables.planning import plan_all, plan_renderables
+
+    dataset = PreparedDataset.open(data)
+    plans = plan_all(dataset.schema.vocabularies, dim, budget, table, _options(option))
+    if json_output:
+        _print_json([entry.to_json() for entry in plans])
+    else:
+        Console().print(*plan_renderables(plans, dim, budget), sep="\n")
+
+
+@app.command()
+def tables(json_output: Json = False) -> None:
+    """The methods there are and what they can do."""
+    from rectab.tables import methods
+    from rectab.tables.planning import methods_renderable
+
+    if json_output:
+        _print_json([{"name": m.name, "summary": m.summary, "paper": m.paper, **m.capabilities()} for m in methods()])
+    else:
+        Console().print(methods_renderable())
+
+
+@app.command()
+def train(
+    data: Annotated[Path, typer.Argument(help="Prepared data set.")],
+    table: Annotated[str, typer.Option(help="Method of the embedding table (rectab tables).")] = "full",
+    budget: Annotated[Optional[str], typer.Option(help="4MiB, 10%; none for the method's own size.")] = None,  # noqa: UP045
+    model: Annotated[str, typer.Option(help="Interaction: lr, fm, mlp, deepfm, wide_deep, dcnv2, dlrm.")] = "deepfm",
+    history: Annotated[str, typer.Option(help="History tower: none, mean, din.")] = "none",
+    dim: Annotated[int, typer.Option(help="embedding_dim.")] = 16,
+    seed: Annotated[int, typer.Option(help="Of everything: weights, batches, dropout.")] = 0,
+    out: Annotated[Optional[Path], typer.Option(help="Folder for checkpoints, weights and the result.")] = None,  # noqa: UP045
+    option: Options = None,
+    setting: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--set", help="A training or model setting, KEY=VALUE (train.lr=0.001, model.dropout=0.2)."),
+    ] = None,
+    json_output: Json = False,
+) -> None:
+    """Train one model over one table; the same command goes on where a killed one stopped."""
+    from rectab.data import PreparedDataset
+    from rectab.training.run import run_renderables, train_once
+    from rectab.training.settings import train_config_from
+
+    settings = _options(setting)
+    stray = [key for key in settings if not key.startswith(("train.", "model."))]
+    if stray:
+        raise ValueError(f"--set {stray[0]}: settings start with train. or model.")
+    result = train_once(
+        PreparedDataset.open(data),
+        method=table,
+        budget=budget,
+        method_options=_options(option),
+        model=model,
+        history=history,
+        embedding_dim=dim,
+        train_config=train_config_from({"seed": seed, **_below("train.", settings)}),
+        model_options=_below("model.", settings),
+        out_dir=out,
+        progress=not json_output,
+    )
+    if json_output:
+        _print_json(result.to_json())
+    else:
+        Console().print(*run_renderables(result), sep="\n")
+
+
+@app.command()
+def sweep(
+    config: Annotated[Path, typer.Argument(help="Sweep configuration (bench/sweeps/NAME.toml).")],
+    out: Annotated[Path, typer.Option(help="Folder for runs, results.parquet and the report.")],
+    jobs: Annotated[Optional[int], typer.Option(help="Runs side by side, each in a process of its own.")] = None,  # noqa: UP045
+    retry_failed: Annotated[bool, typer.Option(help="Run failed runs again.")] = False,
+) -> None:
+    """Train every method at every budget and write the report; the same command goes on where a killed one stopped."""
+    from rectab.sweep import run_sweep, write_report
+
+    run_sweep(config, out, jobs=jobs, retry_failed=retry_failed)
+    Console().print(f"report: {write_report(out)}")
+
+
+@app.command()
+def report(out: Annotated[Path, typer.Argument(help="Folder of a sweep.")]) -> None:
+    """Write the report of a sweep's results again."""
+    from rectab.sweep import write_report
+
+    Console().print(f"report: {write_report(out)}")
+
+
+def _options(pairs: list[str] | None) -> dict[str, Any]:
+    """``["a=1", "b=x"]`` -> ``{"a": 1, "b": "x"}``; values are JSON where they can be."""
+    options: dict[str, Any] = {}
+    for pair in pairs or []:
+        key, separator, text = pair.partition("=")
+        if not separator or not key:
+            raise ValueError(f"{pair!r}: write KEY=VALUE")
+        try:
+            options[key] = json.loads(text)
+        except json.JSONDecodeError:
+            options[key] = text
+    return options
+
+
+def _below(prefix: str, settings: dict[str, Any]) -> dict[str, Any]:
+    return {key.removeprefix(prefix): value for key, value in settings.items() if key.startswith(prefix)}
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+
+
+def main() -> None:
+    """Entry point of the ``rectab`` command."""
+    try:
+        app()
+    except (ValueError, KeyError, OSError, FloatingPointError) as error:
+        if os.environ.get("RECTAB_TRACEBACK"):
+            raise
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        sys.stderr.write(f"rectab: {text}\n")
+        sys.exit(1)

@@ -1,0 +1,142 @@
+"""A budget laid out for every method side by side, as ``rectab plan`` and ``rectab tables`` print it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from rich.console import RenderableType
+from rich.table import Table
+
+from rectab.schema import Vocabulary
+from rectab.tables.budget import Plan, format_bytes, plan
+from rectab.tables.collisions import Collisions, expected_collisions
+from rectab.tables.registry import InfeasibleBudget, build_table, config_to_json, get_method, methods
+
+__all__ = ["PlannedMethod", "methods_renderable", "plan_all", "plan_renderables"]
+
+
+@dataclass(frozen=True)
+class PlannedMethod:
+    """A method's plan for a budget, or why there is none.
+
+    Attributes:
+        method: name.
+        plan: None if the budget is infeasible or the method cannot serve the vocabularies.
+        collisions: of the planned table; None if it does not address by ranges.
+        error: why there is no plan.
+        smallest_bytes: smallest feasible budget where the budget is infeasible.
+    """
+
+    method: str
+    plan: Plan | None = None
+    collisions: Collisions | None = None
+    error: str | None = None
+    smallest_bytes: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        planned = {} if self.plan is None else self.plan.to_json()
+        collisions = None if self.collisions is None else asdict(self.collisions)
+        return {
+            "method": self.method,
+            **planned,
+            "expected_collisions": collisions,
+            "error": self.error,
+            "smallest_bytes": self.smallest_bytes,
+        }
+
+
+def plan_all(
+    vocabularies: Sequence[Vocabulary],
+    embedding_dim: int,
+    budget: str | int,
+    names: Iterable[str] | None = None,
+    method_options: dict[str, Any] | None = None,
+) -> list[PlannedMethod]:
+    """Plans of the named methods (all registered ones if None); ``method_options`` go to the methods that know them.
+
+    Raises:
+        ValueError: the budget is not understood, or a named method does not know an option.
+    """
+    chosen = [get_method(name) for name in names] if names else list(methods())
+    planned = []
+    for record in chosen:
+        try:
+            made = plan(record.name, vocabularies, embedding_dim, budget, **(method_options or {}))
+        except InfeasibleBudget as error:
+            planned.append(PlannedMethod(record.name, error=str(error), smallest_bytes=error.smallest_bytes))
+        except ValueError as error:
+            if names or "budget" in str(error):
+                raise
+            planned.append(PlannedMethod(record.name, error=str(error)))
+        else:
+            table = build_table(
+                record.name, vocabularies, embedding_dim, made.config, replace(made.options, device="meta")
+            )
+            planned.append(PlannedMethod(record.name, made, expected_collisions(table)))
+    return planned
+
+
+def plan_renderables(plans: Sequence[PlannedMethod], embedding_dim: int, budget: str | int) -> list[RenderableType]:
+    """For a terminal of 80 columns: bytes and expected sharing of every method, then what each is made of."""
+    feasible = [entry.plan for entry in plans if entry.plan is not None]
+    full = f", full table {format_bytes(feasible[0].full_bytes)}" if feasible else ""
+    overview = Table(title=f"Budget {budget}, embedding_dim {embedding_dim}{full}", title_justify="left")
+    overview.add_column("method")
+    headings = ("serving", "of budget", "of full", "training", "same", "other", "shared")
+    for column in headings:
+        overview.add_column(column, justify="right", no_wrap=True)
+    parts = Table(title="What it is made of", title_justify="left", show_header=False)
+    for entry in plans:
+        overview.add_row(entry.method, *_overview_row(entry))
+        parts.add_row(entry.method, "\n".join(_parts(entry)))
+    notes = (
+        "same, other: ids of the same and of other vocabularies expected on the row that a lookup reads; shared: lookups"
+        " whose row some other id uses; all averaged over training lookups. training: with Adam, without activations."
+    )
+    return [overview, parts, notes]
+
+
+def _overview_row(entry: PlannedMethod) -> list[str]:
+    made, sharing = entry.plan, entry.collisions
+    if made is None:
+        return ["infeasible", *[""] * 6]
+    shared = [f"{sharing.intra:.2f}", f"{sharing.inter:.2f}", f"{sharing.shared:.1%}"] if sharing else [""] * 3
+    share = "" if made.budget_share is None else f"{made.budget_share:.1%}"
+    sizes = [format_bytes(made.serving.bytes), share, f"{made.ratio:.1%}", format_bytes(made.training.bytes)]
+    return sizes + shared
+
+
+def _parts(entry: PlannedMethod) -> list[str]:
+    made = entry.plan
+    if made is None:
+        smallest = "" if entry.smallest_bytes is None else f" ({format_bytes(entry.smallest_bytes)})"
+        return [f"{entry.error}{smallest}"]
+    lines = [f"config: {_config_text(made)}"]
+    for what, ledger in (("serving", made.serving), ("training", made.training)):
+        lines.append(f"{what}: " + ", ".join(f"{kind} {format_bytes(n)}" for kind, n in ledger.by_kind().items()))
+    return lines
+
+
+def _config_text(made: Plan) -> str:
+    parts = []
+    for key, value in config_to_json(made.config).items():
+        if isinstance(value, (list, tuple)) and len(value) == len(made.vocabularies):
+            by_name = (f"{v.name}:{item}" for v, item in zip(made.vocabularies, value, strict=True))
+            parts.append(f"{key} " + " ".join(by_name))
+        else:
+            parts.append(f"{key}={value}")
+    return "  ".join(parts) or "(nothing to choose)"
+
+
+def methods_renderable() -> Table:
+    """One row a registered method, with its capabilities."""
+    table = Table(title="Table methods", title_justify="left", show_lines=True)
+    for column in ("method", "what it is", "capabilities"):
+        table.add_column(column)
+    for method in methods():
+        summary = method.summary + (f" ({method.paper})" if method.paper else "")
+        on = [flag.replace("_", " ") for flag, holds in method.capabilities().items() if holds]
+        table.add_row(method.name, summary, ", ".join(on))
+    return table
