@@ -92,8 +92,8 @@ def plan_renderables(plans: Sequence[PlannedMethod], embedding_dim: int, budget:
         overview.add_row(entry.method, *_overview_row(entry))
         parts.add_row(entry.method, "\n".join(_parts(entry)))
     notes = (
-        "same, other: ids of the same and of other vocabularies expected on the row that a lookup reads; shared: lookups"
-        " whose row some other id uses; all averaged over training lookups. training: with Adam, without activations."
+        "same, other: ids of the same and of other vocabularies expected on the row that a lookup reads; shared:"
+        " lookups whose row some other id uses; averaged over training lookups. training: with Adam, no activations."
     )
     return [overview, parts, notes]
 

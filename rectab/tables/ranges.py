@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import TypeVar
 
 import torch
@@ -44,6 +45,7 @@ class RangeTable(EmbeddingTable[ConfigT]):
         super().__init__(vocabularies, embedding_dim, config, options)
         if len(num_rows) != len(self.vocabularies) or min(num_rows) < 1:
             raise ValueError(f"num_rows needs one positive number a vocabulary, got {tuple(num_rows)}")
+        self.range_sizes = tuple(num_rows)
         self.whole = tuple(
             not v.hashed and rows >= v.num_embeddings for v, rows in zip(self.vocabularies, num_rows, strict=True)
         )
@@ -78,8 +80,6 @@ class RangeTable(EmbeddingTable[ConfigT]):
         return self.store(self.address(ids, vocabulary))
 
     def row_ranges(self) -> list[RowRange]:
-        firsts, sizes = self.first_row.tolist(), self.num_rows.abs().tolist()
-        return [
-            RowRange(index, 0, 0, first, size, hashed=not whole)
-            for index, (first, size, whole) in enumerate(zip(firsts, sizes, self.whole, strict=True))
-        ]
+        firsts = accumulate((0, *self.range_sizes[:-1]))
+        ranges = zip(firsts, self.range_sizes, self.whole, strict=True)
+        return [RowRange(index, 0, 0, first, size, not whole) for index, (first, size, whole) in enumerate(ranges)]
