@@ -1,0 +1,21 @@
+"""Raw files to prepared data sets to batches."""
+
+from rectab.data.dataset import PreparedDataset, Split
+from rectab.data.errors import DataError, RecipeError
+from rectab.data.loader import batches, num_batches
+from rectab.data.prepare import prepare
+from rectab.data.recipe import Recipe, load_recipe
+from rectab.data.summary import render_summary
+
+__all__ = [
+    "DataError",
+    "PreparedDataset",
+    "Recipe",
+    "RecipeError",
+    "Split",
+    "batches",
+    "load_recipe",
+    "num_batches",
+    "prepare",
+    "render_summary",
+]

@@ -81,7 +81,9 @@ def open_array(folder: Path, name: str, expected: dict[str, Any]) -> np.ndarray:
     except FileNotFoundError:
         raise DataError(f"{path}: missing; the prepared data set is damaged, run `rectab prepare` again") from None
     except (ValueError, OSError, EOFError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); it is damaged or cut short, run `rectab prepare` again") from None
+        raise DataError(
+            f"{path}: cannot be read ({error}); it is damaged or cut short, run `rectab prepare` again"
+        ) from None
     if array.shape != shape or array.dtype != dtype:
         raise DataError(
             f"{path}: holds {array.dtype.name} {list(array.shape)}, but schema.json says {dtype.name} {list(shape)}; "

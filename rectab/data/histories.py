@@ -1,0 +1,156 @@
+"""Which events each row sees: every event is stored once, and a row's history is a stretch of its group's events."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numba
+import numpy as np
+import polars as pl
+
+from rectab.data.errors import DataError
+from rectab.data.recipe_parts import HistoryRecipe
+from rectab.data.splits import rank_in_group
+from rectab.data.staging import GROUP, TIME, Sources, StagedTable, condition_column, stage_events, stage_prior
+
+__all__ = ["EventOrder", "Groups", "build_history", "mark_seen"]
+
+
+@dataclass
+class Groups:
+    """The rows' groups as codes.
+
+    Attributes:
+        values: distinct raw groups, ascending.
+        codes: int64 [n].
+    """
+
+    values: pl.Series
+    codes: np.ndarray
+
+    @classmethod
+    def of(cls, column: pl.Series) -> Groups:
+        values = column.unique().sort()
+        return cls(values, _lookup(values, column))
+
+    def codes_of(self, column: pl.Series) -> np.ndarray:
+        """int64 [m]: -1 where the group has no rows."""
+        return _lookup(self.values, column)
+
+
+@dataclass
+class EventOrder:
+    """The events of one behaviour, group after group, oldest first.
+
+    Attributes:
+        history: the recipe's part.
+        ranges: int64 [n, 2]: (start, length) of the events each staged row sees, not yet cut to ``max_length``.
+        pieces: (key, table or None for the rows, rows taken): the events are these pieces' rows, laid end to end ...
+        order: ... and then taken in this order, int64 [E].
+    """
+
+    history: HistoryRecipe
+    ranges: np.ndarray
+    order: np.ndarray
+    pieces: list[tuple[str, StagedTable | None, np.ndarray | None]] = field(default_factory=list)
+
+    def cut(self) -> np.ndarray:
+        """int64 [n, 2]: ranges of at most ``max_length`` most recent events."""
+        if self.history.max_length is None:
+            return self.ranges
+        length = np.minimum(self.ranges[:, 1], self.history.max_length)
+        return np.stack([self.ranges[:, 0] + self.ranges[:, 1] - length, length], axis=1)
+
+
+def build_history(history: HistoryRecipe, rows: StagedTable, groups: Groups | None, sources: Sources) -> EventOrder:
+    """Lay out the events of one behaviour and find what each row sees.
+
+    A row sees events of its group with a time strictly before its own (``by = "position"``: the group's rows before
+    it). Prior events come before all others. The row itself is never among them.
+    """
+    if history.source == "list":
+        return _from_lists(history, rows)
+    assert groups is not None
+    pieces: list[tuple[str, StagedTable | None, np.ndarray | None]] = []
+    event_groups, event_times = [], []
+    if history.prior is not None:
+        prior = stage_prior(sources, history)
+        codes = groups.codes_of(prior.column(GROUP))
+        known = np.flatnonzero(codes >= 0)
+        pieces.append((f"prior:{history.behaviour}", prior, known))
+        event_groups.append(codes[known])
+        event_times.append(np.full(len(known), -np.inf))
+    row_time = rows.column(TIME).to_numpy()
+    if history.source == "log":
+        if history.by == "position":
+            row_time = rank_in_group(groups.codes, row_time)
+        chosen = None
+        if history.where is not None:
+            chosen = np.flatnonzero(rows.column(condition_column(history.behaviour)).to_numpy())
+        pieces.append(("rows", None, chosen))
+        event_groups.append(groups.codes if chosen is None else groups.codes[chosen])
+        event_times.append(row_time if chosen is None else row_time[chosen])
+    else:
+        events = stage_events(sources, history)
+        codes = groups.codes_of(events.column(GROUP))
+        known = np.flatnonzero(codes >= 0)
+        pieces.append((f"events:{history.behaviour}", events, known))
+        event_groups.append(codes[known])
+        event_times.append(events.column(TIME).to_numpy()[known])
+    group, time = np.concatenate(event_groups), np.concatenate(event_times)
+    order = np.lexsort((time, group))
+    starts = np.zeros(len(groups.values) + 1, np.int64)
+    np.cumsum(np.bincount(group, minlength=len(groups.values)), out=starts[1:])
+    ranges = np.empty((rows.rows, 2), np.int64)
+    _count_before(groups.codes, row_time.astype(np.float64), starts, time[order].astype(np.float64), ranges)
+    return EventOrder(history, ranges, order, pieces)
+
+
+def mark_seen(ranges: np.ndarray, events: int) -> np.ndarray:
+    """bool [events]: is the event in at least one of the ranges (int64 [m, 2])?"""
+    change = np.zeros(events + 1, np.int64)
+    used = ranges[ranges[:, 1] > 0]
+    np.add.at(change, used[:, 0], 1)
+    np.add.at(change, used.sum(axis=1), -1)
+    return np.cumsum(change[:-1]) > 0
+
+
+def _from_lists(history: HistoryRecipe, rows: StagedTable) -> EventOrder:
+    """Rows that carry their own lists. Equal neighbouring lists are stored once."""
+    columns = list(dict.fromkeys(s.column for s in history.sequences))
+    lengths = [rows.column(column).list.len().to_numpy().astype(np.int64) for column in columns]
+    for column, length in zip(columns[1:], lengths[1:], strict=True):
+        if (wrong := np.flatnonzero(length != lengths[0])).size:
+            row = int(wrong[0])
+            raise DataError(
+                f"{rows.place(row)}, column {column!r}: {length[row]} elements where {columns[0]!r} has {lengths[0][row]}; "
+                f"the lists of behaviour {history.behaviour!r} must be equally long"
+            )
+    starts = np.cumsum(lengths[0]) - lengths[0]
+    ranges = np.stack([starts, lengths[0]], axis=1)
+    return EventOrder(history, ranges, np.arange(lengths[0].sum()), [(f"list:{history.behaviour}", None, None)])
+
+
+@numba.njit(cache=True)
+def _count_before(
+    row_group: np.ndarray, row_time: np.ndarray, starts: np.ndarray, event_time: np.ndarray, ranges: np.ndarray
+) -> None:
+    for row in range(len(row_group)):
+        first, last = starts[row_group[row]], starts[row_group[row] + 1]
+        low, high = first, last
+        while low < high:
+            middle = (low + high) // 2
+            if event_time[middle] < row_time[row]:
+                low = middle + 1
+            else:
+                high = middle
+        ranges[row, 0] = first
+        ranges[row, 1] = low - first
+
+
+def _lookup(values: pl.Series, column: pl.Series) -> np.ndarray:
+    if column.dtype != values.dtype:
+        values, column = values.cast(pl.String), column.cast(pl.String)
+    table = pl.DataFrame({"value": values, "code": np.arange(len(values), dtype=np.int64)})
+    frame = column.alias("value").to_frame()
+    return frame.join(table, on="value", how="left", maintain_order="left")["code"].fill_null(-1).to_numpy()

@@ -1,0 +1,301 @@
+"""The parts of a recipe: how files are written, what columns mean, how histories, splits and negatives are made."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+__all__ = [
+    "Derived",
+    "FeatureRecipe",
+    "Format",
+    "HistoryRecipe",
+    "LabelRecipe",
+    "NegativeSampling",
+    "PriorHistory",
+    "SequenceRecipe",
+    "SideTable",
+    "SourceFile",
+    "SplitRecipe",
+    "Strict",
+]
+
+
+class Strict(BaseModel):
+    """Unknown keys are errors; nothing changes after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Format(Strict):
+    """How a file is written.
+
+    Attributes:
+        kind: ``csv`` (any delimited text), ``parquet`` or ``jsonl``; None goes by the file's ending (.gz is seen through).
+        separator: between fields; more than one character is allowed (``::``).
+        header: whether the first line names the columns.
+        columns: names of the columns of a file without a header, in order.
+        quote: the character around fields that contain the separator; None where fields are raw.
+        null_values: texts that mean "no value", besides the empty field.
+        encoding: ``utf-8`` or ``latin-1``.
+        fields: for ``jsonl``, column name -> path into the object (``asin``, ``categories.-1.-1``).
+        python_literals: for ``jsonl``, lines are Python literals instead of JSON (the Amazon metadata).
+    """
+
+    kind: Literal["csv", "parquet", "jsonl"] | None = None
+    separator: str = ","
+    header: bool = True
+    columns: tuple[str, ...] = ()
+    quote: str | None = None
+    null_values: tuple[str, ...] = ()
+    encoding: Literal["utf-8", "latin-1"] = "utf-8"
+    fields: dict[str, str] = {}
+    python_literals: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Format:
+        if self.kind == "jsonl" and not self.fields:
+            raise ValueError("a jsonl file needs fields = { column = 'path.into.object' }")
+        if not self.separator:
+            raise ValueError("separator must not be empty")
+        return self
+
+
+class SourceFile(Strict):
+    """A file of rows, relative to ``--raw``.
+
+    Attributes:
+        path: file name.
+        split: the split its rows belong to, where files give the split.
+        sha256: of the published file; another file is an error. None where it could not be computed.
+        format: overrides the recipe's format.
+    """
+
+    path: str
+    split: Literal["train", "valid", "test"] | None = None
+    sha256: str | None = None
+    format: Format | None = None
+
+
+class SideTable(Strict):
+    """A table joined to the rows (and to history events) by a key: user features, item features.
+
+    Attributes:
+        path: file, relative to ``--raw``.
+        on: the key column; unique in the table. A row whose key is not in the table gets nulls.
+        columns: the columns to take.
+        key: the key's name in the table if it is not ``on``.
+        sha256, format: as for :class:`SourceFile`.
+    """
+
+    path: str
+    on: str
+    columns: tuple[str, ...]
+    key: str | None = None
+    sha256: str | None = None
+    format: Format | None = None
+
+
+class Derived(Strict):
+    """A column computed from others by an SQL expression (polars SQL), after the side tables are joined.
+
+    Columns of delimited files are text: use CAST where a number is meant.
+    """
+
+    name: str
+    sql: str
+
+
+class LabelRecipe(Strict):
+    """The label: a column that holds 0 or 1, or is compared with a threshold.
+
+    Attributes:
+        column: its name.
+        at_least: if given, a row is positive if the column's number is at least this.
+    """
+
+    column: str
+    at_least: float | None = None
+
+
+class FeatureRecipe(Strict):
+    """An input column.
+
+    Attributes:
+        name: of the feature.
+        column: where it comes from; the feature's name if not given.
+        type: ``categorical`` (an id) or ``dense`` (a float).
+        vocabulary: the vocabulary it draws from; its own name if not given. Features that share one get equal ids.
+        min_count: values seen fewer times in training become id 0. Features that share a vocabulary must agree.
+        hashed: no vocabulary; the id is a 64-bit hash of the value, and any new value is served.
+        transform: for ``dense``: ``none``, ``log`` = log1p(max(x, 0)), ``standardize`` = (x - mean) / std of the
+            training rows, ``log_standardize`` = both. A missing number becomes 0 after the transform
+            (the mean, if standardised).
+        bins: for ``categorical``: turn a number into an id. ``quantile`` = equal-frequency bins of the training
+            rows, ``bucketize`` = between given ``edges``, ``log_squared`` = floor(log(x)^2) for x > 2, else x
+            truncated (the Criteo winner's rule).
+        num_bins: for ``quantile``.
+        edges: for ``bucketize``: ascending; bin k holds edges[k-1] <= x < edges[k].
+    """
+
+    name: str
+    column: str = ""
+    type: Literal["categorical", "dense"] = "categorical"
+    vocabulary: str = ""
+    min_count: int = Field(default=1, ge=1)
+    hashed: bool = False
+    transform: Literal["none", "log", "standardize", "log_standardize"] = "none"
+    bins: Literal["quantile", "bucketize", "log_squared"] | None = None
+    num_bins: int = Field(default=32, ge=2)
+    edges: tuple[float, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_names(cls, data: object) -> object:
+        if isinstance(data, dict) and "name" in data:
+            data = {**data, "column": data.get("column") or data["name"]}
+            data["vocabulary"] = data.get("vocabulary") or data["name"]
+        return data
+
+    @model_validator(mode="after")
+    def _check(self) -> FeatureRecipe:
+        if self.type == "dense" and (self.bins or self.hashed or self.min_count > 1):
+            raise ValueError(f"feature {self.name!r}: bins, hashed and min_count are for categorical features")
+        if self.type == "categorical" and self.transform != "none":
+            raise ValueError(f"feature {self.name!r}: transform is for dense features; use bins")
+        if (self.bins == "bucketize") != bool(self.edges):
+            raise ValueError(f"feature {self.name!r}: bins = 'bucketize' and edges go together")
+        if list(self.edges) != sorted(set(self.edges)):
+            raise ValueError(f"feature {self.name!r}: edges must be ascending")
+        return self
+
+
+class SequenceRecipe(Strict):
+    """One attribute of a behaviour's events.
+
+    Attributes:
+        name: of the sequence feature.
+        column: the events' column (for ``source = "list"``, the row's list column).
+        target: the categorical feature attention compares it with; it draws from the target's vocabulary.
+        vocabulary: the vocabulary it draws from, where there is no target.
+    """
+
+    name: str
+    column: str
+    target: str | None = None
+    vocabulary: str | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> SequenceRecipe:
+        if (self.target is None) == (self.vocabulary is None):
+            raise ValueError(f"sequence {self.name!r}: give either target or vocabulary")
+        return self
+
+
+class PriorHistory(Strict):
+    """Events from before the log begins: one row per group with list columns, oldest first.
+
+    Attributes:
+        path: file, relative to ``--raw``.
+        lists: column of the events -> list column of this file. Side tables fill the events' other columns.
+        group: the group column's name in this file if it is not the recipe's.
+    """
+
+    path: str
+    lists: dict[str, str]
+    group: str | None = None
+    sha256: str | None = None
+    format: Format | None = None
+
+
+class HistoryRecipe(Strict):
+    """A behaviour: events of a row's group from before the row.
+
+    Attributes:
+        behaviour: its name.
+        source: ``log`` = the rows themselves, ``events`` = another file, ``list`` = list columns of the row.
+        where: SQL condition a log row or event must meet to become an event (``long_view = 1``).
+        by: ``time`` = a row sees events of strictly earlier time; ``position`` = rows of a group are ordered by
+            (time, stored order) and a row sees those before it, equal times included (``log`` only).
+        max_length: only the most recent events are kept.
+        path, group, time, format: of the events' file; group and time default to the recipe's.
+        prior: events from before the log begins.
+        separator: for ``list`` columns written as text.
+        newest_first: for ``list``: the lists are stored newest first.
+        sequences: the attributes of an event.
+    """
+
+    behaviour: str
+    source: Literal["log", "events", "list"] = "log"
+    where: str | None = None
+    by: Literal["time", "position"] = "time"
+    max_length: int | None = Field(default=None, ge=1)
+    path: str | None = None
+    group: str | None = None
+    time: str | None = None
+    format: Format | None = None
+    sha256: str | None = None
+    prior: PriorHistory | None = None
+    separator: str | None = None
+    newest_first: bool = False
+    sequences: tuple[SequenceRecipe, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> HistoryRecipe:
+        if (self.source == "events") != (self.path is not None):
+            raise ValueError(f"behaviour {self.behaviour!r}: source = 'events' and path go together")
+        if self.by == "position" and self.source != "log":
+            raise ValueError(f"behaviour {self.behaviour!r}: by = 'position' is for source = 'log'")
+        if self.source == "list" and (self.where or self.prior):
+            raise ValueError(f"behaviour {self.behaviour!r}: where and prior are not for source = 'list'")
+        return self
+
+
+class SplitRecipe(Strict):
+    """How rows are split.
+
+    Attributes:
+        by: ``files`` (each file names its split), ``random``, ``time``, ``row_order`` or ``last_per_group``.
+        seed: for ``random``.
+        valid, test: for ``random``, ``row_order`` and ``time``: the share of rows (below 1) or their number; the last
+            ones in row or time order. For ``last_per_group``: how many of each group's last rows; the validation rows
+            come before the test rows, and a group always keeps its first row for training.
+        column: for ``time``: the column to compare if it is not the recipe's ``time``.
+        valid_from, test_from: for ``time``: rows from this value on (text compares as text, numbers as numbers).
+    """
+
+    by: Literal["files", "random", "time", "row_order", "last_per_group"]
+    seed: int = 0
+    valid: float | None = Field(default=None, gt=0)
+    test: float | None = Field(default=None, gt=0)
+    column: str | None = None
+    valid_from: float | str | None = None
+    test_from: float | str | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> SplitRecipe:
+        sized = self.valid is not None and self.test is not None
+        dated = self.valid_from is not None and self.test_from is not None
+        if self.by in ("random", "row_order", "last_per_group") and not sized:
+            raise ValueError(f"split by {self.by!r} needs valid and test")
+        if self.by == "time" and sized == dated:
+            raise ValueError("split by 'time' needs either valid and test, or valid_from and test_from")
+        return self
+
+
+class NegativeSampling(Strict):
+    """Negatives drawn for every positive row: items of the catalogue the group has in no split, uniformly.
+
+    Attributes:
+        ratio: negatives per positive.
+        item: the item column.
+        item_columns: columns that belong to the item and change with it; all others are the positive row's, and so is
+            the history.
+        seed: of the draw.
+    """
+
+    ratio: int = Field(default=1, ge=1)
+    item: str
+    item_columns: tuple[str, ...] = ()
+    seed: int = 0

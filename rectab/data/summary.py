@@ -1,0 +1,73 @@
+"""What ``rectab prepare`` tells about a data set: plain data for ``schema.json``, and the same as terminal tables."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from rectab.data.dataset import PreparedDataset
+
+__all__ = ["render_summary"]
+
+
+def render_summary(dataset: PreparedDataset) -> RenderableType:
+    """Rows and positive rates by split, cardinality and unseen rates by column, histories, and what was dropped."""
+    summary = dataset.summary
+    parts: list[RenderableType] = [Text(f"{dataset.name}: {summary['description']}".rstrip(": "), style="bold")]
+    parts.append(_splits(summary))
+    parts.append(_columns(summary))
+    if summary["histories"]:
+        parts.append(_histories(summary))
+    if summary["dropped"]["rows"]:
+        parts.append(Text(f"dropped {summary['dropped']['rows']:,} bad rows, the first of them:", style="yellow"))
+        parts += [Text(f"  {problem}", style="yellow") for problem in summary["dropped"]["first"]]
+    return Group(*parts)
+
+
+def _splits(summary: dict[str, Any]) -> Table:
+    table = Table("split", title="rows", title_justify="left")
+    for heading in ("rows", "positive", "best possible AUC"):
+        table.add_column(heading, justify="right")
+    for name, split in summary["splits"].items():
+        best = split.get("best_auc")
+        table.add_row(
+            name, f"{split['rows']:,}", f"{split['positive_rate']:.2%}", "" if best is None else f"{best:.4f}"
+        )
+    return table
+
+
+def _columns(summary: dict[str, Any]) -> Table:
+    table = Table("column", "vocabulary", title="columns", title_justify="left")
+    for heading in ("ids", "unseen in valid", "unseen in test"):
+        table.add_column(heading, justify="right")
+    for column in summary["columns"]:
+        table.add_row(
+            column["name"],
+            column["vocabulary"] + (" (hashed)" if column["hashed"] else ""),
+            f"{column['cardinality']:,}",
+            f"{column['unseen']['valid']:.2%}",
+            f"{column['unseen']['test']:.2%}",
+        )
+    for name in summary["dense"]:
+        table.add_row(name, "a number", "", "", "")
+    return table
+
+
+def _histories(summary: dict[str, Any]) -> Table:
+    table = Table("behaviour", title="histories", title_justify="left")
+    for heading in ("events", "mean length", "longest", "empty in train", "empty in test"):
+        table.add_column(heading, justify="right")
+    for history in summary["histories"]:
+        table.add_row(
+            history["behaviour"],
+            f"{history['events']:,}",
+            f"{history['mean_length']:.1f}",
+            f"{history['longest']:,}",
+            f"{history['empty']['train']:.2%}",
+            f"{history['empty']['test']:.2%}",
+        )
+    return table

@@ -1,0 +1,272 @@
+"""Synthetic impressions with a known click probability: a test bed for tables, towers and interactions.
+
+Everything about an id (its bias, its latent factors, its topic, when it first appears) is a hash of the id, and
+everything about an impression a hash of its number. So 10^8 ids cost no memory, the rows do not depend on how they are
+cut into chunks, and a seed names one data set for ever.
+
+The logit of an impression is the sum of
+
+* a bias per id (what a linear model learns),
+* products of latent factors of pairs of ids (what interactions learn),
+* how many of the user's visible past events are of the target item's topic, saturating: with many topics a pooled
+  history forgets which ones it holds, so attention beats mean pooling, and mean pooling beats no history,
+* the float columns.
+
+Ids follow Zipf's law; some items appear only after training ended. The click is drawn from the probability, which is
+stored: its AUC is the best any model can reach.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from rectab.data.recipe import Recipe
+from rectab.data.recipe_parts import (
+    FeatureRecipe,
+    HistoryRecipe,
+    LabelRecipe,
+    SequenceRecipe,
+    SourceFile,
+    SplitRecipe,
+)
+from rectab.data.synthetic_options import SyntheticOptions
+
+__all__ = ["generate", "recipe_for"]
+
+_EVENTS_FILE = "events.parquet"
+_INTERESTS = 6  # topics a user cares about
+_CALIBRATION_ROWS = 20_000
+_SALTS = {"user": 1, "item": 2, "row": 3, "event": 4, "click": 5}  # what is hashed for; fields follow from 16 on
+
+
+def recipe_for(recipe: Recipe) -> Recipe:
+    """The recipe of the generated files: ``recipe`` with everything its ``[synthetic]`` options imply filled in."""
+    options = recipe.synthetic
+    assert options is not None
+    ids = ["user", "item", *options.fields]
+    features = [FeatureRecipe.model_validate({"name": name, "hashed": options.hashed}) for name in ids]
+    features += [
+        FeatureRecipe.model_validate({"name": f"amount_{j}", "type": "dense", "transform": "log_standardize"})
+        for j in range(options.dense)
+    ]
+    history = HistoryRecipe(
+        behaviour="visit",
+        source="events",
+        path=_EVENTS_FILE,
+        max_length=options.max_history,
+        sequences=(SequenceRecipe(name="visit_item", column="item", target="item"),),
+    )
+    return recipe.model_copy(
+        update={
+            "synthetic": None,
+            "files": tuple(SourceFile(path=name) for name in _part_names(options)),
+            "label": LabelRecipe(column="click"),
+            "group": "user",
+            "time": "time",
+            "features": tuple(features),
+            "histories": (history,),
+            "split": SplitRecipe(by="row_order", valid=options.valid, test=options.test),
+            "slice_by": "item",
+            "probability": "probability",
+        }
+    )
+
+
+def generate(options: SyntheticOptions, folder: Path) -> None:
+    """Write the impressions (parquet parts, in time order) and the users' events into ``folder``."""
+    world = _World(options)
+    users: list[np.ndarray] = []
+    for name, (first, last) in zip(_part_names(options), _chunks(options.rows, options.chunk_rows), strict=True):
+        rows = world.impressions(np.arange(first, last, dtype=np.int64))
+        users.append(np.unique(rows["user"]))
+        pl.DataFrame(rows).with_columns(
+            [pl.Series(name, world.raw_ids(name, rows[name])) for name in world.sizes]
+        ).write_parquet(folder / name)
+    _write_events(world, np.unique(np.concatenate(users)), folder)
+
+
+def _write_events(world: _World, users: np.ndarray, folder: Path) -> None:
+    parts = folder / "event_parts"
+    parts.mkdir()
+    size = max(1, world.options.chunk_rows // 64)
+    for first, last in _chunks(len(users), size):
+        events = world.events(users[first:last])
+        visible = events.exists
+        owner = np.broadcast_to(users[first:last, None], visible.shape)[visible]
+        pl.DataFrame(
+            {
+                "user": world.raw_ids("user", owner),
+                "time": events.time[visible],
+                "item": world.raw_ids("item", events.item[visible]),
+            }
+        ).write_parquet(parts / f"{first:012d}.parquet")
+    pl.scan_parquet(parts / "*.parquet").sink_parquet(folder / _EVENTS_FILE)
+
+
+@dataclass
+class _Events:
+    """Up to M events of U users, oldest first: ``item`` int64 [U, M], ``time`` float64 [U, M], ``exists`` bool [U, M]."""
+
+    item: np.ndarray
+    time: np.ndarray
+    exists: np.ndarray
+
+
+class _World:
+    """The hidden truth that impressions are drawn from."""
+
+    def __init__(self, options: SyntheticOptions) -> None:
+        self.options = options
+        self.sizes = {"user": options.users, "item": options.items, **options.fields}
+        self.salts = {name: _SALTS.get(name, 16 + i) for i, name in enumerate(self.sizes)}
+        self.pairs = _pairs(list(self.sizes))
+        self.train_end = 1.0 - options.valid - options.test
+        self.event_limit = math.ceil(4 * options.history_length)
+        self.history_mean, self.history_std = 0.0, 1.0
+        sample = np.linspace(0, options.rows - 1, min(options.rows, _CALIBRATION_ROWS)).astype(np.int64)
+        relevance = self._relevance(*self._who(sample))
+        self.history_mean, self.history_std = float(relevance.mean()), float(relevance.std()) or 1.0
+
+    def raw_ids(self, name: str, ids: np.ndarray) -> np.ndarray:
+        """int64: ids as the raw files show them, so that their order says nothing about their frequency."""
+        return (_mix(ids, self._salt(name, 9)) >> np.uint64(1)).astype(np.int64)
+
+    def impressions(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Columns of the impressions with these numbers (int64 [n])."""
+        user, item, time = self._who(rows)
+        ids = {"user": user, "item": item}
+        for name, size in self.options.fields.items():
+            ids[name] = _zipf(self._row_uniform(rows, self.salts[name]), size, self.options.zipf)
+        amounts = [_normal(rows, self._salt("row", 200 + j)) for j in range(self.options.dense)]
+        probability = 1 / (1 + np.exp(-self._logit(ids, time, amounts)))
+        click = _uniform(rows, self._salt("click", 0)) < probability
+        columns: dict[str, np.ndarray] = {"time": time, **ids}
+        columns |= {f"amount_{j}": np.round(np.exp(a) * 100) for j, a in enumerate(amounts)}
+        return {**columns, "click": click.astype(np.int8), "probability": probability.astype(np.float32)}
+
+    def events(self, users: np.ndarray) -> _Events:
+        """What users did elsewhere; part of it from before the first impression."""
+        options, width = self.options, self.event_limit
+        count = -np.log1p(-_uniform(users, self._salt("event", 0))) * options.history_length
+        key = users[:, None] * width + np.arange(width)
+        time = np.sort(_uniform(key, self._salt("event", 1)) * 1.5 - 0.5, axis=1)
+        topic = self._topic_of_interest(users[:, None], key, "event")
+        item = self._item(_uniform(key, self._salt("event", 4)), topic, time)
+        return _Events(item, time, np.arange(width) < count[:, None])
+
+    def _who(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(user, item, time) of impressions: half of the time the item is of a topic the user cares about."""
+        time = rows / self.options.rows
+        user = _zipf(self._row_uniform(rows, _SALTS["user"]), self.options.users, 0.5)
+        topic = self._topic_of_interest(user, rows, "row")
+        return user, self._item(self._row_uniform(rows, _SALTS["item"]), topic, time), time
+
+    def _topic_of_interest(self, user: np.ndarray, key: np.ndarray, purpose: str) -> np.ndarray:
+        care = 0.85 if purpose == "event" else 0.5
+        slot = (_uniform(key, self._salt(purpose, 2)) * _INTERESTS).astype(np.int64)
+        cared_for = _mix(user * _INTERESTS + slot, self._salt("user", 7)) % np.uint64(self.options.topics)
+        anything = _mix(key, self._salt(purpose, 3)) % np.uint64(self.options.topics)
+        cares = _uniform(key, self._salt(purpose, 5)) < care
+        return np.where(cares, cared_for, anything).astype(np.int64)
+
+    def _item(self, uniform: np.ndarray, topic: np.ndarray, time: np.ndarray) -> np.ndarray:
+        """An item of the topic by Zipf's law; one not yet out is replaced by the next more frequent one."""
+        options = self.options
+        per_topic = max(options.items // options.topics, 1)
+        rank = _zipf(uniform, per_topic, options.zipf)
+        if options.late_share > 0:
+            period = max(round(1 / options.late_share), 2)
+            is_late = rank % period == period - 1
+            out_from = self.train_end + (1 - self.train_end) * _uniform(
+                rank * options.topics + topic, self._salt("item", 8)
+            )
+            rank = np.where(is_late & (time < out_from), rank - 1, rank)
+        return np.minimum(rank * options.topics + topic % options.items, options.items - 1)
+
+    def _relevance(self, user: np.ndarray, item: np.ndarray, time: np.ndarray) -> np.ndarray:
+        """float64 [n]: saturating count of the visible events of the target's topic."""
+        distinct, owner = np.unique(user, return_inverse=True)
+        relevance = np.empty(len(user))
+        events = self.events(distinct)
+        for first, last in _chunks(len(user), 1 << 16):
+            at = owner[first:last]
+            before = events.exists[at] & (events.time[at] < time[first:last, None])
+            recent = before & (before[:, ::-1].cumsum(axis=1)[:, ::-1] <= self.options.max_history)
+            same = events.item[at] % self.options.topics == (item[first:last] % self.options.topics)[:, None]
+            relevance[first:last] = 1 - np.exp(-(recent & same).sum(axis=1) / 2)
+        return relevance
+
+    def _logit(self, ids: dict[str, np.ndarray], time: np.ndarray, amounts: list[np.ndarray]) -> np.ndarray:
+        options = self.options
+        logit = np.full(len(time), options.intercept)
+        for name, values in ids.items():
+            logit += options.bias_scale / math.sqrt(len(ids)) * _normal(values, self._salt(name, 0))
+        for left, right in self.pairs:
+            product = sum(
+                _normal(ids[left], self._salt(left, 20 + k)) * _normal(ids[right], self._salt(right, 20 + k))
+                for k in range(options.factor_dim)
+            )
+            logit += options.pair_scale / math.sqrt(len(self.pairs) * options.factor_dim) * product
+        relevance = self._relevance(ids["user"], ids["item"], time)
+        logit += options.history_scale * (relevance - self.history_mean) / self.history_std
+        for j, amount in enumerate(amounts):
+            logit += 0.2 * (1 if j % 2 == 0 else -1) * amount
+        return logit
+
+    def _salt(self, name: str, purpose: int) -> int:
+        number = self.salts.get(name, _SALTS.get(name, 0))
+        return (self.options.seed << 24) + (number << 12) + purpose
+
+    def _row_uniform(self, rows: np.ndarray, column: int) -> np.ndarray:
+        return _uniform(rows, self._salt("row", 1000 + column))
+
+
+def _pairs(names: list[str]) -> list[tuple[str, str]]:
+    """Pairs of columns that interact: every second one, so that a model must find out which."""
+    return [pair for i, pair in enumerate(combinations(names, 2)) if i % 2 == 0]
+
+
+def _part_names(options: SyntheticOptions) -> list[str]:
+    return [f"impressions-{i:05d}.parquet" for i in range(math.ceil(options.rows / options.chunk_rows))]
+
+
+def _chunks(total: int, size: int) -> Iterator[tuple[int, int]]:
+    for first in range(0, total, size):
+        yield first, min(first + size, total)
+
+
+def _mix(keys: np.ndarray, salt: int) -> np.ndarray:
+    """uint64: splitmix64 of the keys, another sequence for every salt."""
+    with np.errstate(over="ignore"):
+        x = np.asarray(keys).astype(np.uint64) + np.uint64((salt + 1) * 0x9E3779B97F4A7C15 % 2**64)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return x ^ (x >> np.uint64(31))
+
+
+def _uniform(keys: np.ndarray, salt: int) -> np.ndarray:
+    """float64 in [0, 1)."""
+    return (_mix(keys, salt) >> np.uint64(11)).astype(np.float64) / 2.0**53
+
+
+def _normal(keys: np.ndarray, salt: int) -> np.ndarray:
+    """float64, standard normal (Box and Muller)."""
+    radius = np.sqrt(-2 * np.log1p(-_uniform(keys, salt)))
+    return radius * np.cos(2 * math.pi * _uniform(keys, salt + (1 << 40)))
+
+
+def _zipf(uniform: np.ndarray, size: int, exponent: float) -> np.ndarray:
+    """int64 in [0, size): rank r with probability about (r + 1) ** -exponent (inverse of the continuous law)."""
+    if abs(exponent - 1) < 1e-9:
+        value = np.exp(uniform * math.log(size + 1))
+    else:
+        power = 1 - exponent
+        value = (uniform * ((size + 1) ** power - 1) + 1) ** (1 / power)
+    return np.clip(value.astype(np.int64) - 1, 0, size - 1)
