@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 
@@ -82,12 +83,14 @@ def plan_renderables(plans: Sequence[PlannedMethod], embedding_dim: int, budget:
     """For a terminal of 80 columns: bytes and expected sharing of every method, then what each is made of."""
     feasible = [entry.plan for entry in plans if entry.plan is not None]
     full = f", full table {format_bytes(feasible[0].full_bytes)}" if feasible else ""
-    overview = Table(title=f"Budget {budget}, embedding_dim {embedding_dim}{full}", title_justify="left")
-    overview.add_column("method")
+    overview = Table(
+        title=f"Budget {budget}, embedding_dim {embedding_dim}{full}", title_justify="left", box=box.SIMPLE
+    )
+    overview.add_column("method", no_wrap=True)
     headings = ("serving", "of budget", "of full", "training", "same", "other", "shared")
     for column in headings:
         overview.add_column(column, justify="right", no_wrap=True)
-    parts = Table(title="What it is made of", title_justify="left", show_header=False)
+    parts = Table(title="What it is made of", title_justify="left", show_header=False, box=box.SIMPLE)
     for entry in plans:
         overview.add_row(entry.method, *_overview_row(entry))
         parts.add_row(entry.method, "\n".join(_parts(entry)))
