@@ -87,7 +87,7 @@ def plan_renderables(plans: Sequence[PlannedMethod], embedding_dim: int, budget:
         title=f"Budget {budget}, embedding_dim {embedding_dim}{full}", title_justify="left", box=box.SIMPLE
     )
     overview.add_column("method", no_wrap=True)
-    headings = ("serving", "of budget", "of full", "training", "same", "other", "shared")
+    headings = ("serving", "of budget", "of full", "same", "other", "shared")
     for column in headings:
         overview.add_column(column, justify="right", no_wrap=True)
     parts = Table(title="What it is made of", title_justify="left", show_header=False, box=box.SIMPLE)
@@ -104,11 +104,10 @@ def plan_renderables(plans: Sequence[PlannedMethod], embedding_dim: int, budget:
 def _overview_row(entry: PlannedMethod) -> list[str]:
     made, sharing = entry.plan, entry.collisions
     if made is None:
-        return ["infeasible", *[""] * 6]
+        return ["infeasible", *[""] * 5]
     shared = [f"{sharing.intra:.2f}", f"{sharing.inter:.2f}", f"{sharing.shared:.1%}"] if sharing else [""] * 3
     share = "" if made.budget_share is None else f"{made.budget_share:.1%}"
-    sizes = [format_bytes(made.serving.bytes), share, f"{made.ratio:.1%}", format_bytes(made.training.bytes)]
-    return sizes + shared
+    return [format_bytes(made.serving.bytes), share, f"{made.ratio:.1%}", *shared]
 
 
 def _parts(entry: PlannedMethod) -> list[str]:
@@ -118,7 +117,8 @@ def _parts(entry: PlannedMethod) -> list[str]:
         return [f"{entry.error}{smallest}"]
     lines = [f"config: {_config_text(made)}"]
     for what, ledger in (("serving", made.serving), ("training", made.training)):
-        lines.append(f"{what}: " + ", ".join(f"{kind} {format_bytes(n)}" for kind, n in ledger.by_kind().items()))
+        kinds = ", ".join(f"{kind} {format_bytes(n)}" for kind, n in ledger.by_kind().items())
+        lines.append(f"{what}: {format_bytes(ledger.bytes)} ({kinds})")
     return lines
 
 
