@@ -124,7 +124,8 @@ class Assembly:
     def _with_negatives(self, final: list[np.ndarray]) -> list[_FinalRows]:
         """Every positive row followed by its negatives."""
         negatives = self.made.negatives
-        assert negatives is not None and self.groups is not None
+        assert negatives is not None
+        assert self.groups is not None
         self.tell("drawing negatives")
         items = Groups.of(self.rows.column(negatives.item)).codes
         _, first_row = np.unique(items, return_index=True)

@@ -15,9 +15,9 @@ import polars as pl
 
 from rectab.data.errors import DataError
 from rectab.data.recipe_parts import Format
-from rectab.data.text import check_text, read_blocks
+from rectab.data.text import check_text, open_bytes, read_blocks
 
-__all__ = ["ROW", "RawFile", "checksum", "open_raw"]
+__all__ = ["ROW", "RawFile", "checksum", "find_file", "open_raw"]
 
 ROW = "__row"  # position of a row in the file as read, from 0
 _JSON_ROWS = 200_000
@@ -76,8 +76,6 @@ def open_raw(path: Path, form: Format, scratch: Path, skip_bad: bool) -> RawFile
     Raises:
         DataError: naming the file and, for text, the line.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; see the recipe's source for where to get it")
     kind = form.kind or _kind_of(path)
     if kind == "parquet":
         return _open_parquet(path)
@@ -96,10 +94,24 @@ def open_raw(path: Path, form: Format, scratch: Path, skip_bad: bool) -> RawFile
     return RawFile(path, frame, checked.columns, True, int(form.header), checked.dropped, checked.problems)
 
 
+def find_file(path: Path) -> Path:
+    """The file itself or, where only that is there, the same name with .gz.
+
+    Raises:
+        DataError: if there is neither.
+    """
+    packed = path.with_name(f"{path.name}.gz")
+    if not path.is_file() and packed.is_file():
+        return packed
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; see the recipe's source for where to get it")
+    return path
+
+
 def checksum(path: Path) -> str:
-    """SHA-256 of a file, hex."""
+    """SHA-256 of a file's content, hex; of what is inside, for .gz (the same file may be packed in many ways)."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_bytes(path) as file:
         while block := file.read(1 << 22):
             digest.update(block)
     return digest.hexdigest()

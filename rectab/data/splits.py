@@ -35,7 +35,8 @@ def assign_splits(
         for number, name in enumerate(SPLITS):
             assigned[(names == name).to_numpy()] = number
     elif split.by == "last_per_group":
-        assert group is not None and time is not None
+        assert group is not None
+        assert time is not None
         assigned = _last_per_group(split, rank_in_group(group, time), np.bincount(group), group)
     elif split.by == "time" and split.valid_from is not None and column is not None:
         assigned = _from_value(split, column)
@@ -68,7 +69,8 @@ def rank_in_group(group: np.ndarray, time: np.ndarray) -> np.ndarray:
 
 
 def _last_per_group(split: SplitRecipe, rank: np.ndarray, sizes: np.ndarray, group: np.ndarray) -> np.ndarray:
-    assert split.valid is not None and split.test is not None
+    assert split.valid is not None
+    assert split.test is not None
     from_end = sizes[group] - 1 - rank
     assigned = np.zeros(len(rank), np.uint8)
     assigned[from_end < split.test + split.valid] = VALID

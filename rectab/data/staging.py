@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from rectab.data.errors import DataError, RecipeError
-from rectab.data.reading import ROW, RawFile, checksum, open_raw
+from rectab.data.reading import ROW, RawFile, checksum, find_file, open_raw
 from rectab.data.recipe import Recipe
 from rectab.data.recipe_parts import Format, HistoryRecipe, SideTable
 
@@ -72,7 +72,7 @@ class Sources:
     _tables: dict[str, tuple[SideTable, pl.LazyFrame]] = field(default_factory=dict)
 
     def open(self, name: str, form: Format | None, sha256: str | None) -> RawFile:
-        path = self.folder / name
+        path = find_file(self.folder / name)
         raw = open_raw(path, form or self.recipe.format, self.scratch, self.skip_bad)
         self.problems += raw.problems
         self.dropped += len(raw.problems)
@@ -93,10 +93,7 @@ class Sources:
             new = [column for column in table.columns if column not in columns]
             if table.on in columns and new:
                 side = self._table(table)
-                key_type = side.collect_schema()[table.on]
-                if frame.collect_schema()[table.on] != key_type:
-                    side = side.with_columns(pl.col(table.on).cast(pl.String))
-                    frame = frame.with_columns(pl.col(table.on).cast(pl.String))
+                frame, side = _same_key_type(frame, side, table.on)
                 frame = frame.join(side.select(table.on, *new), on=table.on, how="left", maintain_order="left")
                 columns += new
         return frame, columns
@@ -115,6 +112,15 @@ class Sources:
                 )
             self._tables[table.path] = (table, frame.drop(ROW).lazy())
         return self._tables[table.path][1]
+
+
+def _same_key_type(rows: pl.LazyFrame, side: pl.LazyFrame, key: str) -> tuple[pl.LazyFrame, pl.LazyFrame]:
+    """Integers where the rows have integers, text otherwise."""
+    ours, theirs = rows.collect_schema()[key], side.collect_schema()[key]
+    if ours == theirs:
+        return rows, side
+    common = pl.Int64 if ours in _INTEGERS else pl.String
+    return rows.with_columns(pl.col(key).cast(common)), side.with_columns(pl.col(key).cast(common, strict=False))
 
 
 class Checks:
@@ -160,7 +166,8 @@ def stage_events(sources: Sources, history: HistoryRecipe) -> StagedTable:
     assert history.path is not None
     recipe = sources.recipe
     group, time = history.group or recipe.group, history.time or recipe.time
-    assert group is not None and time is not None
+    assert group is not None
+    assert time is not None
     raw = sources.open(history.path, history.format, history.sha256)
     raw.require([group, time], f"of behaviour {history.behaviour!r}")
     frame, columns = sources.join(raw.frame, raw.columns)
@@ -176,7 +183,8 @@ def stage_events(sources: Sources, history: HistoryRecipe) -> StagedTable:
 def stage_prior(sources: Sources, history: HistoryRecipe) -> StagedTable:
     """Stage a behaviour's events from before the log: ``__group`` and the sequences' columns, oldest first."""
     prior = history.prior
-    assert prior is not None and sources.recipe.group is not None
+    assert prior is not None
+    assert sources.recipe.group is not None
     raw = sources.open(prior.path, prior.format, prior.sha256)
     group = prior.group or sources.recipe.group
     raw.require([group, *prior.lists.values()], f"prior events of behaviour {history.behaviour!r}")

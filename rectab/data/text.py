@@ -118,6 +118,7 @@ def _column_names(path: Path, form: Format) -> list[str]:
         if form.quote
         else text.split(form.separator)
     )
+    names = [name.strip() for name in names]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise DataError(f"{path}, line 1: column {repeated[0]!r} appears {names.count(repeated[0])} times; rename one")
