@@ -288,6 +288,48 @@ def test_padding_is_zero_and_untrained(method: TableMethod, vocabularies: list[V
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_unseen_policies(method: TableMethod, vocabularies: list[Vocabulary], tmp_path) -> None:
+    config = small(method, vocabularies).config
+    ids, columns = torch.tensor([[7, 4999, 2, 3], [2000, -1, 3, 2**40]]), torch.arange(4)
+    inside = torch.tensor([[True] * 4, [False] * 4])
+    plain = build_table(method.name, vocabularies, DIM, config).eval()
+
+    def table(unseen: str) -> EmbeddingTable:
+        return build_table(method.name, vocabularies, DIM, config, TableOptions(unseen=unseen, gradient="dense")).eval()
+
+    for unseen in ("hash", "shared", "zero", "error"):
+        torch.testing.assert_close(table(unseen)(ids[0], columns), plain(ids[0], columns))
+    assert torch.count_nonzero(table("zero")(ids, columns)[~inside]) == 0
+    assert torch.equal(table("shared")(ids, columns)[1], plain(torch.zeros(4, dtype=torch.int64), columns))
+    for column in range(4):
+        assert torch.equal(table("hash")(ids, columns)[:, column], table("hash")(ids[:, column], column))
+    known = table("hash")(torch.arange(3), 2)
+    assert (known == table("hash")(torch.tensor(3), 2)).all(-1).any(), "an id outside reads the vector of one inside"
+    assert table("hash")(torch.arange(10**6, 10**6 + 50), 0).unique(dim=0).shape[0] > 20
+    for wrong, column, name in ((2000, 0, "user"), (-1, 1, "item")):
+        with pytest.raises(IndexError, match=f"id {wrong} is outside vocabulary '{name}'"):
+            table("error")(torch.tensor([1, wrong]), column)
+    zero = table("zero")
+    zero(ids[1], columns).sum().backward()
+    assert all(p.grad is None or torch.count_nonzero(p.grad) == 0 for p in zero.parameters())
+    save_table(zero.serving(), tmp_path / "t.safetensors")
+    assert load_table(tmp_path / "t.safetensors").options.unseen == "zero"
+    with pytest.raises(ValueError, match="unseen must be one of"):
+        TableOptions(unseen="drop")
+
+
+def test_unseen_leaves_hashed_vocabularies_alone() -> None:
+    mixed = [Vocabulary("any", 50, hashed=True), Vocabulary("city", 20)]
+    config = plan("hashed", mixed, DIM, "90%").config
+    ids, columns = torch.tensor([[-5, 20], [2**60, 3]]), torch.arange(2)
+    plain = build_table("hashed", mixed, DIM, config)
+    zero = build_table("hashed", mixed, DIM, config, TableOptions(unseen="zero"))(ids, columns)
+    assert torch.equal(zero[:, 0], plain(ids[:, 0], 0))
+    assert torch.count_nonzero(zero[0, 1]) == 0
+    assert torch.equal(zero[1, 1], plain(ids[1, 1], 1))
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_config_round_trips_through_json(method: TableMethod, vocabularies: list[Vocabulary]) -> None:
     config = small(method, vocabularies).config
     assert config_from_json(method.name, json.loads(json.dumps(config_to_json(config)))) == config
@@ -353,6 +395,25 @@ def test_exports_with_a_dynamic_batch(method: TableMethod, vocabularies: list[Vo
         for size in (3, 100):
             ids = ids_of(vocabularies, size, seed=size)
             assert torch.equal(program.module()(ids), table(ids, columns))
+
+
+@pytest.mark.parametrize("unseen", ["hash", "shared", "zero"])
+@pytest.mark.parametrize("method", [p for p in METHODS if p.values[0].exportable])
+def test_unseen_policy_is_exported(method: TableMethod, unseen: str, vocabularies: list[Vocabulary]) -> None:
+    table = small(method, vocabularies, TableOptions(unseen=unseen)).serving().eval()
+    outside = torch.tensor([5, 4999, 5000, -1, 2**50])
+
+    class Lookup(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = table
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return self.table(ids, 1)
+
+    with torch.no_grad():
+        program = torch.export.export(Lookup(), (outside[:2],), dynamic_shapes={"ids": {0: torch.export.Dim("batch")}})
+        assert torch.equal(program.module()(outside), table(outside, 1))
 
 
 def test_registry_names_what_there_is() -> None:

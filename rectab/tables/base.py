@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from rectab.ops import Gradient, RowStore
 from rectab.schema import Vocabulary
 from rectab.tables.ledger import Ledger, measure, measure_tensors
+from rectab.tables.unseen import Unseen, check_unseen, place_unseen
 
 if TYPE_CHECKING:
     from rectab.tables.staged import StageRunner
@@ -36,6 +37,8 @@ class TableOptions:
         seed: of the initial values.
         dtype: of the rows.
         device: where the table is built; ``meta`` allocates nothing and still counts bytes.
+        unseen: what an id outside its fitted vocabulary reads, see :mod:`rectab.tables.unseen`. None leaves it to the
+            method: one that hashes serves it like any other id, one that keeps the vocabulary whole raises IndexError.
     """
 
     gradient: Gradient = "row"
@@ -43,6 +46,10 @@ class TableOptions:
     seed: int = 0
     dtype: torch.dtype = torch.float32
     device: torch.device | str = "cpu"
+    unseen: Unseen | None = None
+
+    def __post_init__(self) -> None:
+        check_unseen(self.unseen)
 
 
 @dataclass(frozen=True)
@@ -113,15 +120,19 @@ class EmbeddingTable(nn.Module, Generic[ConfigT]):
             float [*, D].
 
         Raises:
-            IndexError: a fitted vocabulary has no such id and the method cannot serve it.
+            IndexError: a fitted vocabulary has no such id, and the method cannot serve it or ``unseen`` is ``error``.
         """
         if ids.dtype not in (torch.int64, torch.int32):
             raise TypeError(f"ids must be int64 or int32, got {ids.dtype}")
+        if isinstance(vocabulary, int) and not 0 <= vocabulary < len(self.vocabularies):
+            raise IndexError(f"vocabulary {vocabulary} is not in 0..{len(self.vocabularies) - 1}")
+        ids, unseen, outside = ids.to(torch.int64), self.options.unseen, None
+        if unseen is not None:
+            ids, outside = place_unseen(ids, vocabulary, self.vocabularies, unseen)
         if isinstance(vocabulary, int):
-            if not 0 <= vocabulary < len(self.vocabularies):
-                raise IndexError(f"vocabulary {vocabulary} is not in 0..{len(self.vocabularies) - 1}")
             vocabulary = torch.tensor(vocabulary, device=ids.device)
-        return self.lookup(ids.to(torch.int64), vocabulary)
+        vectors = self.lookup(ids, vocabulary)
+        return vectors.masked_fill(outside.unsqueeze(-1), 0.0) if outside is not None and unseen == "zero" else vectors
 
     def row_ranges(self) -> list[RowRange]:
         """Where lookups land, for collision accounting; empty for a method whose addressing is not by ranges."""

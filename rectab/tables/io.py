@@ -32,6 +32,7 @@ def save_table(table: EmbeddingTable, path: str | Path) -> None:
         "embedding_dim": table.embedding_dim,
         "config": config_to_json(table.config),
         "vocabularies": [v.to_json() for v in table.vocabularies],
+        "unseen": table.options.unseen,
     }
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in table.state_dict().items()}
     partial = path.with_name(path.name + ".partial")
@@ -64,7 +65,7 @@ def load_table(path: str | Path, options: TableOptions | None = None) -> Embeddi
     vocabularies = [Vocabulary(**v) for v in description["vocabularies"]]
     config = config_from_json(description["method"], description["config"])
     stored = next((t.dtype for name, t in tensors.items() if name.endswith("store.weight")), None)
-    options = options or TableOptions()
+    options = replace(options or TableOptions(), unseen=description.get("unseen"))
     options = options if stored is None else replace(options, dtype=stored)
     table = build_table(description["method"], vocabularies, description["embedding_dim"], config, options)
     try:

@@ -1,0 +1,82 @@
+"""What a table does with an id outside its vocabulary; one rule for every method and every device.
+
+The rule is applied to ids before a method sees them, so no method has to know it. A hashed vocabulary has no outside:
+any int64 is an id, and it is always hashed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from rectab.ops import MAX_ROWS, hash_rows, salt_of
+from rectab.schema import Vocabulary
+
+__all__ = ["Unseen", "check_unseen", "place_unseen"]
+
+Unseen = Literal["hash", "shared", "zero", "error"]
+"""``hash``: an id outside reads the vector of an id inside, chosen by a hash. ``shared``: it reads id 0, which a fitted
+vocabulary keeps for "unseen or rare". ``zero``: it reads zeros and trains nothing. ``error``: IndexError."""
+
+
+def check_unseen(unseen: str | None) -> None:
+    """Raises ValueError for an unknown policy."""
+    if unseen is not None and unseen not in get_args(Unseen):
+        raise ValueError(f"unseen must be one of {', '.join(get_args(Unseen))} or None, got {unseen!r}")
+
+
+@lru_cache(maxsize=256)
+def _salt(name: str) -> int:
+    return salt_of(0, name, "unseen")
+
+
+def _per_id(values: Sequence[int], vocabulary: Tensor | int, device: torch.device) -> Tensor | int:
+    """The value of each id's vocabulary: a number, or int64 shaped like ``vocabulary``."""
+    if isinstance(vocabulary, int):
+        return values[vocabulary]
+    return torch.tensor(values, dtype=torch.int64, device=device)[vocabulary]
+
+
+def place_unseen(
+    ids: Tensor, vocabulary: Tensor | int, vocabularies: Sequence[Vocabulary], unseen: Unseen
+) -> tuple[Tensor, Tensor]:
+    """Ids that all lie in their vocabulary, and which of them did not.
+
+    Args:
+        ids: int64 [*].
+        vocabulary: index of each id's vocabulary: an index, or int64 broadcastable to ``ids``.
+        vocabularies: the table's.
+        unseen: the policy.
+
+    Returns:
+        int64 [*] and bool [*].
+
+    Raises:
+        IndexError: with policy ``error``, for an id outside its vocabulary. Not in an exported or compiled graph, which
+            cannot raise on data.
+    """
+    sizes = _per_id([-1 if v.hashed else v.num_embeddings for v in vocabularies], vocabulary, ids.device)
+    outside = ((ids < 0) | (ids >= sizes)) & torch.as_tensor(sizes >= 0, device=ids.device)
+    if unseen == "error":
+        if not torch.compiler.is_compiling() and bool(outside.any()):
+            raise IndexError(_message(ids, vocabulary, outside, vocabularies))
+        return ids, outside
+    if unseen == "hash":
+        salts = _per_id([_salt(v.name) for v in vocabularies], vocabulary, ids.device)
+        bounds = _per_id([min(v.num_embeddings, MAX_ROWS) for v in vocabularies], vocabulary, ids.device)
+        return torch.where(outside, hash_rows(ids, salts, bounds), ids), outside
+    return ids.masked_fill(outside, 0), outside
+
+
+def _message(ids: Tensor, vocabulary: Tensor | int, outside: Tensor, vocabularies: Sequence[Vocabulary]) -> str:
+    first = int(ids[outside][0])
+    index = vocabulary if isinstance(vocabulary, int) else int(vocabulary.expand_as(ids)[outside][0])
+    found = vocabularies[index]
+    return (
+        f"id {first} is outside vocabulary {found.name!r}, which has ids 0..{found.num_embeddings - 1}; map it before "
+        "the lookup, or choose unseen='hash', 'shared' or 'zero'"
+    )
