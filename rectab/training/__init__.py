@@ -1,0 +1,22 @@
+"""Training: settings, the trainer, metrics, checkpoints, and one call for a whole run."""
+
+from rectab.training.artifact import load_model, save_model
+from rectab.training.config import TrainConfig
+from rectab.training.errors import CheckpointError, TrainingError
+from rectab.training.evaluation import evaluate, predict
+from rectab.training.result import RunResult
+from rectab.training.run import train_once
+from rectab.training.trainer import Trainer
+
+__all__ = [
+    "CheckpointError",
+    "RunResult",
+    "TrainConfig",
+    "Trainer",
+    "TrainingError",
+    "evaluate",
+    "load_model",
+    "predict",
+    "save_model",
+    "train_once",
+]

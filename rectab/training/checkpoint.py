@@ -1,0 +1,121 @@
+"""Checkpoints of a run: where its current stage stands, and how its earlier stages ended.
+
+A folder holds ``run.json`` (which run it is), ``stage-000.safetensors`` for every stage that ended, and for the stage
+that runs ``current.safetensors`` and the best weights it refers to. Every file is written beside its place and renamed,
+and the best weights are written before the state that refers to them, so a kill at any moment leaves a whole state.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from rectab.training.errors import CheckpointError
+from rectab.training.state import load_state, save_state
+
+__all__ = ["Checkpoints"]
+
+_COST_SHARE = 20.0
+
+
+class Checkpoints:
+    """The checkpoints of one run; does nothing without a folder.
+
+    Args:
+        folder: where they lie; None keeps none.
+        run: what the run is, as plain data; checkpoints of another run are refused.
+        seconds: least time between two checkpoints of a stage.
+
+    Raises:
+        CheckpointError: the folder holds another run.
+    """
+
+    def __init__(self, folder: Path | None, run: dict[str, Any], seconds: float) -> None:
+        self.folder = folder
+        self._pause = seconds
+        self._written = time.perf_counter()
+        if folder is None:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        identity = folder / "run.json"
+        text = json.dumps(run, indent=1, sort_keys=True)
+        if not identity.exists():
+            _write_text(identity, text)
+        elif json.loads(identity.read_text()) != json.loads(text):
+            raise CheckpointError(
+                f"{folder}: holds the checkpoints of a run with other settings; use another folder, or delete this one"
+            )
+
+    def due(self) -> bool:
+        """Whether enough time has passed since the last checkpoint; longer where writing one takes long."""
+        return self.folder is not None and time.perf_counter() - self._written >= self._pause
+
+    def save_current(self, stage_index: int, state: dict[str, Any], best: dict[str, Any] | None, best_id: int) -> None:
+        """Write where a stage stands; ``best`` are its best weights, from its evaluation ``best_id``."""
+        if self.folder is None:
+            return
+        begin = time.perf_counter()
+        best_name = None
+        if best is not None:
+            best_name = f"best-{stage_index:03d}-{best_id:06d}.safetensors"
+            if not (self.folder / best_name).exists():
+                save_state(self.folder / best_name, best)
+        save_state(self.folder / "current.safetensors", {"stage_index": stage_index, "best": best_name, **state})
+        self._remove_best(but=best_name)
+        self._written = time.perf_counter()
+        self._pause = max(self._pause, (self._written - begin) * _COST_SHARE)
+
+    def load_current(self, stage_index: int) -> tuple[dict[str, Any], dict[str, Any] | None] | None:
+        """(state, best weights) of a stage that was interrupted; None if there is none."""
+        path = None if self.folder is None else self.folder / "current.safetensors"
+        if path is None or self.folder is None or not path.exists():
+            return None
+        state = load_state(path)
+        if state["stage_index"] != stage_index:
+            return None
+        return state, None if state["best"] is None else load_state(self.folder / state["best"])
+
+    def save_stage(self, stage_index: int, state: dict[str, Any]) -> None:
+        """Write how a stage ended; its current state is no longer needed."""
+        if self.folder is None:
+            return
+        save_state(self._stage_path(stage_index), state)
+        (self.folder / "current.safetensors").unlink(missing_ok=True)
+        self._remove_best()
+
+    def load_stage(self, stage_index: int) -> dict[str, Any] | None:
+        """How a stage ended; None if it has not."""
+        if self.folder is None or not self._stage_path(stage_index).exists():
+            return None
+        state: dict[str, Any] = load_state(self._stage_path(stage_index))
+        return state
+
+    def remove(self) -> None:
+        """The run is over and its result is written: delete its checkpoints, and the folder if it is empty."""
+        if self.folder is None:
+            return
+        for pattern in ("stage-*.safetensors", "current.safetensors", "*.partial"):
+            for path in self.folder.glob(pattern):
+                path.unlink(missing_ok=True)
+        self._remove_best()
+        (self.folder / "run.json").unlink(missing_ok=True)
+        if not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+    def _stage_path(self, stage_index: int) -> Path:
+        assert self.folder is not None
+        return self.folder / f"stage-{stage_index:03d}.safetensors"
+
+    def _remove_best(self, but: str | None = None) -> None:
+        assert self.folder is not None
+        for path in self.folder.glob("best-*.safetensors"):
+            if path.name != but:
+                path.unlink(missing_ok=True)
+
+
+def _write_text(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

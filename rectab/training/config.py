@@ -1,0 +1,147 @@
+"""How a model is trained, as plain data."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+__all__ = ["TrainConfig", "monitor_value"]
+
+_BETTER_HIGH = {"auc": True, "gauc": True, "logloss": False, "mse": False, "rmse": False, "mae": False}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of a training run.
+
+    Attributes:
+        batch_size: rows a step.
+        lr: learning rate of everything; ``row_lr`` overrides it for the table's rows.
+        optimizer: ``adam``, ``adagrad`` or ``sgd``, of the dense part and, unless ``row_optimizer`` says otherwise, of
+            the table's rows.
+        row_optimizer: of the table's rows; None for ``optimizer``.
+        row_lr: learning rate of the table's rows; None for ``lr``.
+        embedding_l2: L2 of the whole table: ``embedding_l2 / 2 * ||table||^2`` is added to the mean loss.
+        embedding_l2_mode: ``full`` as said above; ``lazy`` only the rows of the batch; ``minibatch`` DIN's mini-batch
+            aware penalty (needs row gradients).
+        weight_decay: L2 of the dense part, in the same sense.
+        max_epochs: most epochs of a stage.
+        evaluations_per_epoch: evaluations on validation, evenly spread.
+        patience: evaluations without improvement after which a stage stops.
+        lr_patience: evaluations without improvement after which ``lr`` is multiplied by ``lr_factor``; 0 never.
+        lr_factor: see ``lr_patience``.
+        min_lr_factor: the learning rate is not cut below this share of where it started.
+        monitor: what selects the best weights on validation: ``auc``, ``gauc``, ``logloss``, ``mse``, ... or a sum
+            such as ``auc+gauc`` or ``auc-logloss``; the sign of losses is turned so that higher is better.
+        min_improvement: a smaller gain of the monitor does not count as improvement.
+        clip_norm: largest norm of all gradients together; None does not clip.
+        precision: of the dense part: ``bf16`` autocast, ``fp32``, or ``auto`` (bf16 where the processor has it).
+            Evaluation is always in fp32.
+        gradient: how the table's gradients reach its optimizer: ``row``, ``sparse`` or ``dense``.
+        objective: ``logloss`` (clicks) or ``mse`` (rating prediction).
+        seed: of initial weights, batch order and dropout.
+        evaluation_batch_size: rows a batch of evaluation.
+        checkpoint_seconds: least time between two checkpoints within a stage; also at most a twentieth of the time is
+            spent on them.
+    """
+
+    batch_size: int = 4096
+    lr: float = 1e-3
+    optimizer: Literal["adam", "adagrad", "sgd"] = "adam"
+    row_optimizer: Literal["adam", "adagrad", "sgd"] | None = None
+    row_lr: float | None = None
+    embedding_l2: float = 0.0
+    embedding_l2_mode: Literal["full", "lazy", "minibatch"] = "full"
+    weight_decay: float = 0.0
+    max_epochs: int = 20
+    evaluations_per_epoch: int = 2
+    patience: int = 4
+    lr_patience: int = 2
+    lr_factor: float = 0.1
+    min_lr_factor: float = 1e-3
+    monitor: str = "auc"
+    min_improvement: float = 0.0
+    clip_norm: float | None = None
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    gradient: Literal["row", "sparse", "dense"] = "row"
+    objective: Literal["logloss", "mse"] = "logloss"
+    seed: int = 0
+    evaluation_batch_size: int = 8192
+    checkpoint_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "max_epochs", "evaluations_per_epoch", "patience", "evaluation_batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("embedding_l2", "weight_decay", "lr_patience", "min_improvement", "checkpoint_seconds", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        for name in ("lr", "row_lr", "clip_norm"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be above 0, got {value}")
+        if not 0.0 < self.lr_factor <= 1.0:
+            raise ValueError(f"lr_factor must be in (0, 1], got {self.lr_factor}")
+        self._check_choices()
+        parse_monitor(self.monitor)
+        if self.objective == "mse" and self.monitor == "auc":
+            object.__setattr__(self, "monitor", "mse")
+
+    def _check_choices(self) -> None:
+        optimizers = ("adam", "adagrad", "sgd")
+        choices: dict[str, tuple[str | None, ...]] = {
+            "optimizer": optimizers,
+            "row_optimizer": (*optimizers, None),
+            "embedding_l2_mode": ("full", "lazy", "minibatch"),
+            "precision": ("auto", "bf16", "fp32"),
+            "gradient": ("row", "sparse", "dense"),
+            "objective": ("logloss", "mse"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, got {getattr(self, name)!r}")
+        if self.gradient == "sparse" and self.embedding_l2:
+            raise ValueError("embedding_l2 needs gradient 'row' or 'dense': torch's sparse optimizers have no decay")
+        if self.gradient == "dense" and self.embedding_l2_mode != "full" and self.embedding_l2:
+            raise ValueError(f"embedding_l2_mode {self.embedding_l2_mode!r} needs gradient 'row'")
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> TrainConfig:
+        """Read :meth:`to_json` back, or settings from a file. Raises ValueError for unknown settings."""
+        known = [f.name for f in fields(cls)]
+        unknown = sorted(set(data) - set(known))
+        if unknown:
+            raise ValueError(f"unknown training settings {unknown}; there are {known}")
+        return cls(**data)
+
+
+def parse_monitor(monitor: str) -> list[tuple[float, str]]:
+    """``"auc-logloss"`` -> [(sign, metric)], signs such that higher is better. Raises ValueError."""
+    terms = re.findall(r"([+-]?)\s*([a-z]+)\s*", monitor)
+    names = [name for _, name in terms]
+    complete = "".join(sign + name for sign, name in terms) == re.sub(r"\s", "", monitor)
+    if not complete or not set(names) <= set(_BETTER_HIGH):
+        raise ValueError(f"monitor must be a sum of {', '.join(_BETTER_HIGH)}, got {monitor!r}")
+    return [(1.0 if _BETTER_HIGH[name] else -1.0, name) for name in names]
+
+
+def monitor_value(monitor: str, metrics: Mapping[str, float]) -> float:
+    """The monitored value, higher is better.
+
+    Raises:
+        ValueError: a metric is missing (``gauc`` without groups) or not a number (a single class in validation).
+    """
+    total = 0.0
+    for sign, name in parse_monitor(monitor):
+        value = metrics.get(name)
+        if value is None:
+            raise ValueError(f"monitor {monitor!r}: the data give no {name}; they give {sorted(metrics)}")
+        if value != value:
+            raise ValueError(f"monitor {monitor!r}: {name} of the validation split is not a number (a single class?)")
+        total += sign * value
+    return total

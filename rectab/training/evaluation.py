@@ -1,0 +1,55 @@
+"""Predictions of a whole split and their metrics."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from rectab.data.dataset import Split
+from rectab.data.loader import batches
+from rectab.models import CTRModel
+from rectab.training.errors import TrainingError
+from rectab.training.metrics import click_metrics, rating_metrics
+
+__all__ = ["evaluate", "metrics_of", "predict"]
+
+
+@torch.no_grad()
+def predict(model: CTRModel, split: Split, batch_size: int = 8192) -> np.ndarray:
+    """Logits float32 [n] of every row of ``split``, in its order, in evaluation mode and fp32."""
+    was_training = model.training
+    model.eval()
+    outputs = [
+        model(batch).float()
+        for batch in batches(
+            split,
+            batch_size,
+            shuffle_seed=None,
+            drop_singleton=False,
+            max_history=model.config.max_history,
+        )
+    ]
+    model.train(was_training)
+    return torch.cat(outputs).numpy() if outputs else np.empty(0, np.float32)
+
+
+def evaluate(model: CTRModel, split: Split, batch_size: int = 8192, objective: str = "logloss") -> dict[str, float]:
+    """Metrics of the model on ``split``.
+
+    Raises:
+        TrainingError: a prediction is not finite.
+    """
+    return metrics_of(predict(model, split, batch_size), split, objective)
+
+
+def metrics_of(predictions: np.ndarray, split: Split, objective: str) -> dict[str, float]:
+    """Metrics of predictions [n] for the rows of ``split``. Raises TrainingError if one is not finite."""
+    if not np.isfinite(predictions).all():
+        bad = int((~np.isfinite(predictions)).sum())
+        raise TrainingError(
+            f"{bad} of {len(predictions)} predictions on split {split.name!r} are not finite: training has diverged; "
+            "try a lower lr, clip_norm, or precision='fp32'"
+        )
+    if objective == "mse":
+        return rating_metrics(split.labels, predictions)
+    return click_metrics(split.labels, predictions, split.groups)

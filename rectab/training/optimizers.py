@@ -1,0 +1,156 @@
+"""The optimizers of a model: one for the dense part, one for the table's rows, one for what else the table trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from rectab.models import CTRModel
+from rectab.optim import RowAdagrad, RowAdam, RowOptimizer, RowSGD, clip_row_gradients
+from rectab.training.config import TrainConfig
+
+__all__ = ["OptimizerSet"]
+
+_ROW_OPTIMIZERS = {"adam": RowAdam, "adagrad": RowAdagrad, "sgd": RowSGD}
+_DENSE_OPTIMIZERS = {"adam": torch.optim.Adam, "adagrad": torch.optim.Adagrad, "sgd": torch.optim.SGD}
+_SPARSE_OPTIMIZERS = {"adam": torch.optim.SparseAdam, "adagrad": torch.optim.Adagrad, "sgd": torch.optim.SGD}
+
+
+class OptimizerSet:
+    """Every optimizer of a stage, stepped together.
+
+    Args:
+        model: what is trained; parameters with ``requires_grad=False`` are left out.
+        config: optimizers, learning rates, decay.
+        extra: optimizers of parameters that this set must not update itself; stepped with it.
+    """
+
+    def __init__(self, model: CTRModel, config: TrainConfig, extra: Iterable[torch.optim.Optimizer] = ()) -> None:
+        self.config = config
+        self.extra = tuple(extra)
+        self._model = model
+        self._stores = list(model.table.row_stores())
+        taken = {id(p) for optimizer in self.extra for group in optimizer.param_groups for p in group["params"]}
+
+        def free(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+            return [p for p in parameters if p.requires_grad and id(p) not in taken]
+
+        rows = free(store.weight for _, store in self._stores)
+        self._stores = [(name, store) for name, store in self._stores if id(store.weight) in {id(p) for p in rows}]
+        self.dense = free(model.dense_parameters()) + free(model.table.dense_parameters())
+        self.by_part: dict[str, torch.optim.Optimizer] = {}
+        if outside := free(model.dense_parameters()):
+            self.by_part["dense"] = self._dense_optimizer(outside, config.weight_decay)
+        # Thresholds, scales and decoders of a table feel no decay: nobody asked for it.
+        if inside := free(model.table.dense_parameters()):
+            self.by_part["table"] = self._dense_optimizer(inside, 0.0)
+        if rows:
+            self.by_part["rows"] = self._optimizer_of_rows(rows)
+        for optimizer in self.by_part.values():
+            for group in optimizer.param_groups:
+                group["initial_lr"] = group["lr"]
+
+    def _dense_optimizer(self, parameters: list[nn.Parameter], decay: float) -> torch.optim.Optimizer:
+        optimizer: Any = _DENSE_OPTIMIZERS[self.config.optimizer]
+        return optimizer(parameters, lr=self.config.lr, weight_decay=decay, fused=True)
+
+    def _optimizer_of_rows(self, rows: list[nn.Parameter]) -> torch.optim.Optimizer:
+        config = self.config
+        name = config.row_optimizer or config.optimizer
+        lr = config.row_lr or config.lr
+        gradients = {store.gradient for _, store in self._stores}
+        if gradients == {"row"}:
+            row_optimizer: Any = _ROW_OPTIMIZERS[name]
+            made: torch.optim.Optimizer = row_optimizer(
+                self._stores,
+                lr=lr,
+                weight_decay=config.embedding_l2,
+                decay=config.embedding_l2_mode,
+                seed=config.seed,
+            )
+            return made
+        if gradients == {"dense"}:
+            dense: Any = _DENSE_OPTIMIZERS[name]
+            made = dense(rows, lr=lr, weight_decay=config.embedding_l2, fused=True)
+            return made
+        if gradients == {"sparse"} and not config.embedding_l2:
+            sparse: Any = _SPARSE_OPTIMIZERS[name]
+            made = sparse(rows, lr=lr)
+            return made
+        raise ValueError(f"cannot train row stores of gradients {sorted(gradients)} with L2 {config.embedding_l2}")
+
+    def __iter__(self) -> Iterator[torch.optim.Optimizer]:
+        """Own optimizers, then the extra ones."""
+        yield from self.by_part.values()
+        yield from self.extra
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the first own optimizer now."""
+        return next((float(optimizer.param_groups[0]["lr"]) for optimizer in self.by_part.values()), self.config.lr)
+
+    @property
+    def kernel(self) -> str:
+        """Implementation of the row kernels; ``torch`` where torch's own optimizer updates the rows."""
+        rows = self.by_part.get("rows")
+        return rows.kernel_of(self._stores[0][0]) if isinstance(rows, RowOptimizer) else "torch"
+
+    def scale_lr(self, scale: float) -> None:
+        """Set every own learning rate to ``scale`` times where it started."""
+        for optimizer in self.by_part.values():
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * scale
+
+    def zero_grad(self) -> None:
+        for optimizer in self:
+            optimizer.zero_grad(set_to_none=True)
+
+    def step(self) -> None:
+        """Clip if asked to, then update."""
+        if self.config.clip_norm is not None:
+            clip_row_gradients(self._row_gradients(), self.config.clip_norm, self._other_gradients())
+        for optimizer in self:
+            optimizer.step()
+
+    def _row_gradients(self) -> list[Any]:
+        return [(name, store) for name, store in self._stores if store.gradient == "row"]
+
+    def _other_gradients(self) -> list[nn.Parameter]:
+        return self.dense + [store.weight for _, store in self._stores if store.gradient != "row"]
+
+    def table_bytes(self) -> int:
+        """Bytes that the table takes while it trains: its tensors, their gradients, its optimizers' state.
+
+        Row gradients follow the batch, not the table, and are not counted.
+        """
+        table = self._model.table
+        ledger = table.ledger()
+        for part in ("table", "rows"):
+            if part in self.by_part:
+                ledger += table.ledger(self.by_part[part]).only("optimizer")
+        trained = [p for p in table.parameters() if p.requires_grad]
+        stores = {id(store.weight) for _, store in self._stores if store.gradient != "dense"}
+        return ledger.bytes + sum(p.numel() * p.element_size() for p in trained if id(p) not in stores)
+
+    def catch_up(self) -> None:
+        """Bring every row up to date, so that it may be read, saved or copied."""
+        rows = self.by_part.get("rows")
+        if isinstance(rows, RowOptimizer):
+            rows.catch_up()
+
+    def release(self) -> None:
+        """Bring rows up to date and let go of the stores: the optimizers are used no more."""
+        self.catch_up()
+        self.zero_grad()
+        for _, store in self._stores:
+            store.before_lookup = None
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        return [optimizer.state_dict() for optimizer in self]
+
+    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
+        for optimizer, state in zip(self, states, strict=True):
+            optimizer.load_state_dict(state)

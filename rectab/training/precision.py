@@ -1,0 +1,46 @@
+"""In what precision the dense part trains, and the memory a process takes."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from pathlib import Path
+
+import torch
+
+__all__ = ["peak_memory_bytes", "reset_peak_memory", "resolve_precision"]
+
+
+def resolve_precision(precision: str) -> tuple[bool, str]:
+    """(whether to autocast to bf16, what to write into the result, such as ``bf16 (avx512_bf16)``)."""
+    unit = _bf16_unit()
+    if precision == "fp32" or (precision == "auto" and unit is None):
+        return False, "fp32"
+    return True, f"bf16 ({unit or 'emulated'})"
+
+
+def _bf16_unit() -> str | None:
+    """The processor's unit for bf16 products, or None."""
+    checks = {"amx": "_is_amx_tile_supported", "avx512_bf16": "_is_avx512_bf16_supported"}
+    for unit, check in checks.items():
+        if getattr(torch.cpu, check, lambda: False)():
+            return unit
+    return None
+
+
+def reset_peak_memory() -> None:
+    """Start measuring the peak anew where the system can (Linux)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def peak_memory_bytes() -> int:
+    """Most memory this process has held at once since :func:`reset_peak_memory` (elsewhere: since it started)."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
+    except (OSError, StopIteration):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,101 @@
+"""What a training run gives, as plain data."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+__all__ = ["RunResult"]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Metrics, bytes and times of one run.
+
+    Attributes:
+        dataset: name of the data set.
+        fingerprint: of its contents.
+        method: of the table.
+        table: the plan of the table (config, bytes by kind, ratio), as ``Plan.to_json`` gives it.
+        model: the model's config.
+        train: the training settings.
+        valid: metrics on the part of validation that selects models.
+        test: metrics on the test split, read once, of the best weights on validation; None if not read.
+        slices: AUC on test by how often the id of the schema's ``slice_by`` occurs in training.
+        budget_bytes: what was asked for; None if nothing was.
+        serving_bytes: of the table as deployed, counted.
+        training_bytes: most that the table, its gradients and its optimizer took in any stage, counted.
+        dense_bytes: of the model outside the table.
+        train_seconds: on training steps, all stages.
+        evaluation_seconds: on evaluations while training.
+        test_seconds: on the final evaluations.
+        wall_seconds: of the whole run in this process; after an interruption, of what came after it.
+        samples: rows trained on.
+        samples_per_second: samples over train_seconds.
+        peak_memory_bytes: most memory the process held while the run lasted, measured.
+        threads: of torch.
+        precision: of the dense part in training.
+        gradient: layout of the table's gradients.
+        kernel: implementation of the row kernels.
+        versions: of python, rectab, torch, numpy.
+        stages: one record for each stage.
+        history: one record for each evaluation.
+    """
+
+    dataset: str
+    fingerprint: str
+    method: str
+    table: dict[str, Any]
+    model: dict[str, Any]
+    train: dict[str, Any]
+    valid: dict[str, float]
+    test: dict[str, float] | None
+    slices: dict[str, dict[str, Any]]
+    budget_bytes: int | None
+    serving_bytes: int
+    training_bytes: int
+    dense_bytes: int
+    train_seconds: float
+    evaluation_seconds: float
+    test_seconds: float
+    wall_seconds: float
+    samples: int
+    samples_per_second: float
+    peak_memory_bytes: int
+    threads: int
+    precision: str
+    gradient: str
+    kernel: str
+    versions: dict[str, str]
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; what is not a number (the AUC of a slice with one class) becomes None."""
+        plain: dict[str, Any] = _without_nan(asdict(self))
+        return plain
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> RunResult:
+        """Read :meth:`to_json` back."""
+        return cls(**{f.name: data[f.name] for f in fields(cls)})
+
+    def save(self, path: Path) -> None:
+        """Write as JSON; the file appears whole."""
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False), encoding="utf-8")
+        partial.replace(path)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,235 @@
+"""One stage of training: steps, evaluations, early stopping, the best weights."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from rectab.batch import Batch
+from rectab.data.loader import batches, num_batches
+from rectab.training.config import monitor_value
+from rectab.training.errors import TrainingError
+from rectab.training.optimizers import OptimizerSet
+from rectab.training.state import get_rng_state, set_rng_state
+
+if TYPE_CHECKING:
+    from rectab.training.trainer import Trainer
+
+__all__ = ["Stage", "StageState"]
+
+
+@dataclass
+class StageState:
+    """Where a stage stands; plain data.
+
+    Attributes:
+        epoch, batch: the next batch to train on.
+        step: updates done.
+        samples: rows trained on.
+        seconds, evaluation_seconds: spent on steps and on evaluations.
+        loss_sum, loss_count: of the losses since the last evaluation.
+        evaluations: evaluations done.
+        without_improvement: evaluations since the best one.
+        lr_scale: share of the initial learning rate.
+        best_value: best monitored value; None before the first evaluation.
+        best_evaluation: number of the best evaluation.
+        best_metrics: its metrics.
+        stopped: the stage is over.
+        history: one record for each evaluation.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+    evaluation_seconds: float = 0.0
+    loss_sum: float = 0.0
+    loss_count: int = 0
+    evaluations: int = 0
+    without_improvement: int = 0
+    lr_scale: float = 1.0
+    best_value: float | None = None
+    best_evaluation: int = 0
+    best_metrics: dict[str, float] = field(default_factory=dict)
+    stopped: bool = False
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Stage:
+    """Runs one stage of ``trainer``.
+
+    Args:
+        trainer: whose model is trained.
+        index: number of the stage, from 0.
+        name: for history, progress and errors.
+        max_epochs, loss_terms, after_step: see :meth:`rectab.tables.staged.StageRunner.run`.
+        optimizers: of what this stage trains.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        index: int,
+        name: str,
+        max_epochs: int,
+        optimizers: OptimizerSet,
+        loss_terms: Callable[[], Tensor] | None,
+        after_step: Callable[[int], None] | None,
+    ) -> None:
+        self.trainer = trainer
+        self.config = trainer.config
+        self.index = index
+        self.name = name
+        self.max_epochs = max_epochs
+        self.optimizers = optimizers
+        self.loss_terms = loss_terms
+        self.after_step = after_step
+        self.state = StageState()
+        self.best: dict[str, Tensor] | None = None
+        self.batches_per_epoch = num_batches(len(trainer.train), self.config.batch_size)
+        per_epoch = min(self.config.evaluations_per_epoch, self.batches_per_epoch)
+        self._evaluate_after = {math.ceil((i + 1) * self.batches_per_epoch / per_epoch) for i in range(per_epoch)}
+
+    def run(self) -> None:
+        """Train to the end and load the best weights."""
+        self._resume()
+        state = self.state
+        self.trainer.reporter.start(self.name, self.max_epochs * self.batches_per_epoch, state.step)
+        try:
+            while not state.stopped and state.epoch < self.max_epochs:
+                self._run_epoch()
+        finally:
+            self.trainer.reporter.finish()
+        self.optimizers.release()
+        if self.best is not None:
+            self.trainer.model.load_state_dict(self.best)
+
+    def _run_epoch(self) -> None:
+        state, trainer = self.state, self.trainer
+        source = batches(
+            trainer.train,
+            self.config.batch_size,
+            # Another order for every stage; numpy takes a seed of any length.
+            shuffle_seed=self.config.seed + (self.index << 32),
+            epoch=state.epoch,
+            start=state.batch,
+            max_history=trainer.model.config.max_history,
+        )
+        trainer.model.train()
+        begin = time.perf_counter()
+        with closing(source):  # type: ignore[type-var]
+            for batch in source:
+                self._step(batch)
+                state.seconds += time.perf_counter() - begin
+                if state.batch in self._evaluate_after:
+                    self._evaluate()
+                trainer.reporter.step(state.step)
+                if state.batch == self.batches_per_epoch:
+                    state.epoch, state.batch = state.epoch + 1, 0
+                if trainer.checkpoints.due():
+                    self._save()
+                if state.stopped:
+                    return
+                begin = time.perf_counter()
+
+    def _step(self, batch: Batch) -> None:
+        state = self.state
+        loss = self.trainer.loss(batch)
+        total = loss if self.loss_terms is None else loss + self.loss_terms()
+        value = float(total.detach())
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"loss is {value} at step {state.step} of stage {self.name!r} (epoch {state.epoch}, lr "
+                f"{self.optimizers.lr:g}): training has diverged; try a lower lr, clip_norm, or precision='fp32', and "
+                "look for infinite or huge values in the dense features"
+            )
+        self.optimizers.zero_grad()
+        total.backward()
+        self.optimizers.step()
+        state.step += 1
+        state.batch += 1
+        state.samples += len(batch)
+        state.loss_sum += float(loss.detach())
+        state.loss_count += 1
+        if self.after_step is not None:
+            self.after_step(state.step)
+
+    def _evaluate(self) -> None:
+        state, config = self.state, self.config
+        begin = time.perf_counter()
+        self.optimizers.catch_up()
+        metrics = self.trainer.evaluate("valid")
+        value = monitor_value(config.monitor, metrics)
+        state.evaluations += 1
+        better = state.best_value is None or value > state.best_value + config.min_improvement
+        if better:
+            state.best_value, state.best_evaluation, state.best_metrics = value, state.evaluations, metrics
+            state.without_improvement = 0
+            self.best = _copy(self.trainer.model.state_dict(), self.best)
+        else:
+            state.without_improvement += 1
+        mean_loss = state.loss_sum / max(state.loss_count, 1)
+        state.loss_sum, state.loss_count = 0.0, 0
+        state.evaluation_seconds += time.perf_counter() - begin
+        epoch = state.epoch + state.batch / self.batches_per_epoch
+        state.history.append(
+            {
+                "stage": self.name,
+                "step": state.step,
+                "epoch": round(epoch, 4),
+                "train_loss": mean_loss,
+                "lr": self.optimizers.lr,
+                "seconds": round(state.seconds, 3),
+                "best": better,
+                **metrics,
+            }
+        )
+        self.trainer.reporter.evaluation(epoch, mean_loss, metrics, better)
+        self._react()
+
+    def _react(self) -> None:
+        """Stop, or cut the learning rate, where validation has not improved for long enough."""
+        state, config = self.state, self.config
+        if state.without_improvement >= config.patience:
+            state.stopped = True
+        elif config.lr_patience and state.without_improvement and state.without_improvement % config.lr_patience == 0:
+            state.lr_scale = max(state.lr_scale * config.lr_factor, config.min_lr_factor)
+            self.optimizers.scale_lr(state.lr_scale)
+
+    def _save(self) -> None:
+        content = {
+            "stage": self.name,
+            "state": asdict(self.state),
+            "model": self.trainer.model.state_dict(),
+            "optimizers": self.optimizers.state_dict(),
+            "rng": get_rng_state(),
+        }
+        self.trainer.checkpoints.save_current(self.index, content, self.best, self.state.best_evaluation)
+
+    def _resume(self) -> None:
+        loaded = self.trainer.checkpoints.load_current(self.index)
+        if loaded is None:
+            return
+        content, self.best = loaded
+        self.state = StageState(**content["state"])
+        self.trainer.model.load_state_dict(content["model"])
+        self.optimizers.load_state_dict(content["optimizers"])
+        set_rng_state(content["rng"])
+
+
+@torch.no_grad()
+def _copy(source: dict[str, Tensor], into: dict[str, Tensor] | None) -> dict[str, Tensor]:
+    """A copy of ``source``, in the memory of ``into`` if given."""
+    if into is None:
+        return {name: tensor.clone() for name, tensor in source.items()}
+    for name, tensor in source.items():
+        into[name].copy_(tensor)
+    return into

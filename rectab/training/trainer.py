@@ -1,0 +1,237 @@
+"""The trainer: trains one model over one table, in as many stages as the table's method has."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rectab.batch import Batch
+from rectab.data.dataset import PreparedDataset, Split
+from rectab.data.loader import batches
+from rectab.models import CTRModel, ModelConfig
+from rectab.tables.base import EmbeddingTable
+from rectab.tables.registry import get_method
+from rectab.training.checkpoint import Checkpoints
+from rectab.training.config import TrainConfig
+from rectab.training.evaluation import evaluate
+from rectab.training.optimizers import OptimizerSet
+from rectab.training.precision import resolve_precision
+from rectab.training.progress import ProgressMode, Reporter
+from rectab.training.stage import Stage
+from rectab.training.state import get_rng_state, set_rng_state
+
+__all__ = ["Trainer", "seed_everything"]
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the global generators of torch, numpy and python."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002  libraries that use the global generator
+    random.seed(seed)
+
+
+class Trainer:
+    """Trains a model; implements :class:`rectab.tables.staged.StageRunner` for the table's own stages.
+
+    The validation split is cut in two (:meth:`rectab.data.Split.sample_halves`) for methods that learn from it: stages
+    train on ``search`` and models are selected on ``valid``. Nothing here reads the test split.
+
+    Args:
+        dataset: the data.
+        table: the table that training starts with.
+        model_config: the model around it.
+        config: how to train.
+        checkpoints: folder of checkpoints; an interrupted run goes on from there. None keeps none.
+        progress: see :class:`rectab.training.progress.Reporter`.
+        split_validation: cut validation in two; None asks the table's method.
+    """
+
+    def __init__(
+        self,
+        dataset: PreparedDataset,
+        table: EmbeddingTable,
+        model_config: ModelConfig,
+        config: TrainConfig,
+        *,
+        checkpoints: Path | None = None,
+        progress: ProgressMode = "auto",
+        split_validation: bool | None = None,
+    ) -> None:
+        self.dataset = dataset
+        self.config = config
+        self.model_config = model_config
+        self.train: Split = dataset.train
+        self.valid: Split = dataset.valid
+        self._search: Split | None = None
+        if get_method(table.method).staged if split_validation is None else split_validation:
+            self._search, self.valid = dataset.valid.sample_halves(config.seed)
+        self._bf16, self.precision = resolve_precision(config.precision)
+        self.reporter = Reporter(progress)
+        run: dict[str, Any] = {
+            "train": config.to_json(),
+            "model": model_config.to_json(),
+            "dataset": dataset.fingerprint(),
+            "method": table.method,
+            "embedding_dim": table.embedding_dim,
+            "table": str(table.config),
+            "threads": torch.get_num_threads(),  # sums are not the same with another number
+        }
+        self.checkpoints = Checkpoints(checkpoints, run, config.checkpoint_seconds)
+        self.stages: list[dict[str, Any]] = []
+        self.history: list[dict[str, Any]] = []
+        self.kernel = "torch"
+        self.model = self._new_model(table)
+
+    def _new_model(self, table: EmbeddingTable) -> CTRModel:
+        seed_everything(self.config.seed)
+        return CTRModel(self.dataset.schema, table, self.model_config)
+
+    @property
+    def table(self) -> EmbeddingTable:
+        return self.model.table
+
+    def fit(self) -> EmbeddingTable:
+        """Train as the table's method wants; returns the table trained last. :attr:`model` holds it."""
+        return self.table.train_with(self)
+
+    def run(
+        self,
+        stage: str,
+        *,
+        max_epochs: int | None = None,
+        loss_terms: Callable[[], Tensor] | None = None,
+        frozen: Iterable[nn.Parameter] = (),
+        extra_optimizers: Iterable[torch.optim.Optimizer] = (),
+        after_step: Callable[[int], None] | None = None,
+    ) -> dict[str, float]:
+        """Train until early stopping and load the best weights, see :class:`rectab.tables.staged.StageRunner`.
+
+        A stage that ended before the run was interrupted is not trained again: its weights are loaded. What
+        ``after_step`` keeps between steps must be in buffers or parameters of the table, or in ``extra_optimizers``, to
+        be in the checkpoint.
+
+        Raises:
+            TrainingError: loss or predictions are not finite.
+        """
+        index = len(self.stages)
+        ended = self.checkpoints.load_stage(index)
+        if ended is None:
+            ended = self._train_stage(
+                index, stage, max_epochs or self.config.max_epochs, loss_terms, frozen, extra_optimizers, after_step
+            )
+            self.checkpoints.save_stage(index, ended)
+        else:
+            self.model.load_state_dict(ended["model"])
+            set_rng_state(ended["rng"])
+        self.stages.append(ended["record"])
+        self.history += ended["history"]
+        self.kernel = ended["record"]["kernel"]
+        metrics: dict[str, float] = ended["record"]["metrics"]
+        return dict(metrics)
+
+    def _train_stage(
+        self,
+        index: int,
+        name: str,
+        max_epochs: int,
+        loss_terms: Callable[[], Tensor] | None,
+        frozen: Iterable[nn.Parameter],
+        extra_optimizers: Iterable[torch.optim.Optimizer],
+        after_step: Callable[[int], None] | None,
+    ) -> dict[str, Any]:
+        begin = time.perf_counter()
+        with _frozen(frozen):
+            optimizers = OptimizerSet(self.model, self.config, extra_optimizers)
+            stage = Stage(self, index, name, max_epochs, optimizers, loss_terms, after_step)
+            stage.run()
+        state = stage.state
+        record = {
+            "stage": name,
+            "metrics": state.best_metrics,
+            "steps": state.step,
+            "samples": state.samples,
+            "epochs": round(state.epoch + state.batch / stage.batches_per_epoch, 4),
+            "best_evaluation": state.best_evaluation,
+            "evaluations": state.evaluations,
+            "seconds": state.seconds,
+            "evaluation_seconds": state.evaluation_seconds,
+            "wall_seconds": time.perf_counter() - begin,
+            "table_training_bytes": optimizers.table_bytes(),
+            "table_bytes": self.table.ledger().bytes,
+            "kernel": optimizers.kernel,
+        }
+        return {
+            "record": record,
+            "history": state.history,
+            "model": self.model.state_dict(),
+            "rng": get_rng_state(),
+        }
+
+    def evaluate(self, split: Literal["search", "valid"] = "valid") -> dict[str, float]:
+        """Metrics of the current weights on the half that selects (``valid``) or the half to learn from."""
+        data = self.valid if split == "valid" else self._search_split()
+        return evaluate(self.model, data, self.config.evaluation_batch_size, self.config.objective)
+
+    def search_batches(self, epoch: int) -> Iterator[Batch]:
+        """Shuffled batches of the half of validation that stages may learn from."""
+        return batches(
+            self._search_split(),
+            self.config.batch_size,
+            shuffle_seed=self.config.seed + (len(self.stages) << 32) + (1 << 31),
+            epoch=epoch,
+            max_history=self.model.config.max_history,
+        )
+
+    def _search_split(self) -> Split:
+        if self._search is None:
+            raise ValueError(
+                f"table method {self.table.method!r} is not staged, so nothing may be learned from validation; "
+                "register it with staged=True, or give split_validation=True"
+            )
+        return self._search
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Mean loss of a batch under the current weights, in the run's precision; without L2."""
+        if batch.labels is None:
+            raise ValueError("the batch has no labels")
+        with torch.autocast(batch.ids.device.type, dtype=torch.bfloat16, enabled=self._bf16):
+            outputs = self.model(batch)
+        if self.config.objective == "mse":
+            return nn.functional.mse_loss(outputs.float(), batch.labels)
+        return nn.functional.binary_cross_entropy_with_logits(outputs.float(), batch.labels)
+
+    def restart(self, table: EmbeddingTable, model_state: dict[str, Tensor] | None = None) -> None:
+        """Go on with ``table`` in a new model.
+
+        Args:
+            table: takes the place of the current one; may be the same one.
+            model_state: weights of the model outside the table, as from ``model.state_dict()`` (the table's entries are
+                ignored). None gives fresh weights: those that the run started with, as the seed is the same.
+        """
+        self.model = self._new_model(table)
+        if model_state is not None:
+            outside = {key: value for key, value in model_state.items() if not key.startswith("table.")}
+            missing, unexpected = self.model.load_state_dict(outside, strict=False)
+            wrong = [key for key in missing if not key.startswith("table.")] + list(unexpected)
+            if wrong:
+                raise ValueError(f"model_state does not fit the model: {wrong}")
+
+
+@contextmanager
+def _frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    held = [p for p in parameters if p.requires_grad]
+    for parameter in held:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in held:
+            parameter.requires_grad_(True)
