@@ -1,6 +1,6 @@
 """Embedding tables on one contract: one file a method."""
 
-from rectab.tables import full, hashed, unified
+from rectab.tables import full, hashed, optembed, unified
 from rectab.tables.base import EmbeddingTable, RowRange, TableOptions
 from rectab.tables.budget import Plan, format_bytes, full_table_bytes, parse_budget, plan
 from rectab.tables.collisions import Collisions, expected_collisions
@@ -38,6 +38,7 @@ __all__ = [
     "hashed",
     "load_table",
     "methods",
+    "optembed",
     "parse_budget",
     "plan",
     "register",

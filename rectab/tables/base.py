@@ -161,6 +161,17 @@ class EmbeddingTable(nn.Module, Generic[ConfigT]):
         """The deployable form: the same outputs, without search-time state. Its ledger is what a budget limits."""
         return self
 
+    def planned_serving(self) -> Ledger:
+        """Serving bytes as far as they are known before training; works on the meta device.
+
+        A staged method gives the largest serving form that its training may end in.
+        """
+        return self.serving().ledger()
+
+    def learned(self) -> dict[str, Any]:
+        """What training decided about the table's shape, as plain data for reports; empty if it decides nothing."""
+        return {}
+
     def train_with(self, trainer: StageRunner) -> EmbeddingTable:
         """Train this table inside ``trainer``'s model; staged methods override. Returns the table trained last."""
         trainer.run("train")

@@ -32,7 +32,7 @@ class Plan:
         embedding_dim: D.
         options: how it is held and trained.
         budget_bytes: what was asked for; None if nothing was.
-        serving: ledger of the serving form.
+        serving: ledger of the serving form; of a staged method, the most that its training may end in.
         training: ledger while training with Adam under the options' gradient layout (row gradients are O(batch) and
             not counted; dense ones are as large as the table).
         full_bytes: bytes of the fp32 full table of the same vocabularies, the denominator of every ratio.
@@ -149,7 +149,7 @@ def plan(
             raise
         raise ValueError(f"{method}: unknown option, {str(error).split('got an ')[-1]}") from error
     table = build_table(method, vocabularies, embedding_dim, config, on_meta)
-    serving = table.serving().ledger()
+    serving = table.planned_serving()
     if budget_bytes is not None and serving.bytes > budget_bytes:
         raise AssertionError(f"{method} planned {serving.bytes} bytes for a budget of {budget_bytes}: a bug of rectab")
     training = _training_ledger(table)

@@ -14,7 +14,18 @@ from typing import Any
 from rectab.schema import Vocabulary
 from rectab.tables.base import EmbeddingTable, TableOptions
 
-__all__ = ["InfeasibleBudget", "TableMethod", "build_table", "config_from_json", "get_method", "methods", "register"]
+__all__ = [
+    "InfeasibleBudget",
+    "ServingForm",
+    "TableMethod",
+    "build_table",
+    "config_from_json",
+    "config_to_json",
+    "get_method",
+    "methods",
+    "register",
+    "register_serving_form",
+]
 
 
 class InfeasibleBudget(ValueError):
@@ -78,7 +89,24 @@ class TableMethod:
         return {f.name: getattr(self, f.name) for f in fields(self) if f.type in (bool, "bool")}
 
 
+@dataclass(frozen=True)
+class ServingForm:
+    """A table that the training of a staged method ends in. It is built, saved and loaded like a method's own table,
+    but it cannot be planned: what it keeps was learned.
+
+    Attributes:
+        name: ``method.form``.
+        config: a frozen dataclass, JSON round-trip by field.
+        table: the module.
+    """
+
+    name: str
+    config: type
+    table: type[EmbeddingTable]
+
+
 _METHODS: dict[str, TableMethod] = {}
+_SERVING_FORMS: dict[str, ServingForm] = {}
 
 
 def register(method: TableMethod) -> None:
@@ -91,6 +119,14 @@ def register(method: TableMethod) -> None:
         raise ValueError(f"{method.name}: the config must be a frozen dataclass")
     method.table.method = method.name
     _METHODS[method.name] = method
+
+
+def register_serving_form(form: ServingForm) -> None:
+    """Make a serving form known to :func:`build_table` and to ``load_table``. Raises ValueError for a name taken."""
+    if form.name in _SERVING_FORMS:
+        raise ValueError(f"a serving form named {form.name!r} is registered already")
+    form.table.method = form.name
+    _SERVING_FORMS[form.name] = form
 
 
 def methods() -> tuple[TableMethod, ...]:
@@ -107,6 +143,10 @@ def get_method(name: str) -> TableMethod:
     raise KeyError(f"no table method {name!r}{hint} There are: {', '.join(_METHODS)}")
 
 
+def _buildable(name: str) -> TableMethod | ServingForm:
+    return _SERVING_FORMS[name] if name in _SERVING_FORMS else get_method(name)
+
+
 def build_table(
     method: str,
     vocabularies: Sequence[Vocabulary],
@@ -114,8 +154,8 @@ def build_table(
     config: Any,
     options: TableOptions | None = None,
 ) -> EmbeddingTable:
-    """A table of the named method."""
-    record = get_method(method)
+    """A table of the named method or serving form."""
+    record = _buildable(method)
     if not isinstance(config, record.config):
         raise TypeError(f"{method} takes a {record.config.__name__}, got {type(config).__name__}")
     return record.table(vocabularies, embedding_dim, config, options)
@@ -128,7 +168,7 @@ def config_to_json(config: Any) -> dict[str, Any]:
 
 def config_from_json(method: str, data: Mapping[str, Any]) -> Any:
     """Read :func:`config_to_json` back. Raises ValueError for unknown fields."""
-    record = get_method(method)
+    record = _buildable(method)
     known = {f.name for f in fields(record.config)}
     unknown = sorted(set(data) - known)
     if unknown:

@@ -1,0 +1,128 @@
+"""Fitting OptEmbed to a budget. The paper has no way to ask for a size; this is rectab's extension.
+
+The supernet's thresholds say in which order rows go: by margin, which is norm minus threshold. Moving all thresholds by
+one common shift is a quantile of the margins, so for any choice of widths there is a shift at which the rows kept fill
+the budget. The search over widths evaluates every candidate at its own shift; so rows and widths are chosen together.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rectab.schema import Vocabulary
+from rectab.tables.base import TableOptions
+from rectab.tables.idset import IdSet
+from rectab.tables.optembed.config import CompactOptEmbedConfig, OptEmbedConfig
+from rectab.tables.optembed.serving import compact_bytes
+
+__all__ = ["Shape", "Sizer", "largest_bytes", "smallest_bytes"]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Which rows and dimensions are kept.
+
+    Attributes:
+        widths: kept dimensions of every vocabulary.
+        shift: added to every threshold.
+    """
+
+    widths: tuple[int, ...]
+    shift: float
+
+
+class Sizer:
+    """Finds the shift at which given widths fill the budget.
+
+    Args:
+        vocabularies: V vocabularies of N ids together.
+        embedding_dim: D.
+        config: its budget is what is filled; without one nothing is moved.
+        options: dtype of the rows.
+        margins: float32 [N], norm minus threshold of every row; all rows are kept if ``config.search_rows`` is off.
+    """
+
+    def __init__(
+        self,
+        vocabularies: Sequence[Vocabulary],
+        embedding_dim: int,
+        config: OptEmbedConfig,
+        options: TableOptions,
+        margins: Tensor,
+    ) -> None:
+        self.vocabularies, self.embedding_dim, self.config, self.options = vocabularies, embedding_dim, config, options
+        self.sizes = [v.num_embeddings for v in vocabularies]
+        order = margins.argsort(descending=True, stable=True)
+        self.margins = margins[order]
+        owner = torch.repeat_interleave(torch.arange(len(self.sizes)), torch.tensor(self.sizes))
+        self.owner = owner.to(margins.device)[order]
+
+    def fit(self, widths: Sequence[int]) -> Shape:
+        """The shape with these widths, or narrower ones if not even one row of them fits, that fills the budget."""
+        budget = self.config.budget_bytes
+        if budget is None:
+            return Shape(tuple(widths), 0.0)
+        current = list(widths)
+        while (shift := self._shift(current, budget)) is None:
+            widest = max(range(len(current)), key=lambda v: (current[v], self.sizes[v]))
+            if current[widest] == 1 or not self.config.search_dims:
+                raise ValueError(f"optembed: nothing fits {budget} bytes; plan() gives the smallest feasible budget")
+            current[widest] -= 1
+        return Shape(tuple(current), shift)
+
+    def _shift(self, widths: Sequence[int], budget: int) -> float | None:
+        """The smallest shift that fits; None if none does."""
+        if self._bytes(self.sizes, widths) <= budget:
+            return float("-inf")
+        if not self.config.search_rows:
+            return None
+        elements = torch.tensor(widths, device=self.owner.device)[self.owner].cumsum(0)
+        num_ids, itemsize = self.owner.numel(), self.options.dtype.itemsize
+        # What does not depend on which rows are kept; index types are those of the full table, at least as wide.
+        fixed = self._bytes(self.sizes, widths) - int(elements[-1]) * itemsize
+
+        def excess(count: int) -> int:
+            kept = int(elements[count - 1]) if count else 0
+            return kept * itemsize + IdSet.bytes_of(num_ids, count) + fixed - budget
+
+        count = bisect.bisect_right(range(num_ids), 0, key=excess) - 1
+        if count < (0 if self.config.pruned == "shared" else 1):
+            return None
+        below = self.margins[count]
+        above = self.margins[count - 1] if count else below
+        return float((above + below) / 2)
+
+    def _bytes(self, num_rows: Sequence[int], widths: Sequence[int]) -> int:
+        compact = CompactOptEmbedConfig(tuple(num_rows), tuple(widths), self.config.pruned)
+        return compact_bytes(self.vocabularies, self.embedding_dim, compact, self.options)
+
+
+def smallest_bytes(
+    vocabularies: Sequence[Vocabulary], embedding_dim: int, config: OptEmbedConfig, options: TableOptions
+) -> int:
+    """Bytes of the smallest serving form: as few and as narrow rows as the config lets the method learn."""
+    width = 1 if config.search_dims else embedding_dim
+    sizes = [v.num_embeddings for v in vocabularies]
+    everything = CompactOptEmbedConfig(tuple(sizes), (width,) * len(sizes), config.pruned)
+    size = compact_bytes(vocabularies, embedding_dim, everything, options)
+    if not config.search_rows:
+        return size
+    rows = 0 if config.pruned == "shared" else 1
+    row_bytes = (sum(sizes) - rows) * width * options.dtype.itemsize
+    return size - row_bytes + IdSet.bytes_of(sum(sizes), rows)
+
+
+def largest_bytes(
+    vocabularies: Sequence[Vocabulary], embedding_dim: int, config: OptEmbedConfig, options: TableOptions
+) -> int:
+    """Bytes that no serving form exceeds."""
+    sizes = tuple(v.num_embeddings for v in vocabularies)
+    everything = CompactOptEmbedConfig(sizes, (embedding_dim,) * len(sizes), config.pruned)
+    # Keeping all ids needs no set of kept ids, keeping almost all needs a bitmap.
+    almost = IdSet.bytes_of(sum(sizes), sum(sizes) - 1) if config.search_rows else 0
+    return compact_bytes(vocabularies, embedding_dim, everything, options) + almost

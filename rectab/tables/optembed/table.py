@@ -1,0 +1,217 @@
+"""OptEmbed's supernet: a full table under learned row thresholds and sampled widths (section 3.3)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from rectab.ops import RowStore
+from rectab.schema import Vocabulary
+from rectab.tables.base import TableOptions
+from rectab.tables.learned import Curve, share_by_decile, slices_of
+from rectab.tables.ledger import Ledger, LedgerEntry
+from rectab.tables.optembed.config import CompactOptEmbedConfig, OptEmbedConfig
+from rectab.tables.optembed.evolution import Evolution, evolve
+from rectab.tables.optembed.masks import keep_above_zero, keep_leading, row_norms
+from rectab.tables.optembed.search import Fitness
+from rectab.tables.optembed.serving import CompactOptEmbedTable
+from rectab.tables.optembed.sizing import Shape, Sizer, largest_bytes
+from rectab.tables.ranges import RangeTable
+from rectab.tables.registry import build_table
+
+if TYPE_CHECKING:
+    from rectab.tables.base import EmbeddingTable
+    from rectab.tables.staged import StageRunner
+
+__all__ = ["OptEmbedTable"]
+
+
+class OptEmbedTable(RangeTable[OptEmbedConfig]):
+    """One row an id, times a row mask, times a dimension mask.
+
+    A row is kept if its L1 norm exceeds its vocabulary's threshold (plus a shift, 0 unless a budget asks for one).
+    While training, the width of every looked-up vector is drawn uniformly from ``1 .. D``; in evaluation it is its
+    vocabulary's, D until the search has found better.
+
+    Memory while training: the full table, and three numbers a vocabulary.
+
+    Lyu et al., "OptEmbed: Learning Optimal Embedding Table for Click-through Rate Prediction", CIKM 2022.
+    """
+
+    widths: Tensor
+    shift: Tensor
+
+    def __init__(
+        self,
+        vocabularies: Sequence[Vocabulary],
+        embedding_dim: int,
+        config: OptEmbedConfig,
+        options: TableOptions | None = None,
+    ) -> None:
+        hashed = [v.name for v in vocabularies if v.hashed]
+        if hashed:
+            raise ValueError(f"optembed: vocabularies {hashed} are hashed, they have no closed set of ids to prune")
+        super().__init__(vocabularies, embedding_dim, config, options, [v.num_embeddings for v in vocabularies], seed=0)
+        count, device = len(self.vocabularies), self.options.device
+        self.register_buffer("widths", torch.full((count,), embedding_dim, device=device))
+        self.register_buffer("shift", torch.zeros((), device=device))
+        if config.search_rows:
+            self.threshold = nn.Parameter(torch.zeros(count, device=device))
+            self.threshold_curve = Curve(count, device=device)
+        if config.pruned == "shared":
+            self.shared = RowStore(
+                count,
+                embedding_dim,
+                init_std=self.options.init_std,
+                generator=torch.Generator().manual_seed(self.options.seed + 1),
+                gradient=self.options.gradient,
+                dtype=self.options.dtype,
+                device=device,
+            )
+
+    def lookup(self, ids: Tensor, vocabulary: Tensor) -> Tensor:
+        vectors = super().lookup(ids, vocabulary)
+        vocabulary = vocabulary.expand(ids.shape)
+        if self.config.search_rows:
+            kept = keep_above_zero(row_norms(vectors) - (self.threshold + self.shift)[vocabulary])
+            kept = kept.to(vectors.dtype).unsqueeze(-1)
+            vectors = vectors * kept
+            if self.config.pruned == "shared":
+                vectors = vectors + self.shared(vocabulary) * (1 - kept)
+        if not self.config.search_dims:
+            return vectors
+        if self.training:
+            widths = torch.randint(1, self.embedding_dim + 1, ids.shape, device=ids.device)
+        else:
+            widths = self.widths[vocabulary]
+        return vectors * keep_leading(widths, self.embedding_dim, vectors.dtype)
+
+    def threshold_push(self) -> Tensor:
+        """``alpha * sum(exp(-threshold))``, the loss term that asks for fewer rows."""
+        return self.config.alpha * torch.exp(-self.threshold).sum()
+
+    @torch.no_grad()
+    def margins(self) -> Tensor:
+        """float32 [N]: norm minus threshold of every row; infinite where no threshold is learned."""
+        if not self.config.search_rows:
+            return torch.full((self.store.num_rows,), float("inf"))
+        norms = torch.cat([row_norms(self.store.weight[rows]) for rows in slices_of(self.store.num_rows)])
+        return norms - self.threshold.repeat_interleave(torch.tensor(self.range_sizes, device=norms.device))
+
+    def planned_serving(self) -> Ledger:
+        """The most that training may end in: the budget, or everything kept."""
+        size = largest_bytes(self.vocabularies, self.embedding_dim, self.config, self.options)
+        size = size if self.config.budget_bytes is None else min(size, self.config.budget_bytes)
+        dtype = str(self.options.dtype).removeprefix("torch.")
+        return Ledger((LedgerEntry("rows and indexes, at most", "rows", dtype, (), size),))
+
+    def serving(self) -> EmbeddingTable:
+        """The rows above their thresholds at the widths found so far, shifted to fit the budget if there is one."""
+        sizer = Sizer(self.vocabularies, self.embedding_dim, self.config, self.options, self.margins())
+        self.enter(sizer.fit(self.widths.tolist()))
+        return self.compacted(self)
+
+    def enter(self, shape: Shape) -> None:
+        """Evaluate with this shape from now on."""
+        self.widths.copy_(torch.tensor(shape.widths))
+        self.shift.fill_(shape.shift)
+
+    @torch.no_grad()
+    def compacted(self, source: OptEmbedTable) -> CompactOptEmbedTable:
+        """The compact table of this table's shape, with the rows of ``source``."""
+        kept = self.margins() > self.shift
+        num_rows = [int(part.sum()) for part in kept.split(list(self.range_sizes))]
+        shared = self.config.pruned == "shared"
+        widths = [width if rows or shared else 0 for rows, width in zip(num_rows, self.widths.tolist(), strict=True)]
+        config = CompactOptEmbedConfig(tuple(num_rows), tuple(widths), self.config.pruned)
+        table = build_table("optembed.compact", self.vocabularies, self.embedding_dim, config, self.options)
+        assert isinstance(table, CompactOptEmbedTable)
+        table.fill(kept, source.store.weight, source.shared.weight if shared else None)
+        return table
+
+    def train_with(self, trainer: StageRunner) -> EmbeddingTable:
+        """Algorithm 1 of the paper: supernet, evolutionary search, retraining from the initial weights."""
+        self.train_supernet(trainer)
+        search = self.search_shape(trainer)
+        compact = self.compacted(self.initial())
+        compact.summary = self.summarize(search)
+        trainer.restart(compact)
+        trainer.run("retrain")
+        return trainer.table
+
+    def train_supernet(self, trainer: StageRunner) -> None:
+        """Rows, network and thresholds; the thresholds have their own SGD."""
+        if not self.config.search_rows:
+            trainer.run("supernet")
+            return
+        trainer.run(
+            "supernet",
+            loss_terms=self.threshold_push,
+            extra_optimizers=[torch.optim.SGD([self.threshold], lr=self.config.threshold_lr)],
+            after_step=lambda step: self.threshold_curve.add(step, self.threshold),
+        )
+
+    def search_shape(self, trainer: StageRunner) -> dict[str, Any]:
+        """Find widths by evolution, each candidate at the shift that fills the budget; enter the best shape."""
+        begin, config = time.perf_counter(), self.config
+        sizer = Sizer(self.vocabularies, self.embedding_dim, config, self.options, self.margins())
+        full = (self.embedding_dim,) * len(self.vocabularies)
+        if not config.search_dims:
+            self.enter(sizer.fit(full))
+            return {}
+        fitness = Fitness(trainer)
+        # At a given size, uniform widths are candidates worth a try; without one the full width would win by size.
+        starts = [] if config.budget_bytes is None else [(w,) * len(full) for w in _halvings(self.embedding_dim)]
+        found: Evolution = evolve(
+            len(full),
+            self.embedding_dim,
+            lambda genomes: fitness([sizer.fit(genome) for genome in genomes], self.enter),
+            repair=lambda genome: sizer.fit(genome).widths,
+            starts=starts,
+            population=config.population,
+            generations=config.generations,
+            parents=config.parents,
+            mutation_probability=config.mutation_probability,
+            patience=config.patience,
+            seed=config.seed,
+        )
+        self.enter(sizer.fit(found.best))
+        return {
+            "best_fitness": found.history,
+            "candidates": len(found.fitness),
+            "rows_scored": fitness.rows_scored,
+            "seconds": time.perf_counter() - begin,
+        }
+
+    def initial(self) -> OptEmbedTable:
+        """This table as it was before training: its seed gives the same rows."""
+        return type(self)(self.vocabularies, self.embedding_dim, self.config, self.options)
+
+    def summarize(self, search: dict[str, Any]) -> dict[str, Any]:
+        """What was learned, for reports."""
+        kept = self.margins() > self.shift
+        names = [v.name for v in self.vocabularies]
+        by_vocabulary = [float(part.double().mean()) for part in kept.split(list(self.range_sizes))]
+        summary: dict[str, Any] = {
+            "kept_rows": dict(zip(names, by_vocabulary, strict=True)),
+            "kept_rows_by_frequency_decile": share_by_decile(self.vocabularies, kept),
+            "widths": dict(zip(names, self.widths.tolist(), strict=True)),
+            "search": search,
+        }
+        if self.config.search_rows:
+            summary["thresholds"] = dict(zip(names, self.threshold.tolist(), strict=True))
+            summary["threshold_shift"] = float(self.shift)
+            summary["threshold_curve"] = {"vocabularies": names, **self.threshold_curve.to_json()}
+        return summary
+
+
+def _halvings(largest: int) -> list[int]:
+    """16 -> 16, 8, 4, 2."""
+    widths = [largest]
+    while widths[-1] > 3:
+        widths.append(widths[-1] // 2)
+    return widths
