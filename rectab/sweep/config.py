@@ -1,0 +1,267 @@
+"""What a sweep file may say: data sets, models, methods, budgets, seeds, training settings and tuning.
+
+A sweep is a TOML file. Unknown keys are errors that name the key. Paths in it are relative to the file itself, except
+that ``${RECTAB_DATA}`` stands for the folder of raw data (default ``../shared/data`` of the working directory).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+import rectab.tables  # noqa: F401  registers the methods
+from rectab.tables.budget import parse_budget
+from rectab.tables.registry import get_method
+from rectab.training.config import TrainConfig
+
+__all__ = [
+    "DatasetEntry",
+    "MethodEntry",
+    "ModelEntry",
+    "SweepConfig",
+    "SweepConfigError",
+    "TuningEntry",
+    "load_config",
+]
+
+_NO_BUDGET = {"none", "full"}
+
+
+class SweepConfigError(ValueError):
+    """A sweep file is not valid: unknown key, missing key, or settings that contradict each other."""
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DatasetEntry(_Entry):
+    """A prepared folder, or a recipe that the sweep prepares first.
+
+    Attributes:
+        name: how the report calls it; the data set's own name if None.
+        path: a folder written by ``rectab prepare``; this or ``recipe``.
+        recipe: a recipe (TOML); it is prepared into the sweep's folder, once.
+        raw: folder of the raw files of ``recipe``; None for a synthetic recipe.
+        embedding_dim: overrides the sweep's.
+        training: overrides single keys of the sweep's ``[training]``.
+    """
+
+    name: str | None = None
+    path: str | None = None
+    recipe: str | None = None
+    raw: str | None = None
+    embedding_dim: Annotated[int, Field(ge=1)] | None = None
+    training: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DatasetEntry:
+        if (self.path is None) == (self.recipe is None):
+            raise ValueError("give either path (a prepared folder) or recipe (to prepare first)")
+        if self.raw is not None and self.recipe is None:
+            raise ValueError("raw belongs to a recipe; a prepared folder (path) needs none")
+        return self
+
+
+class ModelEntry(_Entry):
+    """A model: its interaction, its history tower and their options.
+
+    Attributes:
+        model: the interaction, such as ``deepfm`` or ``dcnv2``.
+        history: the history tower: ``none``, ``mean`` or ``din``.
+        name: how the report calls it; made of the two if None.
+        options: keyword arguments of the model.
+    """
+
+    model: str
+    history: str = "none"
+    name: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        return self.name or (self.model if self.history == "none" else f"{self.model} + {self.history} history")
+
+
+class MethodEntry(_Entry):
+    """An embedding table method.
+
+    Attributes:
+        method: a registered method, see ``rectab tables``.
+        name: how the report calls it; the method if None. Two entries of one method need different names.
+        options: of the method, such as ``num_chunks``.
+        budgets: instead of the sweep's; ``"none"`` is a run without a budget. A method whose size is not asked for
+            (``full``) runs once without a budget unless it has budgets here.
+    """
+
+    method: str
+    name: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+    budgets: tuple[str, ...] | None = None
+
+    @property
+    def label(self) -> str:
+        return self.name or self.method
+
+    @field_validator("method")
+    @classmethod
+    def _registered(cls, method: str) -> str:
+        try:
+            get_method(method)
+        except KeyError as error:
+            raise ValueError(error.args[0]) from None
+        return method
+
+    @field_validator("budgets")
+    @classmethod
+    def _valid_budgets(cls, budgets: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return None if budgets is None else _check_budgets(budgets)
+
+
+class TuningEntry(_Entry):
+    """The same trials for every method, chosen by validation AUC on the first seed.
+
+    Attributes:
+        grid: training setting -> values to try; the trials are all combinations.
+        budget: tune at this one budget and use what it chose at all of them (fewer runs); None tunes at every budget.
+    """
+
+    grid: dict[str, list[Any]]
+    budget: str | None = None
+
+    @field_validator("grid")
+    @classmethod
+    def _not_empty(cls, grid: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        if not grid or not all(grid.values()):
+            raise ValueError("give at least one training setting, each with at least one value")
+        return grid
+
+    def trials(self) -> list[dict[str, Any]]:
+        """Every combination, in the order of the file."""
+        return [dict(zip(self.grid, values, strict=True)) for values in product(*self.grid.values())]
+
+
+class SweepConfig(_Entry):
+    """A whole sweep: every data set x model x method x budget x seed is one run.
+
+    Attributes:
+        title: heading of the report.
+        budgets: shares of the full table ("10%") or bytes ("1MiB"), of the serving form, all vocabularies together.
+        seeds: one run each; seed decides initial weights and batch order, equal for all methods.
+        embedding_dim: width of the vectors.
+        jobs: runs at a time, each in its own process.
+        training: settings of the trainer, for all runs.
+        tuning: see :class:`TuningEntry`; None trains every method with ``training``.
+    """
+
+    title: str | None = None
+    datasets: tuple[DatasetEntry, ...] = Field(min_length=1)
+    models: tuple[ModelEntry, ...] = Field(min_length=1)
+    methods: tuple[MethodEntry, ...] = Field(min_length=1)
+    budgets: tuple[str, ...] = Field(min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    embedding_dim: Annotated[int, Field(ge=1)] = 16
+    jobs: Annotated[int, Field(ge=1)] = 1
+    training: dict[str, Any] = Field(default_factory=dict)
+    tuning: TuningEntry | None = None
+
+    @field_validator("budgets")
+    @classmethod
+    def _valid_budgets(cls, budgets: tuple[str, ...]) -> tuple[str, ...]:
+        return _check_budgets(budgets)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> SweepConfig:
+        _check_distinct("models", [entry.label for entry in self.models])
+        _check_distinct("methods", [entry.label for entry in self.methods])
+        _check_distinct("seeds", [str(seed) for seed in self.seeds])
+        _check_distinct("budgets", list(self.budgets))
+        _check_distinct("datasets", [entry.name for entry in self.datasets if entry.name])
+        _check_training("training", self.training)
+        for position, entry in enumerate(self.datasets):
+            _check_training(f"datasets[{position}].training", {**self.training, **entry.training})
+        for settings in self.tuning.trials() if self.tuning else []:
+            _check_training("tuning.grid", {**self.training, **settings})
+        return self
+
+
+def load_config(path: Path | str) -> SweepConfig:
+    """Read a sweep file.
+
+    Raises:
+        SweepConfigError: if it is missing, not TOML, or says something it may not; the message names file and key.
+    """
+    path = Path(path)
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SweepConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SweepConfigError(f"{path}: not valid TOML: {error}") from None
+    try:
+        config = SweepConfig.model_validate(data)
+    except ValidationError as error:
+        problems = "; ".join(_explain(problem) for problem in error.errors())
+        raise SweepConfigError(f"{path}: {problems}") from None
+    folder = path.resolve().parent
+    return config.model_copy(update={"datasets": tuple(_resolve(entry, folder) for entry in config.datasets)})
+
+
+def _explain(problem: Any) -> str:
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]).lstrip(".")
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        message = "unknown key"
+    elif problem["type"] == "missing":
+        message = "missing"
+    return f"{place}: {message}" if place else message
+
+
+def _resolve(entry: DatasetEntry, folder: Path) -> DatasetEntry:
+    """The entry with absolute paths."""
+
+    def absolute(text: str | None) -> str | None:
+        if text is None:
+            return None
+        data = os.environ.get("RECTAB_DATA", "../shared/data")
+        expanded = Path(text.replace("${RECTAB_DATA}", str(Path(data).resolve()))).expanduser()
+        return str((folder / expanded).resolve())
+
+    paths = {key: absolute(getattr(entry, key)) for key in ("path", "recipe", "raw")}
+    return entry.model_copy(update=paths)
+
+
+def _check_budgets(budgets: tuple[str, ...]) -> tuple[str, ...]:
+    for budget in budgets:
+        if budget not in _NO_BUDGET:
+            parse_budget(budget, full_bytes=10**15)
+    return tuple("none" if budget in _NO_BUDGET else budget.replace(" ", "") for budget in budgets)
+
+
+def _check_training(place: str, settings: dict[str, Any]) -> None:
+    """Refuse a setting that the trainer does not have, before anything runs."""
+    if "seed" in settings:
+        raise ValueError(f"{place}.seed: seeds are given by the key seeds of the sweep")
+    try:
+        config = TrainConfig.from_json(settings)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{place}: {error}") from None
+    if config.objective != "logloss":
+        raise ValueError(f"{place}.objective: a sweep measures AUC, so it trains for clicks (logloss)")
+
+
+def _check_distinct(key: str, labels: list[str]) -> None:
+    repeated = sorted({label for label in labels if labels.count(label) > 1})
+    if repeated:
+        hint = "; give each its own name" if key in ("models", "methods", "datasets") else ""
+        raise ValueError(f"{key}: repeated {', '.join(repeated)}{hint}")

@@ -1,0 +1,51 @@
+"""One real run of a sweep: open the prepared data set, train, measure."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from rectab.data import PreparedDataset
+from rectab.sweep.grid import RunSpec
+from rectab.training.config import TrainConfig
+from rectab.training.run import train_once
+
+__all__ = ["train_run"]
+
+
+@lru_cache(maxsize=2)
+def _open(path: str, fingerprint: str) -> PreparedDataset:
+    dataset = PreparedDataset.open(path)
+    if dataset.fingerprint() != fingerprint:
+        raise ValueError(f"{path}: not the data set that the sweep started with; start the sweep again")
+    return dataset
+
+
+def train_run(spec: RunSpec, work: Path) -> dict[str, Any]:
+    """Train what ``spec`` says; checkpoints go to ``work``, from which a killed run resumes.
+
+    Returns:
+        :class:`rectab.training.result.RunResult` as plain data.
+
+    Raises:
+        InfeasibleBudget: the method cannot serve these vocabularies within the budget.
+        TrainingError: training diverged.
+        ValueError: an option or setting is not valid.
+    """
+    result = train_once(
+        _open(spec.dataset_path, spec.fingerprint),
+        method=spec.method,
+        budget=spec.budget,
+        method_options=spec.method_options,
+        model=spec.model,
+        history=spec.history,
+        embedding_dim=spec.embedding_dim,
+        train_config=TrainConfig.from_json({"seed": spec.seed, **spec.training}),
+        model_options=spec.model_options,
+        out_dir=work,
+        # A tuning trial must not be able to choose by test.
+        read_test=spec.role == "run",
+        progress="off",
+    )
+    return result.to_json()

@@ -1,0 +1,140 @@
+"""The run files of a sweep: one JSON file per run, written whole or not at all, named by what was run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["FORMAT_VERSION", "RunStore", "SweepFolderError", "digest", "exclusive", "write_atomic"]
+
+FORMAT_VERSION = 1
+
+
+class SweepFolderError(ValueError):
+    """The folder of a sweep is not one, or is in use."""
+
+
+def digest(content: Any) -> str:
+    """16 hex digits of plain data, independent of the order of its keys."""
+    text = json.dumps(content, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a file so that a reader (or a killed writer) never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def without_nan(value: Any) -> Any:
+    """Plain data with NaN and infinity replaced by None, so that the file is valid JSON."""
+    if isinstance(value, dict):
+        return {str(key): without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+@dataclass(frozen=True)
+class RunStore:
+    """The files of one sweep folder.
+
+    Layout::
+
+        sweep.json          the sweep as it was last started: configuration, data sets, command
+        runs/HASH.json      one finished run
+        work/HASH/          checkpoints of a run that is not finished
+        data/               data sets prepared from recipes
+        results.parquet, trials.parquet, report.html, report.md
+
+    Attributes:
+        folder: the sweep's folder.
+    """
+
+    folder: Path
+
+    def run_path(self, key: str) -> Path:
+        return self.folder / "runs" / f"{key}.json"
+
+    def work_path(self, key: str) -> Path:
+        return self.folder / "work" / key
+
+    def write_run(self, record: dict[str, Any]) -> None:
+        """Write the record of a finished run; ``record["hash"]`` names it."""
+        text = json.dumps(without_nan(record), indent=1, ensure_ascii=False, allow_nan=False)
+        write_atomic(self.run_path(record["hash"]), text + "\n")
+
+    def read_run(self, key: str) -> dict[str, Any] | None:
+        """The record of a run, or None if there is none that can be read (it is then run again)."""
+        try:
+            record = json.loads(self.run_path(key).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        if not isinstance(record, dict) or record.get("format") != FORMAT_VERSION or record.get("hash") != key:
+            return None
+        return record
+
+    def stale_runs(self, current: set[str]) -> list[str]:
+        """Hashes of run files that the present configuration does not ask for, sorted."""
+        return sorted(path.stem for path in self.folder.glob("runs/*.json") if path.stem not in current)
+
+    def write_sweep(self, content: dict[str, Any]) -> None:
+        write_atomic(self.folder / "sweep.json", json.dumps(without_nan(content), indent=1, allow_nan=False) + "\n")
+
+    def read_sweep(self) -> dict[str, Any]:
+        """What :meth:`write_sweep` wrote.
+
+        Raises:
+            SweepFolderError: if the folder holds no sweep of this version.
+        """
+        path = self.folder / "sweep.json"
+        try:
+            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except OSError:
+            raise SweepFolderError(f"{self.folder}: no sweep.json; is it the --out folder of rectab sweep?") from None
+        except ValueError as error:
+            raise SweepFolderError(
+                f"{path}: damaged ({error}); start the sweep again, finished runs are kept"
+            ) from None
+        if content.get("format") != FORMAT_VERSION:
+            raise SweepFolderError(f"{path}: written by another version of rectab; start the sweep again")
+        return content
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold the sweep folder for this process; released by the system even if the process is killed.
+
+    Raises:
+        SweepFolderError: if another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # no advisory locks on this system
+        yield
+        return
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SweepFolderError(f"{folder}: another sweep is running in this folder") from None
+        yield
