@@ -4,7 +4,7 @@ from rectab.data.dataset import PreparedDataset, Split
 from rectab.data.errors import DataError, RecipeError
 from rectab.data.loader import batches, num_batches
 from rectab.data.prepare import prepare
-from rectab.data.recipe import Recipe, load_recipe
+from rectab.data.recipe import Recipe, bundled_recipes, load_recipe
 from rectab.data.summary import render_summary
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "RecipeError",
     "Split",
     "batches",
+    "bundled_recipes",
     "load_recipe",
     "num_batches",
     "prepare",

@@ -138,7 +138,7 @@ class Split:
         return replace(self, name=name or f"{self.name} (part)", _rows=chosen)
 
     def sample_halves(self, seed: int) -> tuple[Split, Split]:
-        """Cut in two at random: (the half to learn from, the half that selects), for methods that learn from validation.
+        """Cut in two at random, for methods that learn from validation: (half to learn from, half that selects).
 
         The same seed gives the same halves. Rows keep their order within a half.
         """

@@ -10,8 +10,9 @@ import polars as pl
 
 from rectab.data.errors import DataError
 from rectab.data.recipe_parts import HistoryRecipe
+from rectab.data.sources import Sources
 from rectab.data.splits import rank_in_group
-from rectab.data.staging import GROUP, TIME, Sources, StagedTable, condition_column, stage_events, stage_prior
+from rectab.data.staging import GROUP, TIME, StagedTable, condition_column, stage_events, stage_prior
 
 __all__ = ["EventOrder", "Groups", "build_history", "mark_seen"]
 
@@ -123,8 +124,8 @@ def _from_lists(history: HistoryRecipe, rows: StagedTable) -> EventOrder:
         if (wrong := np.flatnonzero(length != lengths[0])).size:
             row = int(wrong[0])
             raise DataError(
-                f"{rows.place(row)}, column {column!r}: {length[row]} elements where {columns[0]!r} has {lengths[0][row]}; "
-                f"the lists of behaviour {history.behaviour!r} must be equally long"
+                f"{rows.place(row)}, column {column!r}: {length[row]} elements where {columns[0]!r} has "
+                f"{lengths[0][row]}; the lists of behaviour {history.behaviour!r} must be equally long"
             )
     starts = np.cumsum(lengths[0]) - lengths[0]
     ranges = np.stack([starts, lengths[0]], axis=1)

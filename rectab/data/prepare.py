@@ -17,9 +17,11 @@ from rectab.data.assemble import Assembly
 from rectab.data.dataset import PreparedDataset
 from rectab.data.errors import DataError
 from rectab.data.recipe import Recipe, load_recipe
-from rectab.data.staging import Sources, stage_rows
+from rectab.data.sources import Sources
+from rectab.data.staging import stage_rows
 from rectab.data.storage import ArrayWriter, atomic_folder
 from rectab.data.synthetic import generate, recipe_for
+from rectab.data.writing import DatasetWriter
 
 __all__ = ["prepare"]
 
@@ -73,7 +75,9 @@ def prepare(
         sources = Sources(made, Path(raw), scratch, bad_rows == "skip")
         tell("reading and checking rows")
         rows = stage_rows(sources)
-        assembly = Assembly(recipe, made, sources, rows, ArrayWriter(folder), tell)
+        assembly = Assembly(recipe, made, sources, rows, tell)
         assembly.run()
+        tell("writing arrays")
+        DatasetWriter(assembly, ArrayWriter(folder)).run()
         shutil.rmtree(scratch)
     return PreparedDataset.open(out)

@@ -17,8 +17,9 @@ from rectab.data.errors import DataError
 from rectab.data.recipe_parts import Format
 from rectab.data.text import check_text, open_bytes, read_blocks
 
-__all__ = ["ROW", "RawFile", "checksum", "find_file", "open_raw"]
+__all__ = ["INTEGERS", "ROW", "RawFile", "checksum", "find_file", "open_raw"]
 
+INTEGERS = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32)
 ROW = "__row"  # position of a row in the file as read, from 0
 _JSON_ROWS = 200_000
 
@@ -140,7 +141,7 @@ def _open_jsonl(path: Path, form: Format, scratch: Path, skip_bad: bool) -> RawF
     parse = ast.literal_eval if form.python_literals else json.loads
     raw = RawFile(path, pl.LazyFrame(), list(paths), True)
     rows: dict[str, list[str | None]] = {column: [] for column in paths}
-    written = 0
+    written, first = 0, next(iter(paths))
 
     def write() -> None:
         nonlocal written
@@ -166,15 +167,11 @@ def _open_jsonl(path: Path, form: Format, scratch: Path, skip_bad: bool) -> RawF
                 continue
             for column, cell in cells.items():
                 rows[column].append(cell)
-            if len(rows[form_first(paths)]) >= _JSON_ROWS:
+            if len(rows[first]) >= _JSON_ROWS:
                 write()
     write()
     raw.frame = pl.scan_parquet(parts / "*.parquet", row_index_name=ROW)
     return raw
-
-
-def form_first(paths: dict[str, list[str]]) -> str:
-    return next(iter(paths))
 
 
 def _look_up(content: Any, steps: list[str]) -> str | None:

@@ -31,7 +31,9 @@ if sys.version_info >= (3, 11):
 else:  # pragma: no cover
     import tomli as tomllib
 
-__all__ = ["Recipe", "load_recipe"]
+__all__ = ["Recipe", "bundled_recipes", "load_recipe"]
+
+_BUNDLED = (Path(__file__).parents[2] / "datasets", Path(__file__).parents[1] / "datasets")  # checkout, installed
 
 
 class Recipe(Strict):
@@ -127,18 +129,26 @@ class Recipe(Strict):
             raise ValueError(f"slice_by {self.slice_by!r} is no categorical feature")
 
 
+def bundled_recipes() -> dict[str, Path]:
+    """The recipes that come with rectab, by name."""
+    return {path.stem: path for folder in _BUNDLED for path in sorted(folder.glob("*.toml"))}
+
+
 def load_recipe(path: str | Path) -> Recipe:
-    """Read a recipe.
+    """Read a recipe: a file, or the name of a bundled one (``frappe``).
 
     Raises:
         RecipeError: if the file is missing or not TOML, or a key is unknown, missing or contradictory; the message
             names the file and the key.
     """
     path = Path(path)
+    if not path.exists():
+        path = bundled_recipes().get(str(path), path)
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RecipeError(f"{path}: no such recipe") from None
+        known = ", ".join(bundled_recipes())
+        raise RecipeError(f"{path}: no such recipe; give a file, or one of: {known}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not valid TOML: {error}") from None
     try:

@@ -32,7 +32,7 @@ class Format(Strict):
     """How a file is written.
 
     Attributes:
-        kind: ``csv`` (any delimited text), ``parquet`` or ``jsonl``; None goes by the file's ending (.gz is seen through).
+        kind: ``csv`` (any delimited text), ``parquet`` or ``jsonl``; None goes by the file's ending (before .gz).
         separator: between fields; more than one character is allowed (``::``).
         header: whether the first line names the columns.
         columns: names of the columns of a file without a header, in order.

@@ -6,22 +6,21 @@ Everything after it reads single columns of that file, so memory holds one colum
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
 from rectab.data.errors import DataError, RecipeError
-from rectab.data.reading import ROW, RawFile, checksum, find_file, open_raw
+from rectab.data.reading import INTEGERS, ROW, RawFile
 from rectab.data.recipe import Recipe
-from rectab.data.recipe_parts import Format, HistoryRecipe, SideTable
+from rectab.data.recipe_parts import HistoryRecipe
+from rectab.data.sources import Sources
 
-__all__ = ["Checks", "Sources", "StagedTable", "number_column", "stage_events", "stage_prior", "stage_rows"]
+__all__ = ["Checks", "StagedTable", "number_column", "stage_events", "stage_prior", "stage_rows"]
 
 _FILE, _BAD, _CELL = "__file", "__bad", "__cell"
 LABEL, TIME, GROUP, SPLIT, PROBABILITY = "__label", "__time", "__group", "__split", "__probability"
-_INTEGERS = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32)
 
 
 def number_column(column: str) -> str:
@@ -55,72 +54,6 @@ class StagedTable:
         """Where staged row ``row`` stands in the raw files."""
         at = pl.scan_parquet(self.path).select(_FILE, ROW).slice(row, 1).collect().row(0)
         return self.raw[at[0]].place(at[1])
-
-
-@dataclass
-class Sources:
-    """The raw folder: opens files, verifies checksums, joins side tables, remembers what was dropped."""
-
-    recipe: Recipe
-    folder: Path
-    scratch: Path
-    skip_bad: bool
-    verify: bool = True
-    checksums: list[dict[str, Any]] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    dropped: int = 0
-    _tables: dict[str, tuple[SideTable, pl.LazyFrame]] = field(default_factory=dict)
-
-    def open(self, name: str, form: Format | None, sha256: str | None) -> RawFile:
-        path = find_file(self.folder / name)
-        raw = open_raw(path, form or self.recipe.format, self.scratch, self.skip_bad)
-        self.problems += raw.problems
-        self.dropped += len(raw.problems)
-        if all(known["file"] != name for known in self.checksums):
-            actual = checksum(path)
-            if sha256 is not None and actual != sha256:
-                raise DataError(
-                    f"{path}: its SHA-256 is {actual}, the recipe expects {sha256}; it is not the published file "
-                    "(or was cut short): get it again, or take sha256 out of the recipe to use it anyway"
-                )
-            self.checksums.append({"file": name, "bytes": path.stat().st_size, "sha256": actual})
-        return raw
-
-    def join(self, frame: pl.LazyFrame, have: Iterable[str]) -> tuple[pl.LazyFrame, list[str]]:
-        """Join the side tables whose key the frame has. A column the frame already has is not replaced."""
-        columns = list(have)
-        for table in self.recipe.tables:
-            new = [column for column in table.columns if column not in columns]
-            if table.on in columns and new:
-                side = self._table(table)
-                frame, side = _same_key_type(frame, side, table.on)
-                frame = frame.join(side.select(table.on, *new), on=table.on, how="left", maintain_order="left")
-                columns += new
-        return frame, columns
-
-    def _table(self, table: SideTable) -> pl.LazyFrame:
-        if table.path not in self._tables:
-            raw = self.open(table.path, table.format, table.sha256)
-            key = table.key or table.on
-            raw.require([key, *table.columns], "of a side table")
-            frame = raw.frame.select(ROW, pl.col(key).alias(table.on), *table.columns).collect()
-            repeated = frame.filter(pl.col(table.on).is_duplicated())
-            if len(repeated):
-                row = repeated.row(0, named=True)
-                raise DataError(
-                    f"{raw.place(row[ROW])}, column {key!r}: value {row[table.on]!r} appears more than once"
-                )
-            self._tables[table.path] = (table, frame.drop(ROW).lazy())
-        return self._tables[table.path][1]
-
-
-def _same_key_type(rows: pl.LazyFrame, side: pl.LazyFrame, key: str) -> tuple[pl.LazyFrame, pl.LazyFrame]:
-    """Integers where the rows have integers, text otherwise."""
-    ours, theirs = rows.collect_schema()[key], side.collect_schema()[key]
-    if ours == theirs:
-        return rows, side
-    common = pl.Int64 if ours in _INTEGERS else pl.String
-    return rows.with_columns(pl.col(key).cast(common)), side.with_columns(pl.col(key).cast(common, strict=False))
 
 
 class Checks:
@@ -175,7 +108,7 @@ def stage_events(sources: Sources, history: HistoryRecipe) -> StagedTable:
     checks = Checks()
     if history.where is not None:
         frame = frame.filter(_sql(history.where, columns, raw, f"behaviour {history.behaviour!r}"))
-    staged = [pl.lit(0, pl.UInt16).alias(_FILE), ROW, *_keys(frame, group, time, checks)]
+    staged = [pl.lit(0, pl.UInt16).alias(_FILE), pl.col(ROW), *_keys(frame, group, time, checks)]
     staged += [_value(frame, column) for column in dict.fromkeys(s.column for s in history.sequences)]
     return _sink(sources, frame.select(*staged, *checks.columns()), [raw], checks, f"events-{history.behaviour}")
 
@@ -189,7 +122,7 @@ def stage_prior(sources: Sources, history: HistoryRecipe) -> StagedTable:
     group = prior.group or sources.recipe.group
     raw.require([group, *prior.lists.values()], f"prior events of behaviour {history.behaviour!r}")
     lists = [pl.col(column).alias(name) for name, column in prior.lists.items()]
-    frame = raw.frame.select(ROW, pl.col(group).alias(GROUP), *lists)
+    frame = raw.frame.select(pl.col(ROW), pl.col(group).alias(GROUP), *lists)
     first = next(iter(prior.lists))
     frame = frame.filter(pl.col(first).list.len() > 0).explode(*prior.lists)
     frame, columns = sources.join(frame, [GROUP, *prior.lists])
@@ -272,7 +205,7 @@ def _keys(frame: pl.LazyFrame, group: str | None, time: str | None, checks: Chec
         keys.append(_value(frame, group).alias(GROUP))
     if time is not None:
         checks.add(time, pl.col(time).is_null(), "the time must not be empty")
-        is_exact = frame.collect_schema()[time] in _INTEGERS
+        is_exact = frame.collect_schema()[time] in INTEGERS
         value = pl.col(time).cast(pl.Int64) if is_exact else _number(time, checks)
         keys.append(value.alias(TIME))
     return keys
@@ -300,7 +233,7 @@ def _number(column: str, checks: Checks) -> pl.Expr:
 def _value(frame: pl.LazyFrame, column: str) -> pl.Expr:
     """A cell as a value that can be compared and sorted: integers as they are, everything else as text."""
     dtype = frame.collect_schema()[column]
-    if dtype in _INTEGERS:
+    if dtype in INTEGERS:
         return pl.col(column).cast(pl.Int64)
     if dtype.is_nested():
         raise RecipeError(f"column {column!r} holds lists; use it in a history with source = 'list'")
@@ -310,7 +243,7 @@ def _value(frame: pl.LazyFrame, column: str) -> pl.Expr:
 def _list(frame: pl.LazyFrame, column: str, history: HistoryRecipe) -> pl.Expr:
     dtype = frame.collect_schema()[column]
     if isinstance(dtype, pl.List):
-        inner = pl.Int64 if dtype.inner in _INTEGERS else pl.String
+        inner = pl.Int64 if dtype.inner in INTEGERS else pl.String
         value = pl.col(column).cast(pl.List(inner)).fill_null([])
     elif history.separator is None:
         raise RecipeError(f"behaviour {history.behaviour!r}: column {column!r} is text; say separator = '...'")

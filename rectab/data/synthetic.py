@@ -1,6 +1,6 @@
 """Synthetic impressions with a known click probability: a test bed for tables, towers and interactions.
 
-Everything about an id (its bias, its latent factors, its topic, when it first appears) is a hash of the id, and
+Everything about an id (its bias, its latent factors, its category, when it first appears) is a hash of the id, and
 everything about an impression a hash of its number. So 10^8 ids cost no memory, the rows do not depend on how they are
 cut into chunks, and a seed names one data set for ever.
 
@@ -8,8 +8,8 @@ The logit of an impression is the sum of
 
 * a bias per id (what a linear model learns),
 * products of latent factors of pairs of ids (what interactions learn),
-* how many of the user's visible past events are of the target item's topic, saturating: with many topics a pooled
-  history forgets which ones it holds, so attention beats mean pooling, and mean pooling beats no history,
+* how many of the user's visible past events are of the target item's category, saturating: with many categories a
+  pooled history forgets which ones it holds, so attention beats mean pooling, and mean pooling beats no history,
 * the float columns.
 
 Ids follow Zipf's law; some items appear only after training ended. The click is drawn from the probability, which is
@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +41,7 @@ from rectab.data.synthetic_options import SyntheticOptions
 __all__ = ["generate", "recipe_for"]
 
 _EVENTS_FILE = "events.parquet"
-_INTERESTS = 6  # topics a user cares about
+_INTERESTS = 6  # categories a user cares about
 _CALIBRATION_ROWS = 20_000
 _SALTS = {"user": 1, "item": 2, "row": 3, "event": 4, "click": 5}  # what is hashed for; fields follow from 16 on
 
@@ -50,7 +50,7 @@ def recipe_for(recipe: Recipe) -> Recipe:
     """The recipe of the generated files: ``recipe`` with everything its ``[synthetic]`` options imply filled in."""
     options = recipe.synthetic
     assert options is not None
-    ids = ["user", "item", *options.fields]
+    ids = ["user", "item", "category", *options.fields]
     features = [FeatureRecipe.model_validate({"name": name, "hashed": options.hashed}) for name in ids]
     features += [
         FeatureRecipe.model_validate({"name": f"amount_{j}", "type": "dense", "transform": "log_standardize"})
@@ -61,7 +61,7 @@ def recipe_for(recipe: Recipe) -> Recipe:
         source="events",
         path=_EVENTS_FILE,
         max_length=options.max_history,
-        sequences=(SequenceRecipe(name="visit_item", column="item", target="item"),),
+        sequences=tuple(SequenceRecipe(name=f"visit_{n}", column=n, target=n) for n in ("item", "category")),
     )
     return recipe.model_copy(
         update={
@@ -105,6 +105,7 @@ def _write_events(world: _World, users: np.ndarray, folder: Path) -> None:
                 "user": world.raw_ids("user", owner),
                 "time": events.time[visible],
                 "item": world.raw_ids("item", events.item[visible]),
+                "category": world.raw_ids("category", events.item[visible] % world.options.categories),
             }
         ).write_parquet(parts / f"{first:012d}.parquet")
     pl.scan_parquet(parts / "*.parquet").sink_parquet(folder / _EVENTS_FILE)
@@ -112,7 +113,7 @@ def _write_events(world: _World, users: np.ndarray, folder: Path) -> None:
 
 @dataclass
 class _Events:
-    """Up to M events of U users, oldest first: ``item`` int64 [U, M], ``time`` float64 [U, M], ``exists`` bool [U, M]."""
+    """Up to M events of U users, oldest first: item int64 [U, M], time float64 [U, M], exists bool [U, M]."""
 
     item: np.ndarray
     time: np.ndarray
@@ -124,9 +125,9 @@ class _World:
 
     def __init__(self, options: SyntheticOptions) -> None:
         self.options = options
-        self.sizes = {"user": options.users, "item": options.items, **options.fields}
+        self.sizes = {"user": options.users, "item": options.items, "category": options.categories, **options.fields}
         self.salts = {name: _SALTS.get(name, 16 + i) for i, name in enumerate(self.sizes)}
-        self.pairs = _pairs(list(self.sizes))
+        self.pairs = _pairs(list(options.fields))
         self.train_end = 1.0 - options.valid - options.test
         self.event_limit = math.ceil(4 * options.history_length)
         self.history_mean, self.history_std = 0.0, 1.0
@@ -141,7 +142,7 @@ class _World:
     def impressions(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Columns of the impressions with these numbers (int64 [n])."""
         user, item, time = self._who(rows)
-        ids = {"user": user, "item": item}
+        ids = {"user": user, "item": item, "category": item % self.options.categories}
         for name, size in self.options.fields.items():
             ids[name] = _zipf(self._row_uniform(rows, self.salts[name]), size, self.options.zipf)
         amounts = [_normal(rows, self._salt("row", 200 + j)) for j in range(self.options.dense)]
@@ -157,41 +158,41 @@ class _World:
         count = -np.log1p(-_uniform(users, self._salt("event", 0))) * options.history_length
         key = users[:, None] * width + np.arange(width)
         time = np.sort(_uniform(key, self._salt("event", 1)) * 1.5 - 0.5, axis=1)
-        topic = self._topic_of_interest(users[:, None], key, "event")
-        item = self._item(_uniform(key, self._salt("event", 4)), topic, time)
+        category = self._category_of_interest(users[:, None], key, "event")
+        item = self._item(_uniform(key, self._salt("event", 4)), category, time)
         return _Events(item, time, np.arange(width) < count[:, None])
 
     def _who(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(user, item, time) of impressions: half of the time the item is of a topic the user cares about."""
+        """(user, item, time) of impressions: half of the time the item is of a category the user cares about."""
         time = rows / self.options.rows
         user = _zipf(self._row_uniform(rows, _SALTS["user"]), self.options.users, 0.5)
-        topic = self._topic_of_interest(user, rows, "row")
-        return user, self._item(self._row_uniform(rows, _SALTS["item"]), topic, time), time
+        category = self._category_of_interest(user, rows, "row")
+        return user, self._item(self._row_uniform(rows, _SALTS["item"]), category, time), time
 
-    def _topic_of_interest(self, user: np.ndarray, key: np.ndarray, purpose: str) -> np.ndarray:
+    def _category_of_interest(self, user: np.ndarray, key: np.ndarray, purpose: str) -> np.ndarray:
         care = 0.85 if purpose == "event" else 0.5
         slot = (_uniform(key, self._salt(purpose, 2)) * _INTERESTS).astype(np.int64)
-        cared_for = _mix(user * _INTERESTS + slot, self._salt("user", 7)) % np.uint64(self.options.topics)
-        anything = _mix(key, self._salt(purpose, 3)) % np.uint64(self.options.topics)
+        cared_for = _mix(user * _INTERESTS + slot, self._salt("user", 7)) % np.uint64(self.options.categories)
+        anything = _mix(key, self._salt(purpose, 3)) % np.uint64(self.options.categories)
         cares = _uniform(key, self._salt(purpose, 5)) < care
         return np.where(cares, cared_for, anything).astype(np.int64)
 
-    def _item(self, uniform: np.ndarray, topic: np.ndarray, time: np.ndarray) -> np.ndarray:
-        """An item of the topic by Zipf's law; one not yet out is replaced by the next more frequent one."""
+    def _item(self, uniform: np.ndarray, category: np.ndarray, time: np.ndarray) -> np.ndarray:
+        """An item of the category by Zipf's law; one not yet out is replaced by the next more frequent one."""
         options = self.options
-        per_topic = max(options.items // options.topics, 1)
-        rank = _zipf(uniform, per_topic, options.zipf)
+        per_category = max(options.items // options.categories, 1)
+        rank = _zipf(uniform, per_category, options.zipf)
         if options.late_share > 0:
             period = max(round(1 / options.late_share), 2)
             is_late = rank % period == period - 1
             out_from = self.train_end + (1 - self.train_end) * _uniform(
-                rank * options.topics + topic, self._salt("item", 8)
+                rank * options.categories + category, self._salt("item", 8)
             )
             rank = np.where(is_late & (time < out_from), rank - 1, rank)
-        return np.minimum(rank * options.topics + topic % options.items, options.items - 1)
+        return np.minimum(rank * options.categories + category % options.items, options.items - 1)
 
     def _relevance(self, user: np.ndarray, item: np.ndarray, time: np.ndarray) -> np.ndarray:
-        """float64 [n]: saturating count of the visible events of the target's topic."""
+        """float64 [n]: saturating count of the visible events of the target's category."""
         distinct, owner = np.unique(user, return_inverse=True)
         relevance = np.empty(len(user))
         events = self.events(distinct)
@@ -199,7 +200,7 @@ class _World:
             at = owner[first:last]
             before = events.exists[at] & (events.time[at] < time[first:last, None])
             recent = before & (before[:, ::-1].cumsum(axis=1)[:, ::-1] <= self.options.max_history)
-            same = events.item[at] % self.options.topics == (item[first:last] % self.options.topics)[:, None]
+            same = events.item[at] % self.options.categories == (item[first:last] % self.options.categories)[:, None]
             relevance[first:last] = 1 - np.exp(-(recent & same).sum(axis=1) / 2)
         return relevance
 
@@ -228,9 +229,10 @@ class _World:
         return _uniform(rows, self._salt("row", 1000 + column))
 
 
-def _pairs(names: list[str]) -> list[tuple[str, str]]:
-    """Pairs of columns that interact: every second one, so that a model must find out which."""
-    return [pair for i, pair in enumerate(combinations(names, 2)) if i % 2 == 0]
+def _pairs(fields: list[str]) -> list[tuple[str, str]]:
+    """Pairs of columns that interact: neighbours in this order. Which they are, a model must find out."""
+    ordered = ["user", "category", *fields, "item"]
+    return list(pairwise(ordered))
 
 
 def _part_names(options: SyntheticOptions) -> list[str]:

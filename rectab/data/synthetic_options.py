@@ -1,4 +1,4 @@
-"""Options of the synthetic generator (see :mod:`rectab.data.synthetic`), as they stand in a recipe's ``[synthetic]``."""
+"""Options of the synthetic generator (:mod:`rectab.data.synthetic`), as in a recipe's ``[synthetic]``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class SyntheticOptions(BaseModel):
         users, items: number of possible ids.
         fields: further categorical columns by name -> number of possible ids, each drawn by Zipf's law.
         zipf: exponent of the id frequencies of items and fields; 1.0 is steep, 0 is uniform.
-        topics: number of interests; an item belongs to one.
+        categories: number of item categories; what a user is interested in, and what history and target have in common.
         history_length: mean number of events of a user over the whole period.
         max_history: most recent events a row sees.
         late_share: share of the items that appear only after training ended.
@@ -38,7 +38,7 @@ class SyntheticOptions(BaseModel):
     items: int = Field(default=8_000, ge=2, le=10**8)
     fields: dict[str, int] = {"advertiser": 3_000, "page": 6_000, "query": 12_000, "device": 40, "hour": 24}
     zipf: float = Field(default=1.0, ge=0)
-    topics: int = Field(default=24, ge=2)
+    categories: int = Field(default=48, ge=2)
     history_length: float = Field(default=24, gt=0)
     max_history: int = Field(default=50, ge=1)
     late_share: float = Field(default=0.1, ge=0, lt=1)

@@ -1,8 +1,8 @@
 """Checks delimited text line by line before polars reads it, so that an error can name the line.
 
-One pass over the bytes finds what polars cannot report well: a gzip that ends early, bytes that are no UTF-8, lines with
-too few or too many fields. Where the file cannot be scanned as it is (compressed, another encoding, a long separator,
-lines to leave out), the pass writes a plain copy into the scratch folder.
+One pass over the bytes finds what polars cannot report well: a gzip that ends early, bytes that are no UTF-8, lines
+with too few or too many fields. Where the file cannot be scanned as it is (compressed, another encoding, a long
+separator, lines to leave out), the pass writes a plain copy into the scratch folder.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, cast
 
 import numpy as np
 
@@ -45,10 +45,10 @@ class CheckedText:
     problems: list[str] = field(default_factory=list)
 
 
-def open_bytes(path: Path) -> BinaryIO:
+def open_bytes(path: Path) -> IO[bytes]:
     """Open a file for reading bytes, seeing through .gz."""
     if path.suffix == ".gz":
-        return gzip.open(path, "rb")
+        return cast("IO[bytes]", gzip.open(path, "rb"))
     return path.open("rb")
 
 
@@ -206,7 +206,8 @@ class _Block:
         try:
             text = line.decode("utf-8")
         except UnicodeDecodeError as error:
-            return f"byte {error.start + 1} of the line (0x{line[error.start]:02x}) is not UTF-8; convert the file or set encoding"
+            byte = f"byte {error.start + 1} of the line (0x{line[error.start]:02x})"
+            return f"{byte} is not UTF-8; convert the file or set encoding"
         fields = len(text.split(self.separator))
         if self.form.quote and self.form.quote in text:
             if text.count(self.form.quote) % 2:

@@ -1,4 +1,4 @@
-"""Raw values to ids: every column of a vocabulary is factorised once, then ids follow from counts of the training rows."""
+"""Raw values to ids: the columns of a vocabulary are factorised once, then ids follow from training counts."""
 
 from __future__ import annotations
 

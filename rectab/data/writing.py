@@ -1,0 +1,181 @@
+"""Writes what an :class:`~rectab.data.assemble.Assembly` decided as memory-mapped arrays and ``schema.json``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from rectab.data.assemble import Assembly, event_codes, feature_key
+from rectab.data.recipe_parts import FeatureRecipe
+from rectab.data.staging import PROBABILITY
+from rectab.data.storage import SPLITS, ArrayWriter
+from rectab.schema import Feature, Schema, Vocabulary
+
+__all__ = ["DatasetWriter"]
+
+_CHUNK_ROWS = 1 << 18
+
+
+@dataclass
+class DatasetWriter:
+    """Writes one data set.
+
+    Attributes:
+        data: what to write.
+        writer: of the output folder.
+    """
+
+    data: Assembly
+    writer: ArrayWriter
+
+    def run(self) -> None:
+        """Write everything; the last file is ``schema.json``."""
+        schema = self._schema()
+        self._write_vocabularies()
+        histories = self._write_histories()
+        columns = self._write_rows(schema)
+        self._finish(schema, columns, histories)
+
+    def _schema(self) -> Schema:
+        vocabularies = []
+        for name, encoded in self.data.encoded.items():
+            fitted = encoded.fitted
+            vocabularies.append(Vocabulary(name, len(fitted.counts), encoded.hashed, fitted.counts, fitted.ids))
+        features = [Feature(f.name, f.vocabulary) for f in self.data.categorical()]
+        for history in self.data.made.histories:
+            for s in history.sequences:
+                vocabulary = self.data.vocabulary_of(s.target, s.vocabulary)
+                features.append(Feature(s.name, vocabulary, "sequence", history.behaviour, s.target))
+        largest = max(
+            self.data.categorical(), key=lambda f: len(self.data.encoded[f.vocabulary].fitted.counts), default=None
+        )
+        default = self.data.made.negatives.item if self.data.made.negatives is not None else None
+        by_column = [f.name for f in self.data.categorical() if f.column == default]
+        return Schema(
+            vocabularies=tuple(vocabularies),
+            features=tuple(features),
+            dense=tuple(f.name for f in self.data.dense()),
+            label=self.data.made.label.column if self.data.made.label is not None else "label",
+            group=self.data.made.group,
+            slice_by=self.data.made.slice_by or next(iter(by_column), largest.name if largest else None),
+        )
+
+    def _write_vocabularies(self) -> None:
+        for index, encoded in enumerate(self.data.encoded.values()):
+            self.writer.save(f"vocabularies/{index}_counts.npy", encoded.fitted.counts)
+            if encoded.fitted.ids is not None:
+                self.writer.save(f"vocabularies/{index}_ids.npy", encoded.fitted.ids)
+            encoded.fitted.values.write_parquet(self.writer.folder / f"vocabularies/{index}_values.parquet")
+
+    def _write_histories(self) -> list[dict[str, Any]]:
+        described = []
+        for b, order in enumerate(self.data.orders):
+            for s, sequence in enumerate(order.history.sequences):
+                encoded = self.data.encoded[self.data.vocabulary_of(sequence.target, sequence.vocabulary)]
+                ids = encoded.fitted.id_of_code[event_codes(order, sequence.column, encoded.codes)]
+                self.writer.save(f"histories/{b}_{s}.npy", ids if encoded.hashed else ids.astype(np.int32))
+            ranges = order.cut()
+            chosen = [ranges[rows.source] for rows in self.data.final]
+            for name, part in zip(SPLITS, chosen, strict=True):
+                self.writer.save(f"{name}/history_{b}.npy", part)
+            lengths = np.concatenate([part[:, 1] for part in chosen])
+            described.append(
+                {
+                    "behaviour": order.history.behaviour,
+                    "events": len(order.order),
+                    "mean_length": float(lengths.mean()),
+                    "longest": int(lengths.max()),
+                    "empty": {n: float((p[:, 1] == 0).mean()) for n, p in zip(SPLITS, chosen, strict=True)},
+                }
+            )
+        return described
+
+    def _write_rows(self, schema: Schema) -> list[dict[str, Any]]:
+        """Write ids, dense, labels, groups and probability of every split; returns what to say about the columns."""
+        dense = [self.data.dense_column(f) for f in self.data.dense()]
+        narrow = not any(e.hashed for e in self.data.encoded.values()) and all(
+            v.num_embeddings < 2**31 for v in schema.vocabularies
+        )
+        columns = [self._describe(f) for f in self.data.categorical()]
+        for split, name in enumerate(SPLITS):
+            rows = self.data.final[split]
+            n = len(rows.labels)
+            ids = self.writer.create(f"{name}/ids.npy", np.int32 if narrow else np.int64, (n, len(columns)))
+            floats = self.writer.create(f"{name}/dense.npy", np.float32, (n, len(dense)))
+            for start in range(0, n, _CHUNK_ROWS):
+                chunk = slice(start, start + _CHUNK_ROWS)
+                ids[chunk] = self._id_block(split, chunk, columns, ids.dtype)
+                for j, column in enumerate(dense):
+                    floats[chunk, j] = column[rows.source[chunk]]
+            for described in columns:
+                described["unseen"][name] = described["unseen"].get(name, 0) / n
+            self.writer.save(f"{name}/labels.npy", rows.labels.astype(np.float32))
+            if self.data.groups is not None:
+                self.writer.save(f"{name}/groups.npy", self.data.groups.codes[rows.source])
+            if self.data.made.probability is not None:
+                self.writer.save(f"{name}/probability.npy", self.data.rows.column(PROBABILITY).to_numpy()[rows.source])
+        return columns
+
+    def _id_block(self, split: int, chunk: slice, columns: list[dict[str, Any]], dtype: Any) -> np.ndarray:
+        """The ids of some rows, [m, F]; counts the unseen ones into ``columns`` on the way."""
+        block = np.empty((len(self.data.final[split].labels[chunk]), len(columns)), dtype)
+        for j, feature in enumerate(self.data.categorical()):
+            encoded = self.data.encoded[feature.vocabulary]
+            codes = encoded.codes.arrays[feature_key(feature)][self.data.rows_for(feature.column, split)[chunk]]
+            ids = encoded.fitted.id_of_code[codes]
+            block[:, j] = ids
+            known = encoded.fitted.ids
+            unseen = ids == 0 if known is None else known[np.searchsorted(known, ids).clip(0, len(known) - 1)] != ids
+            counted = columns[j]["unseen"]
+            counted[SPLITS[split]] = counted.get(SPLITS[split], 0) + int(unseen.sum())
+        return block
+
+    def _describe(self, feature: FeatureRecipe) -> dict[str, Any]:
+        cardinality = len(self.data.encoded[feature.vocabulary].fitted.counts)
+        return {
+            "name": feature.name,
+            "vocabulary": feature.vocabulary,
+            "hashed": feature.hashed,
+            "cardinality": cardinality,
+            "unseen": {},
+        }
+
+    def _finish(self, schema: Schema, columns: list[dict[str, Any]], histories: list[dict[str, Any]]) -> None:
+        splits = {name: self._split_facts(split) for split, name in enumerate(SPLITS)}
+        problems = self.data.sources.problems
+        rules = {name: rule.to_json() for name, rule in self.data.rules.items()}
+        inputs = [
+            {"name": f.name, "column": f.column, "type": f.type, "rule": rules.get(f.name)}
+            for f in self.data.made.features
+        ]
+        self.writer.finish(
+            {
+                "name": self.data.recipe.name,
+                "schema": schema.to_json(),
+                "splits": splits,
+                "summary": {
+                    "description": self.data.recipe.description,
+                    "splits": splits,
+                    "columns": columns,
+                    "dense": list(schema.dense),
+                    "histories": histories,
+                    "dropped": {"rows": self.data.sources.dropped, "first": problems[:20]},
+                },
+                "inputs": inputs,
+                "recipe": self.data.recipe.model_dump(mode="json", exclude_defaults=True),
+                "sources": [] if self.data.recipe.synthetic is not None else self.data.sources.checksums,
+            }
+        )
+
+    def _split_facts(self, split: int) -> dict[str, Any]:
+        rows = self.data.final[split]
+        facts: dict[str, Any] = {"rows": len(rows.labels), "positive_rate": float(rows.labels.mean(dtype=np.float64))}
+        if self.data.made.probability is not None:
+            from torchmetrics.functional.classification import binary_auroc
+
+            probability = torch.from_numpy(self.data.rows.column(PROBABILITY).to_numpy()[rows.source])
+            facts["best_auc"] = float(binary_auroc(probability, torch.from_numpy(rows.labels).long()))
+        return facts
