@@ -1,3 +1,15 @@
 """rectab: embedding tables for CTR models at any memory budget."""
 
+from typing import Any
+
 __version__ = "0.1.0"
+__all__ = ["SwapPlan", "SwapResult", "__version__", "plan_swap", "swap_"]
+
+
+def __getattr__(name: str) -> Any:
+    """``rectab.swap_`` and its kin, imported when first used: ``import rectab`` alone does not load torch."""
+    if name in __all__:
+        from rectab import swap
+
+        return getattr(swap, name)
+    raise AttributeError(f"module 'rectab' has no attribute {name!r}")

@@ -1,0 +1,7 @@
+"""rectab tables inside the models people already have."""
+
+from rectab.swap.planning import SwapPlan, plan_swap
+from rectab.swap.result import SwapResult
+from rectab.swap.swapping import swap_
+
+__all__ = ["SwapPlan", "SwapResult", "plan_swap", "swap_"]

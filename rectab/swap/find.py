@@ -1,0 +1,199 @@
+"""Finds the embedding tables of a model: every ``nn.Embedding`` and ``nn.EmbeddingBag``, under every name it has.
+
+torchrec's unsharded collections, FuxiCTR's ``FeatureEmbedding`` and DeepCTR-Torch's ``embedding_dict`` all hold their
+tables as such modules, so one walk serves every host. Nothing here imports one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["FoundTable", "Place", "Selector", "find_tables"]
+
+Selector = str | Sequence[str] | Callable[[str, nn.Module], bool] | None
+"""Which tables: shell patterns of dotted names (``"*.user_id"``), or a function of (name, module)."""
+
+_WRAPPERS = ("DistributedDataParallel", "DataParallel", "FullyShardedDataParallel", "DistributedModelParallel")
+_ROWS_AT_A_TIME = 1 << 16
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a module hangs: ``parent._modules[key]``; ``name`` is its dotted path from the model."""
+
+    parent: nn.Module
+    key: str
+    name: str
+    module: nn.Embedding | nn.EmbeddingBag
+
+
+@dataclass(frozen=True)
+class FoundTable:
+    """One set of weights and every place it is used from.
+
+    Attributes:
+        places: all of them: aliases of one module, and other modules with the same Parameter.
+        std: standard deviation of the weights outside ``padding_idx``; nan on the meta device.
+    """
+
+    places: tuple[Place, ...]
+    std: float
+
+    @property
+    def name(self) -> str:
+        """The first dotted path: the name of the vocabulary."""
+        return self.places[0].name
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(place.name for place in self.places)
+
+    @property
+    def module(self) -> nn.Embedding | nn.EmbeddingBag:
+        return self.places[0].module
+
+    @property
+    def weight(self) -> nn.Parameter:
+        return self.module.weight  # type: ignore[return-value]
+
+    @property
+    def bytes(self) -> int:
+        return self.weight.numel() * self.weight.element_size()
+
+    @property
+    def trained_elements(self) -> int:
+        """Elements outside ``padding_idx``."""
+        return self.weight.numel() - (0 if self.module.padding_idx is None else self.module.embedding_dim)
+
+
+def find_tables(
+    model: nn.Module, include: Selector = None, exclude: Selector = None
+) -> tuple[tuple[FoundTable, ...], tuple[str, ...]]:
+    """The tables to swap, and a line for each one that is left alone and why.
+
+    Raises:
+        ValueError: the model is wrapped for data parallelism or is itself a table, a pattern matches nothing, there is
+            no table, or one of them cannot be swapped; all reasons are listed at once.
+    """
+    _check_root(model)
+    grouped: dict[int, list[Place]] = {}
+    notes: dict[str, None] = {}
+    matched: set[str] = set()
+    every_name: list[str] = []
+    for place in _places(model):
+        every_name.append(place.name)
+        wanted = include is None or _selects(include, place, matched)
+        if _selects(exclude, place, matched):
+            notes[f"{place.name}: excluded"] = None
+        elif wanted:
+            grouped.setdefault(id(place.module.weight), []).append(place)
+    _check_patterns(include, exclude, matched, every_name)
+    groups = list(grouped.values())
+    if include is None:
+        for places in groups:
+            if not places[0].module.weight.requires_grad:
+                notes[f"{places[0].name}: frozen, left as it is (name it in include to swap it)"] = None
+        groups = [places for places in groups if places[0].module.weight.requires_grad]
+    groups = [_whole_alias_set(model, places) for places in groups]
+    problems = [line for places in groups for line in _problems(model, places)]
+    if problems:
+        raise ValueError(
+            "these tables cannot be swapped; exclude them or change them first:\n  " + "\n  ".join(problems)
+        )
+    if not groups:
+        raise ValueError(f"no embedding table to swap; the model has {every_name or 'none'}")
+    return tuple(FoundTable(tuple(places), _std(places[0].module)) for places in groups), tuple(notes)
+
+
+def _check_root(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if type(module).__name__ in _WRAPPERS:
+            raise ValueError(f"{name or 'the model'} is a {type(module).__name__}; swap before wrapping or sharding it")
+    if isinstance(model, (nn.Embedding, nn.EmbeddingBag)):
+        raise ValueError("the model is itself a table and cannot be replaced in place; put it inside a module")
+
+
+def _places(model: nn.Module) -> Iterator[Place]:
+    for path, parent in model.named_modules(remove_duplicate=False):
+        for key, child in parent._modules.items():
+            if isinstance(child, (nn.Embedding, nn.EmbeddingBag)):
+                yield Place(parent, key, f"{path}.{key}" if path else key, child)
+
+
+def _selects(selector: Selector, place: Place, matched: set[str]) -> bool:
+    if selector is None:
+        return False
+    if callable(selector):
+        return bool(selector(place.name, place.module))
+    patterns = [selector] if isinstance(selector, str) else list(selector)
+    hits = [pattern for pattern in patterns if fnmatchcase(place.name, pattern)]
+    matched.update(hits)
+    return bool(hits)
+
+
+def _check_patterns(include: Selector, exclude: Selector, matched: set[str], names: list[str]) -> None:
+    for label, selector in (("include", include), ("exclude", exclude)):
+        if selector is None or callable(selector):
+            continue
+        for pattern in [selector] if isinstance(selector, str) else selector:
+            if pattern not in matched:
+                raise ValueError(f"{label} {pattern!r} matches no table; there are {names}")
+
+
+def _whole_alias_set(model: nn.Module, chosen: list[Place]) -> list[Place]:
+    """Every place that uses the weights, also those whose name was not matched: an alias left behind goes stale."""
+    weight = chosen[0].module.weight
+    return [place for place in _places(model) if place.module.weight is weight]
+
+
+def _problems(model: nn.Module, places: list[Place]) -> Iterator[str]:
+    weight = places[0].module.weight
+    for name, module in model.named_modules():
+        is_table = isinstance(module, (nn.Embedding, nn.EmbeddingBag))
+        if not is_table and any(parameter is weight for parameter in module._parameters.values()):
+            owner = f"{name or 'the model'}'s ({type(module).__name__})"
+            yield f"{places[0].name}: its weight is also {owner}, which needs it whole"
+    if len({place.module.padding_idx for place in places}) > 1:
+        yield f"{places[0].name}: shared by modules with different padding_idx ({', '.join(p.name for p in places)})"
+    for module, name in {place.module: place.name for place in reversed(places)}.items():
+        yield from (f"{name}: {reason}" for reason in _reasons(module))
+
+
+def _reasons(module: nn.Embedding | nn.EmbeddingBag) -> Iterator[str]:
+    if type(module).forward not in (nn.Embedding.forward, nn.EmbeddingBag.forward):
+        yield f"{type(module).__name__} has a forward of its own, which a swap would drop"
+    if module.max_norm is not None:
+        yield "max_norm renormalises rows in place, which shared rows cannot keep; set max_norm=None"
+    if module.scale_grad_by_freq:
+        yield "scale_grad_by_freq is not supported; set it to False"
+    if getattr(module, "mode", "sum") == "max":
+        yield "mode='max' is not supported, only 'sum' and 'mean'"
+    if not module.weight.is_floating_point():
+        yield f"weights of {module.weight.dtype} are quantised"
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+        yield "it has hooks, which a swap would drop; remove them first"
+
+
+@torch.no_grad()
+def _std(module: nn.Embedding | nn.EmbeddingBag) -> float:
+    """Of the weights outside ``padding_idx``, in float64, without a copy of the table."""
+    weight: Tensor = module.weight
+    if weight.device.type == "meta":
+        return float("nan")
+    parts = [weight] if module.padding_idx is None else [weight[: module.padding_idx], weight[module.padding_idx + 1 :]]
+    total, squares, count = 0.0, 0.0, 0
+    for block in (block for part in parts for block in part.split(_ROWS_AT_A_TIME)):
+        values = block.double()
+        total, squares, count = (
+            total + float(values.sum()),
+            squares + float(values.square().sum()),
+            count + values.numel(),
+        )
+    if count < 2:
+        return squares**0.5
+    return max(squares / count - (total / count) ** 2, 0.0) ** 0.5

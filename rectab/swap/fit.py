@@ -1,0 +1,138 @@
+"""Starts a table from trained vectors: exact rows where an id has its own, least squares where ids share them.
+
+A table whose output is its rows laid end to end (full, hashed, unified) has a closed form: the (weighted) mean of what
+meets in a row is the least-squares solution, chunk by chunk. Any other method is fitted by gradient descent on the same
+squared error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rectab.ops import RowStore
+from rectab.optim import RowAdam
+from rectab.tables.base import EmbeddingTable
+from rectab.tables.ranges import RangeTable
+from rectab.tables.unified import UnifiedTable
+
+__all__ = ["FitTarget", "fit_table", "reconstruction_error"]
+
+_IDS_AT_A_TIME = 1 << 16
+_SMALLEST_WEIGHT = 1e-3
+"""Of an id that training never saw: rows that only such ids read are still defined, others hardly feel them."""
+
+
+@dataclass(frozen=True)
+class FitTarget:
+    """What the table should give for one vocabulary.
+
+    Attributes:
+        vocabulary: its index.
+        vectors: float [num_embeddings, D], before any output scale.
+        padding_idx: an id that is never read, or None.
+        counts: float [num_embeddings], how much each id's error weighs; None for all alike.
+    """
+
+    vocabulary: int
+    vectors: Tensor
+    padding_idx: int | None
+    counts: Tensor | None
+
+    def blocks(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """(ids int64 [n], vectors float32 [n, D], weights float32 [n])."""
+        for ids in torch.arange(self.vectors.shape[0], device=self.vectors.device).split(_IDS_AT_A_TIME):
+            if self.padding_idx is not None:
+                ids = ids[ids != self.padding_idx]
+            if self.counts is None:
+                weights = torch.ones(ids.numel(), device=ids.device)
+            else:
+                weights = self.counts[ids].float().clamp(min=_SMALLEST_WEIGHT)
+            yield ids, self.vectors[ids].float(), weights
+
+
+def fit_table(table: EmbeddingTable, targets: Sequence[FitTarget], seed: int = 0) -> None:
+    """Set the weights of ``table`` so that its vectors come nearest to the targets' in (weighted) squares."""
+    if isinstance(table, (RangeTable, UnifiedTable)):
+        _fit_rows(table, table.store, targets)
+    else:
+        _descend(table, targets, seed)
+
+
+@torch.no_grad()
+def _fit_rows(table: RangeTable | UnifiedTable, store: RowStore, targets: Sequence[FitTarget]) -> None:
+    total = torch.zeros(store.num_rows, store.row_dim, device=store.weight.device)
+    mass = torch.zeros(store.num_rows, device=store.weight.device)
+    for target in targets:
+        index = torch.tensor(target.vocabulary, device=store.weight.device)
+        for ids, vectors, weights in target.blocks():
+            rows = table.address(ids, index).reshape(ids.numel(), -1)
+            chunks = vectors.reshape(ids.numel(), rows.shape[1], store.row_dim)
+            total.index_add_(0, rows.flatten(), (chunks * weights[:, None, None]).flatten(0, 1))
+            mass.index_add_(0, rows.flatten(), weights.unsqueeze(1).expand_as(rows).flatten())
+    read = mass > 0  # a row that no known id reads keeps its initial value
+    store.weight[read] = (total[read] / mass[read].unsqueeze(1)).to(store.weight.dtype)
+
+
+@torch.enable_grad()
+def _descend(
+    table: EmbeddingTable, targets: Sequence[FitTarget], seed: int, passes: int = 40, batch: int = 4096
+) -> None:
+    """Adam on the squared error, with a rate that falls to zero."""
+    was_training = table.training
+    table.eval()
+    vectors = torch.cat([target.vectors.float() for target in targets])
+    blocks = [(target.vocabulary, *block) for target in targets for block in target.blocks()]
+    ids = torch.cat([block[1] for block in blocks])
+    columns = torch.cat([torch.full_like(block[1], block[0]) for block in blocks])
+    wanted = torch.cat([block[2] for block in blocks])
+    weights = torch.cat([block[3] for block in blocks])
+    weights = weights / weights.mean()
+    rate = 0.1 * max(float(vectors.std()), 1e-8)
+    optimizers = _optimizers(table, rate)
+    generator = torch.Generator().manual_seed(seed)
+    steps = passes * -(-ids.numel() // batch)
+    for step in range(steps):
+        if step % -(-ids.numel() // batch) == 0:
+            order = torch.randperm(ids.numel(), generator=generator).to(ids.device)
+            start = 0
+        chosen, start = order[start : start + batch], start + batch
+        error = (table(ids[chosen], columns[chosen]).float() - wanted[chosen]).square().sum(-1)
+        for optimizer in optimizers:
+            optimizer.param_groups[0]["lr"] = rate * (1 - step / steps)
+            optimizer.zero_grad()
+        (error * weights[chosen]).mean().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+    table.zero_grad()
+    table.train(was_training)
+
+
+def _optimizers(table: EmbeddingTable, rate: float) -> list[torch.optim.Optimizer]:
+    rest = list(table.dense_parameters())
+    stores = list(table.row_stores())
+    optimizers: list[torch.optim.Optimizer] = []
+    if stores and table.options.gradient == "row":
+        optimizers.append(RowAdam(stores, lr=rate))
+    elif stores and table.options.gradient == "sparse":
+        optimizers.append(torch.optim.SparseAdam([store.weight for _, store in stores], lr=rate))
+    else:
+        rest += [store.weight for _, store in stores]
+    return [*optimizers, torch.optim.Adam(rest, lr=rate)] if rest else optimizers
+
+
+@torch.no_grad()
+def reconstruction_error(table: EmbeddingTable, target: FitTarget) -> float:
+    """Root of the (weighted) squared error over the (weighted) squares: 0 is exact, 1 is no better than zeros."""
+    error = energy = 0.0
+    was_training = table.training
+    table.eval()
+    for ids, vectors, weights in target.blocks():
+        got = table(ids, target.vocabulary).float()
+        error += float(((got - vectors).square().sum(-1) * weights).double().sum())
+        energy += float((vectors.square().sum(-1) * weights).double().sum())
+    table.train(was_training)
+    return (error / energy) ** 0.5 if energy else 0.0

@@ -1,0 +1,163 @@
+"""``swap_``: rectab tables in the place of a model's own, in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from torch import nn
+
+from rectab.ops import Gradient
+from rectab.swap.find import FoundTable, Place, Selector
+from rectab.swap.fit import fit_table, reconstruction_error
+from rectab.swap.planning import SwapPlan, plan_swap
+from rectab.swap.references import Replacement, attribute_changes, find_optimizers, optimizer_changes
+from rectab.swap.result import SwapResult, targets_of
+from rectab.swap.views import SwappedBag, SwappedEmbedding, SwappedView
+from rectab.tables import EmbeddingTable
+from rectab.tables.unseen import Unseen
+
+__all__ = ["carry_out", "swap_"]
+
+
+def swap_(
+    model: nn.Module,
+    method: str = "unified",
+    budget: str | int | None = "25%",
+    *,
+    include: Selector = None,
+    exclude: Selector = None,
+    optimizer: Any = None,
+    gradient: Gradient = "dense",
+    init: str = "fresh",
+    unseen: Unseen | None = "error",
+    counts: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    verbose: bool = True,
+    **method_options: Any,
+) -> SwapResult:
+    """Replace the embedding tables of ``model``, in place, by rectab tables within one budget.
+
+    Works on plain torch (``nn.Embedding``, ``nn.EmbeddingBag``), torchrec's unsharded ``EmbeddingBagCollection`` and
+    ``EmbeddingCollection``, FuxiCTR's ``FeatureEmbedding`` and DeepCTR-Torch's ``embedding_dict``. Tables of equal
+    width and like scale become the vocabularies of one rectab table; every alias is replaced; optimizers that hold a
+    replaced table are edited in place. Either all of it is done or, with an error, nothing.
+
+    Args:
+        model: what to change.
+        method: a registered table method (``rectab tables`` lists them).
+        budget: bytes of all new tables together: ``"25%"`` of those replaced, ``"64MiB"``, a number; None for the
+            method's own size.
+        include: only these tables: shell patterns of dotted names, or a function of (name, module).
+        exclude: not these.
+        optimizer: one or several already built over ``model``. Those that the model keeps itself are found.
+        gradient: ``dense`` or ``sparse`` for a torch optimizer; ``row`` for rectab's row optimizers, which get
+            ``SwapResult.row_stores()``.
+        init: ``fresh``: new values with the std of the table replaced. ``trained``: from its weights.
+        unseen: what an id outside its vocabulary reads, see :mod:`rectab.tables.unseen`; by default it raises
+            IndexError, as torch's tables do on the CPU.
+        counts: by table name, how often each id occurs in training: weighs the errors of ``init="trained"``, and some
+            methods need it.
+        seed: of initial values.
+        verbose: print what was done, with bytes before and after.
+        **method_options: the method's own (``num_chunks=4``).
+
+    Returns:
+        What can undo it, train the rows and map checkpoints both ways.
+
+    Raises:
+        ValueError: a table, an optimizer or an option does not allow it; every reason comes with what to do.
+        InfeasibleBudget: with the smallest budget that is feasible.
+    """
+    swap_plan = plan_swap(
+        model,
+        method,
+        budget,
+        include=include,
+        exclude=exclude,
+        gradient=gradient,
+        init=init,
+        unseen=unseen,
+        counts=counts,
+        seed=seed,
+        **method_options,
+    )
+    result = carry_out(model, swap_plan, optimizer)
+    if verbose:
+        print(result)
+    return result
+
+
+def carry_out(model: nn.Module, swap_plan: SwapPlan, optimizer: Any = None) -> SwapResult:
+    """Do what ``swap_plan`` says. Everything that can fail happens before the model is touched."""
+    meta = [f.name for t in swap_plan.tables for f in t.found if f.weight.device.type == "meta"]
+    if meta:
+        raise ValueError(f"tables {meta} are on the meta device; give the model its memory first (plan_swap works)")
+    gradient = swap_plan.tables[0].plan.options.gradient
+    _check_penalties(model, gradient)
+    tables, errors = _build(swap_plan)
+    replacements: dict[nn.Module, nn.Module] = {}
+    views: dict[str, SwappedView] = {}
+    parameters: dict[nn.Parameter, list[nn.Parameter]] = {}
+    for planned, table in zip(swap_plan.tables, tables, strict=True):
+        successors = _host_trained(table)
+        for index, (found, scale) in enumerate(zip(planned.found, planned.scales, strict=True)):
+            parameters[found.weight] = successors
+            for place in found.places:
+                view = replacements.setdefault(place.module, _view(table, index, found, place, scale))
+                views[place.name] = view  # type: ignore[assignment]
+    replacement = Replacement(replacements, parameters)
+    attributes = list(attribute_changes(model, replacement))
+    changes = optimizer_changes(find_optimizers(model, optimizer), replacement, gradient, optimizer)
+
+    places = [place for planned in swap_plan.tables for found in planned.found for place in found.places]
+    for place in places:
+        place.parent._modules[place.key] = replacements[place.module]
+    for module, name, _, new in attributes:
+        vars(module)[name] = new
+    for change in changes:
+        change.apply()
+    originals: list[tuple[nn.Module, str, nn.Module]] = [(p.parent, p.key, p.module) for p in places]
+    kept = [(module, name, old) for module, name, old, _ in attributes]
+    return SwapResult(model, swap_plan, tables, views, errors, originals, kept, changes)
+
+
+def _build(swap_plan: SwapPlan) -> tuple[tuple[EmbeddingTable, ...], dict[str, float]]:
+    """The tables, and the reconstruction error of every vocabulary if they start from trained weights."""
+    tables, errors = [], {}
+    for planned in swap_plan.tables:
+        # Built on the CPU, where a seed gives the same values on every machine, and moved.
+        table = planned.plan.build().to(planned.found[0].weight.device)
+        if swap_plan.init == "trained":
+            targets = targets_of(planned, [found.weight for found in planned.found], list(planned.scales))
+            fit_table(table, targets)
+            for target, found in zip(targets, planned.found, strict=True):
+                errors[found.name] = reconstruction_error(table, target)
+        tables.append(table)
+    return tuple(tables), errors
+
+
+def _host_trained(table: EmbeddingTable) -> list[nn.Parameter]:
+    """The parameters that a host's own optimizer and penalties are for; rows with row gradients are not."""
+    if table.options.gradient == "row":
+        return list(table.dense_parameters())
+    return [parameter for parameter in table.parameters() if parameter.requires_grad]
+
+
+def _view(table: EmbeddingTable, index: int, found: FoundTable, place: Place, scale: float) -> SwappedView:
+    module = place.module
+    if isinstance(module, nn.EmbeddingBag):
+        mode: Literal["sum", "mean"] = "sum" if module.mode == "sum" else "mean"
+        view: SwappedView = SwappedBag(table, index, module.padding_idx, scale, mode, module.include_last_offset)
+    else:
+        view = SwappedEmbedding(table, index, module.padding_idx, scale)
+    return view.train(module.training)
+
+
+def _check_penalties(model: nn.Module, gradient: Gradient) -> None:
+    """FuxiCTR penalises every parameter below its embedding layer, with a dense gradient that row training ignores."""
+    if gradient == "row" and getattr(model, "_embedding_regularizer", None):
+        raise ValueError(
+            "the model's embedding_regularizer gives dense gradients, which row optimizers do not read; set "
+            "model._embedding_regularizer = None and use the row optimizer's weight_decay"
+        )
