@@ -4,6 +4,7 @@ from rectab.training.artifact import load_model, save_model
 from rectab.training.config import TrainConfig
 from rectab.training.errors import CheckpointError, TrainingError
 from rectab.training.evaluation import evaluate, predict
+from rectab.training.rendering import render_result
 from rectab.training.result import RunResult
 from rectab.training.run import train_once
 from rectab.training.trainer import Trainer
@@ -17,6 +18,7 @@ __all__ = [
     "evaluate",
     "load_model",
     "predict",
+    "render_result",
     "save_model",
     "train_once",
 ]

@@ -26,7 +26,8 @@ class Checkpoints:
     Args:
         folder: where they lie; None keeps none.
         run: what the run is, as plain data; checkpoints of another run are refused.
-        seconds: least time between two checkpoints of a stage.
+        seconds: least time between two checkpoints of a stage, and at most a twentieth of the time is spent on them; 0
+            writes one after every step.
 
     Raises:
         CheckpointError: the folder holds another run.
@@ -65,7 +66,8 @@ class Checkpoints:
         save_state(self.folder / "current.safetensors", {"stage_index": stage_index, "best": best_name, **state})
         self._remove_best(but=best_name)
         self._written = time.perf_counter()
-        self._pause = max(self._pause, (self._written - begin) * _COST_SHARE)
+        if self._pause:
+            self._pause = max(self._pause, (self._written - begin) * _COST_SHARE)
 
     def load_current(self, stage_index: int) -> tuple[dict[str, Any], dict[str, Any] | None] | None:
         """(state, best weights) of a stage that was interrupted; None if there is none."""

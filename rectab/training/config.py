@@ -43,8 +43,8 @@ class TrainConfig:
         objective: ``logloss`` (clicks) or ``mse`` (rating prediction).
         seed: of initial weights, batch order and dropout.
         evaluation_batch_size: rows a batch of evaluation.
-        checkpoint_seconds: least time between two checkpoints within a stage; also at most a twentieth of the time is
-            spent on them.
+        checkpoint_seconds: least time between two checkpoints within a stage; at most a twentieth of the time is spent
+            on them. 0 writes one after every step.
     """
 
     batch_size: int = 4096

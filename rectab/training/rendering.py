@@ -1,0 +1,64 @@
+"""What ``rectab train`` prints of a run."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from rectab.tables.budget import format_bytes
+from rectab.training.result import RunResult
+
+__all__ = ["render_result"]
+
+
+def render_result(result: RunResult) -> RenderableType:
+    """Metrics on validation and test, AUC by id frequency, bytes, times."""
+    title = f"{result.dataset}: {result.method}, {result.model['interaction']}, history {result.model['history']}"
+    metrics = Table(title=title, title_justify="left", box=box.SIMPLE)
+    metrics.add_column("")
+    for name in result.valid:
+        metrics.add_column(name.replace("_", " "), justify="right")
+    for split, values in (("validation", result.valid), ("test", result.test)):
+        if values is not None:
+            metrics.add_row(split, *(f"{values[name]:.5f}" for name in result.valid))
+    return Group(metrics, *_slices(result), _costs(result))
+
+
+def _slices(result: RunResult) -> list[RenderableType]:
+    if not result.slices:
+        return []
+    table = Table(title="Test by how often the id occurs in training", title_justify="left", box=box.SIMPLE)
+    columns = list(next(iter(result.slices.values())))
+    table.add_column("slice")
+    for column in columns:
+        table.add_column(column.replace("_", " "), justify="right")
+    for name, values in result.slices.items():
+        table.add_row(name, *(_number(values[column]) for column in columns))
+    return [table]
+
+
+def _costs(result: RunResult) -> Table:
+    table = Table(title="Bytes and times", title_justify="left", show_header=False, box=box.SIMPLE)
+    budget = "none" if result.budget_bytes is None else format_bytes(result.budget_bytes)
+    share = "" if result.budget_bytes is None else f", {result.serving_bytes / result.budget_bytes:.1%} of the budget"
+    of_full = f"{result.serving_bytes / result.table['full_bytes']:.1%} of the full table"
+    rows = {
+        "budget": budget,
+        "table, serving": f"{format_bytes(result.serving_bytes)} ({of_full}{share})",
+        "table, training": format_bytes(result.training_bytes),
+        "model beside the table": format_bytes(result.dense_bytes),
+        "peak memory of the process": format_bytes(result.peak_memory_bytes),
+        "training": f"{result.train_seconds:.1f} s, {result.samples_per_second:,.0f} rows/s",
+        "evaluation": f"{result.evaluation_seconds + result.test_seconds:.1f} s",
+        "how": f"{result.threads} threads, {result.precision}, gradient {result.gradient}, kernel {result.kernel}",
+    }
+    for name, text in rows.items():
+        table.add_row(name, text)
+    return table
+
+
+def _number(value: object) -> str:
+    if isinstance(value, float):
+        return "-" if value != value else f"{value:.5f}"
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
