@@ -1,37 +1,91 @@
-"""Which implementation of the row kernels runs: plain torch, numba (CPU) or triton (CUDA)."""
+"""Which implementation of the row kernels runs: plain torch (reference, exports), numba (CPU) or triton (CUDA).
+
+``auto`` chooses by device. The environment variable ``RECTAB_KERNEL`` or :func:`use_kernel` overrides ``auto``;
+an explicit ``kernel=`` overrides both.
+"""
 
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+import importlib.util
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
-from typing import Any, Literal
+from types import ModuleType
+from typing import Any, Literal, get_args
 
 import torch
+from torch import Tensor
 
-__all__ = ["KernelName", "Kernels", "kernels_for"]
+__all__ = ["KernelName", "is_eager", "kernel_name", "kernels_for", "use_kernel"]
 
 KernelName = Literal["auto", "torch", "numba", "triton"]
 
+_override: ContextVar[KernelName | None] = ContextVar("rectab_kernel", default=None)
+_forked = False
 
-@dataclass(frozen=True)
-class Kernels:
-    """One implementation: its name and the module of its functions."""
 
-    name: str
-    module: Any
+def _after_fork() -> None:
+    global _forked
+    _forked = True
 
-    def __getattr__(self, function: str) -> Any:
-        return getattr(self.module, function)
+
+# OpenMP ends a forked child that starts a parallel kernel after its parent did; such a child uses plain torch.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def kernel_name(device: torch.device | str, kernel: KernelName = "auto") -> str:
+    """``torch``, ``numba`` or ``triton``: what would run on ``device``, as stated in results.
+
+    Raises:
+        ValueError: an unknown name, or a kernel that does not run on ``device``.
+    """
+    kind = torch.device(device).type
+    if kernel == "auto":
+        kernel = _override.get() or os.environ.get("RECTAB_KERNEL", "auto")  # type: ignore[assignment]
+    if kernel not in get_args(KernelName):
+        raise ValueError(f"kernel must be one of {get_args(KernelName)}, got {kernel!r}")
+    if kernel == "auto":
+        kernel = "numba" if kind == "cpu" else "triton" if kind == "cuda" and _has_triton() else "torch"
+    if kernel == "numba" and kind != "cpu":
+        raise ValueError(f"numba kernels run on the CPU, the rows are on {kind!r}")
+    if kernel == "triton" and kind != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ValueError(f"triton kernels run on CUDA (or with TRITON_INTERPRET=1), the rows are on {kind!r}")
+    return "torch" if kernel == "numba" and _forked else kernel
+
+
+def kernels_for(device: torch.device | str, kernel: KernelName = "auto") -> Any:
+    """The module of kernels that runs on ``device``; see :func:`kernel_name`."""
+    return _module(kernel_name(device, kernel))
 
 
 @cache
-def _load(name: str) -> Kernels:
-    return Kernels(name, importlib.import_module(f"rectab.ops.kernels_{name}"))
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"rectab.ops.kernels_{name}")
 
 
-def kernels_for(device: torch.device, kernel: KernelName = "auto") -> Kernels:
-    """The implementation that ``kernel`` asks for; ``auto`` chooses by device."""
-    if kernel not in ("auto", "torch", "numba", "triton"):
-        raise ValueError(f"kernel must be 'auto', 'torch', 'numba' or 'triton', got {kernel!r}")
-    return _load("torch" if kernel == "auto" else kernel)
+@cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+@contextmanager
+def use_kernel(kernel: KernelName) -> Iterator[None]:
+    """Inside, ``auto`` means ``kernel``."""
+    token = _override.set(kernel)
+    try:
+        yield
+    finally:
+        _override.reset(token)
+
+
+def is_eager(*tensors: Tensor) -> bool:
+    """True if these are ordinary tensors in ordinary execution: not compiled, exported, traced, fake or transformed."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    return all(type(t) in (Tensor, torch.nn.Parameter) and t.device.type != "meta" for t in tensors) and not (
+        torch._C._functorch.peek_interpreter_stack()
+    )

@@ -11,6 +11,8 @@ import torch
 import xxhash
 from torch import Tensor
 
+from rectab.ops.dispatch import is_eager, kernel_name, kernels_for
+
 __all__ = ["MAX_ROWS", "address_rows", "hash_rows", "mix", "salt_of"]
 
 MAX_ROWS = 2**31 - 1
@@ -52,6 +54,9 @@ def hash_rows(ids: Tensor, salt: Tensor | int, num_rows: Tensor | int) -> Tensor
     Returns:
         int64 [*].
     """
+    fast = _fast_address(ids, salt, 0, num_rows)
+    if fast is not None:
+        return fast
     x = mix(ids, salt)
     high, low = _shift_right(x, 32), x & _LOW_32
     return (high * num_rows + _shift_right(low * num_rows, 32)) >> 32
@@ -73,9 +78,34 @@ def address_rows(ids: Tensor, salt: Tensor, first_row: Tensor, num_rows: Tensor)
     Raises:
         IndexError: an id outside a vocabulary that is kept whole.
     """
+    fast = _fast_address(ids, salt, first_row, num_rows)
+    if fast is not None:
+        return fast
     whole = num_rows < 0
     if not torch.compiler.is_compiling():
         outside = whole & ((ids < 0) | (ids >= -num_rows))
         if bool(outside.any()):
             raise IndexError(f"id {int(ids[outside.expand_as(ids)][0])} is outside its vocabulary")
     return first_row + torch.where(whole, ids, hash_rows(ids, salt, num_rows.abs()))
+
+
+def _fast_address(ids: Tensor, salt: Tensor | int, first_row: Tensor | int, num_rows: Tensor | int) -> Tensor | None:
+    """:func:`address_rows` in one kernel; None where plain torch has to do it (exports, devices without a kernel)."""
+    parameters = [torch.as_tensor(p, device=ids.device) for p in (salt, first_row, num_rows)]
+    if not is_eager(ids, *parameters) or kernel_name(ids.device) == "torch":
+        return None
+    shape = torch.broadcast_shapes(ids.shape, *(p.shape for p in parameters))
+    inner = shape[len(shape) - max(p.dim() for p in parameters) :]
+    ids, repeat = _repeated(ids, shape)
+    flat = [p.to(torch.int64).expand(inner).reshape(-1) for p in parameters]
+    return kernels_for(ids.device).address(ids, repeat, *flat).view(shape)
+
+
+def _repeated(ids: Tensor, shape: torch.Size) -> tuple[Tensor, int]:
+    """(int64 [n], r): flat ids, each of which fills r consecutive elements of ``shape``."""
+    kept = len(shape)
+    while kept and ids.dim() == len(shape) and ids.shape[kept - 1] == 1:
+        kept -= 1
+    if ids.dim() != len(shape) or ids.shape[:kept] != shape[:kept]:
+        ids, kept = ids.expand(shape), len(shape)
+    return ids.to(torch.int64).reshape(-1), shape[kept:].numel()

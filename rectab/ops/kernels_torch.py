@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rectab.ops.replay import Clock, chunks_of
+from rectab.ops.replay import Clock, chunks_of, decayed
 from rectab.ops.rounding import store_rows
 
 __all__ = [
@@ -67,7 +67,7 @@ def sgd_update(
 def sgd_refresh(weight: Tensor, seen: Tensor, rows: Tensor, clock: Clock, salt: int) -> None:
     """Exact: ``w *= prod(1 - lr_s * decay)`` over the steps s that ``rows`` missed."""
     rows = torch.unique(rows[seen[rows] < clock.now])
-    kept = clock.log_kept(rows.device)
+    kept = torch.from_numpy(clock.log_kept()).to(rows.device)
     factor = torch.exp(kept[clock.now] - kept[seen[rows].long()]).float().unsqueeze(1)
     store_rows(weight, rows, weight[rows].float() * factor, salt)
     seen[rows] = clock.now
@@ -109,9 +109,9 @@ def adagrad_refresh(
         steps = length.float().unsqueeze(1)
         squared = (clock.decay * w).square()
         s_next = s + steps * (squared.mean(1, keepdim=True) if per_row else squared)
-        rate = lr_sum * clock.decay / ((s + (s_next - s) * (steps + 1) / (2 * steps)).sqrt() + eps)
-        # One step is w - rate * w; many are its limit, which cannot overshoot.
-        w_next = torch.where(steps == 1, w - rate * w, w * torch.exp(-rate))
+        middle = s + (s_next - s) * (steps + 1) / (2 * steps)
+        rate = lr_sum * clock.decay / (middle.sqrt() + eps)
+        w_next = torch.where(steps == 1, w - rate * w, w * decayed(rate))
         keep = active.unsqueeze(1)
         w, s = torch.where(keep, w_next, w), torch.where(keep, s_next, s)
     store_rows(square, rows, s.squeeze(1) if per_row else s, salt + 1)
@@ -193,7 +193,7 @@ def adam_refresh(
         m_one = beta_1 * m + (1 - beta_1) * g
         scale = lr_sum / correction[0] / ((torch.where(n == 1, v_next, (v + v_next) / 2) / correction[1]).sqrt() + eps)
         left = (m - g) * (beta_1 * (1 - kept_1) / (1 - beta_1)) / n
-        w_next = torch.where(n == 1, w - scale * m_one, w * torch.exp(-scale * clock.decay) - scale * left)
+        w_next = torch.where(n == 1, w - scale * m_one, w * decayed(scale * clock.decay) - scale * left)
         m_next = torch.where(n == 1, m_one, kept_1 * m + (1 - kept_1) * clock.decay * w_next)
         keep = active.unsqueeze(1)
         w, m, v = torch.where(keep, w_next, w), torch.where(keep, m_next, m), torch.where(keep, v_next, v)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Clock", "chunks_of"]
+__all__ = ["Clock", "chunks_of", "decayed"]
 
 
 class Clock:
@@ -29,6 +29,7 @@ class Clock:
         self.decay = decay
         self.max_replay = max_replay
         self._lr_sums = np.zeros(1024)
+        self._log_kept = np.zeros(0)
 
     def tick(self, lr: float) -> None:
         """One more step, taken with ``lr``."""
@@ -47,21 +48,16 @@ class Clock:
         sums = torch.from_numpy(self.lr_sums).to(start.device)
         return (sums[end.long().clamp(max=self.now)] - sums[start.long().clamp(max=self.now)]).float()
 
-    def log_kept(self, device: torch.device) -> Tensor:
+    def log_kept(self) -> np.ndarray:
         """fp64 [now + 1]: log of what SGD's decay leaves of a row, from step 0 to each step."""
-        kept = np.log1p(-self.decay * np.diff(self.lr_sums, prepend=0.0))
-        return torch.from_numpy(np.cumsum(kept)).to(device)
+        if self._log_kept.size != self.now + 1:
+            self._log_kept = np.cumsum(np.log1p(-self.decay * np.diff(self.lr_sums, prepend=0.0)))
+        return self._log_kept
 
     def load_lr_sums(self, lr_sums: np.ndarray) -> None:
         self.now = lr_sums.size - 1
         self._lr_sums = np.concatenate([lr_sums, np.zeros(1024)])
-
-
-def chunk_length(done: int, gap: int, max_replay: int) -> int:
-    """Steps of the next portion, after ``done`` of ``gap`` missed steps."""
-    if max_replay < 0 or done < max_replay:
-        return 1
-    return min(gap - done, max(2, done // 4))
+        self._log_kept = np.zeros(0)
 
 
 def chunks_of(seen: Tensor, clock: Clock) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -83,3 +79,8 @@ def chunks_of(seen: Tensor, clock: Clock) -> Iterator[tuple[Tensor, Tensor, Tens
         active = done < gap
         yield seen.long() + done, length, active
         done = torch.where(active, done + length, done)
+
+
+def decayed(rate: Tensor) -> Tensor:
+    """What many small steps of together ``rate`` leave: exp(-rate) to second order, and never below 0."""
+    return 1.0 / (1.0 + rate * (1.0 + 0.5 * rate))

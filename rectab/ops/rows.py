@@ -15,9 +15,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Gradient", "RowStore"]
+from rectab.ops.dispatch import is_eager, kernels_for
+
+__all__ = ["Combination", "Gradient", "RowStore"]
 
 Gradient = Literal["row", "sparse", "dense"]
+Combination = Literal["concat", "sum", "product"]
 
 
 class RowStore(nn.Module):
@@ -70,9 +73,44 @@ class RowStore(nn.Module):
         """int64 [*] row numbers -> float [*, row_dim]. Raises IndexError for a row outside the store."""
         if self.before_lookup is not None:
             self.before_lookup(rows)
-        if self.gradient == "row" and torch.is_grad_enabled() and self.weight.requires_grad:
+        if not self._trains():
+            return _gather(self.weight, rows)
+        if self.gradient == "row":
             return _RecordingGather.apply(self.weight, rows, self)
         return nn.functional.embedding(rows, self.weight, sparse=self.gradient == "sparse")
+
+    def combined(self, rows: Tensor, how: Combination = "sum", weights: Tensor | None = None) -> Tensor:
+        """k rows make one vector.
+
+        Args:
+            rows: int64 [*, k].
+            how: ``concat`` (in the order of the rows), ``sum`` or ``product``.
+            weights: float [*, k], factors of a ``sum``; gradients reach them.
+
+        Returns:
+            float [*, row_dim]; [*, k * row_dim] for ``concat``.
+
+        Raises:
+            IndexError: a row outside the store.
+            ValueError: weights with anything but ``sum``, or of another shape than ``rows``.
+        """
+        if how not in ("concat", "sum", "product"):
+            raise ValueError(f"how must be 'concat', 'sum' or 'product', got {how!r}")
+        if weights is not None and (how != "sum" or weights.shape != rows.shape):
+            raise ValueError(f"weights belong to a 'sum' and need the shape of rows {tuple(rows.shape)}")
+        if how == "sum" and weights is None and self._trains() and self.gradient == "row":
+            if self.before_lookup is not None:
+                self.before_lookup(rows)
+            return _RecordingSum.apply(self.weight, rows, self)
+        vectors = self(rows)
+        if how == "concat":
+            return vectors.flatten(-2)
+        if how == "product":
+            return vectors.prod(-2)
+        return vectors.sum(-2) if weights is None else torch.einsum("...kd,...k->...d", vectors, weights)
+
+    def _trains(self) -> bool:
+        return torch.is_grad_enabled() and self.weight.requires_grad
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what belongs to a running step, so that a copied store does not copy its optimizer."""
@@ -82,6 +120,12 @@ class RowStore(nn.Module):
         return f"{self.num_rows}, {self.row_dim}, dtype={self.weight.dtype}, gradient={self.gradient!r}"
 
 
+def _gather(weight: Tensor, rows: Tensor) -> Tensor:
+    if is_eager(weight, rows):
+        return kernels_for(weight.device).gather(weight, rows)
+    return nn.functional.embedding(rows, weight)
+
+
 class _RecordingGather(torch.autograd.Function):
     """A gather whose backward keeps (rows, gradients) in the store instead of building a gradient for its weight."""
 
@@ -89,10 +133,28 @@ class _RecordingGather(torch.autograd.Function):
     def forward(ctx: Any, weight: Tensor, rows: Tensor, store: RowStore) -> Tensor:
         ctx.save_for_backward(rows)
         ctx.store = store
-        return nn.functional.embedding(rows, weight)
+        return _gather(weight, rows)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[None, None, None]:
         (rows,) = ctx.saved_tensors
         ctx.store.pending.append((rows.reshape(-1), grad_output.reshape(rows.numel(), -1)))
+        return None, None, None
+
+
+class _RecordingSum(torch.autograd.Function):
+    """The sum of k rows; all of them get the same gradient, which is kept once."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, rows: Tensor, store: RowStore) -> Tensor:
+        ctx.save_for_backward(rows)
+        ctx.store = store
+        return _gather(weight, rows).sum(-2)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[None, None, None]:
+        (rows,) = ctx.saved_tensors
+        gradients = grad_output.reshape(-1, ctx.store.row_dim)
+        for column in rows.reshape(-1, rows.shape[-1]).unbind(1):
+            ctx.store.pending.append((column, gradients))
         return None, None, None

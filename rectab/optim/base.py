@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rectab.ops.dispatch import KernelName, kernels_for
+from rectab.ops.dispatch import KernelName, kernel_name, kernels_for
 from rectab.ops.hashing import salt_of
 from rectab.ops.replay import Clock
 from rectab.ops.rows import RowStore
@@ -124,7 +124,7 @@ class RowOptimizer(torch.optim.Optimizer):
 
     def kernel_of(self, name: str) -> str:
         """Which implementation updates the named store, for results."""
-        return kernels_for(self.stores[name].weight.device, self.kernel).name
+        return kernel_name(self.stores[name].weight.device, self.kernel)
 
     # What an optimizer is.
 

@@ -1,0 +1,95 @@
+"""Sums over jagged rows: bags of embeddings, attention-weighted histories; and their inverse, spreading over rows.
+
+Costs follow the real lengths. Gradients are exact and their order of summation is fixed, so training is deterministic.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rectab.ops.dispatch import is_eager, kernel_name, kernels_for
+
+__all__ = ["segment_sum", "spread_bags"]
+
+
+def segment_sum(values: Tensor, offsets: Tensor, weights: Tensor | None = None) -> Tensor:
+    """The sum of every bag.
+
+    Args:
+        values: float [sum L, D].
+        offsets: int64 [B + 1]; bag b is ``values[offsets[b]:offsets[b + 1]]``.
+        weights: float [sum L], a factor for every value; gradients reach it.
+
+    Returns:
+        float [B, D], zeros for an empty bag.
+
+    Raises:
+        ValueError: shapes do not fit, or offsets do not rise from 0 to the number of values.
+    """
+    if values.dim() != 2 or (weights is not None and weights.shape != values.shape[:1]):
+        raise ValueError(
+            f"segment_sum needs values [n, D] and weights [n], got {tuple(values.shape)} and "
+            f"{None if weights is None else tuple(weights.shape)}"
+        )
+    if not _has_kernel(values, offsets):
+        return _plain_segment_sum(values, offsets, weights)
+    return _SegmentSum.apply(values, offsets, weights)
+
+
+def spread_bags(vectors: Tensor, offsets: Tensor) -> Tensor:
+    """float [B, D], int64 [B + 1] -> float [sum L, D]: every value of a bag gets the bag's vector."""
+    if not _has_kernel(vectors, offsets):
+        return vectors[_bag_of_each(offsets)]
+    return _SpreadBags.apply(vectors, offsets)
+
+
+def _has_kernel(values: Tensor, offsets: Tensor) -> bool:
+    return is_eager(values, offsets) and kernel_name(values.device) == "numba"
+
+
+def _bag_of_each(offsets: Tensor) -> Tensor:
+    bags = torch.arange(offsets.numel() - 1, device=offsets.device)
+    return torch.repeat_interleave(bags, offsets[1:] - offsets[:-1])
+
+
+def _plain_segment_sum(values: Tensor, offsets: Tensor, weights: Tensor | None) -> Tensor:
+    if weights is not None:
+        values = values * weights.unsqueeze(-1)
+    total = values.new_zeros(offsets.numel() - 1, values.shape[1])
+    return total.index_add(0, _bag_of_each(offsets), values)
+
+
+class _SegmentSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, offsets: Tensor, weights: Tensor | None) -> Tensor:
+        # Values are needed again only for the gradient of the weights.
+        kept = values if weights is not None and weights.requires_grad else values[:0]
+        ctx.save_for_backward(kept, offsets, weights)
+        ctx.count, ctx.dtype = values.shape[0], values.dtype
+        return kernels_for(values.device).segment_sum(values, offsets, weights)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
+        values, offsets, weights = ctx.saved_tensors
+        kernels = kernels_for(gradient.device)
+        for_values = for_weights = None
+        if ctx.needs_input_grad[0]:
+            for_values = kernels.spread_bags(gradient, offsets, ctx.count, weights).to(ctx.dtype)
+        if ctx.needs_input_grad[2]:
+            for_weights = kernels.segment_dot(gradient, offsets, values).to(weights.dtype)
+        return for_values, None, for_weights
+
+
+class _SpreadBags(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor, offsets: Tensor) -> Tensor:
+        ctx.save_for_backward(offsets)
+        return kernels_for(vectors.device).spread_bags(vectors, offsets, int(offsets[-1]), None)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (offsets,) = ctx.saved_tensors
+        return kernels_for(gradient.device).segment_sum(gradient, offsets, None), None

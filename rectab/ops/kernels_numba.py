@@ -1,0 +1,157 @@
+"""The row kernels for CPU in numba; the same functions as :mod:`rectab.ops.kernels_torch`.
+
+Parallel without atomics: a thread owns the rows whose hash falls into its share, so no row is written by two. Sums run
+in the order of the lookups whatever the number of threads, so a result does not depend on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rectab.ops import numba_bags as bag_kernels
+from rectab.ops import numba_rows as row_kernels
+from rectab.ops.numba_optim import (
+    adagrad_refresh,
+    adagrad_update,
+    adam_refresh,
+    adam_update,
+    sgd_refresh,
+    sgd_update,
+)
+from rectab.ops.numba_support import as_array, flat_rows, launch, raise_if_outside, thread_count
+
+__all__ = [
+    "adagrad_refresh",
+    "adagrad_update",
+    "adam_refresh",
+    "adam_update",
+    "address",
+    "coalesce",
+    "gather",
+    "segment_dot",
+    "segment_sum",
+    "sgd_refresh",
+    "sgd_update",
+    "spread_bags",
+]
+
+
+def address(ids: Tensor, repeat: int, salt: Tensor, first_row: Tensor, num_rows: Tensor) -> Tensor:
+    """Rows of ids: hashed into ranges, or one row an id.
+
+    Args:
+        ids: int64 [n], contiguous.
+        repeat: every id is used this many times in a row.
+        salt, first_row, num_rows: int64 [period], for the outputs 0, 1, ... modulo the period; see
+            :func:`rectab.ops.hashing.address_rows`.
+
+    Returns:
+        int64 [n * repeat].
+    """
+    out = torch.empty(ids.numel() * repeat, dtype=torch.int64)
+    outside = np.zeros(2, dtype=np.int64)
+    threads = thread_count(out.numel())
+    arrays = (ids.numpy(), repeat, salt.numpy(), first_row.numpy(), num_rows.numpy(), out.numpy(), outside)
+    launch(row_kernels.address, threads, *arrays)
+    if outside[0]:
+        raise IndexError(f"id {int(outside[1])} is outside its vocabulary")
+    return out
+
+
+def gather(weight: Tensor, rows: Tensor) -> Tensor:
+    """[N, D], int64 [*] -> [*, D]. Raises IndexError for a row outside the store."""
+    flat = flat_rows(rows)
+    out = torch.empty(flat.size, weight.shape[1], dtype=weight.dtype)
+    source = as_array(weight)
+    outside = np.zeros(2, dtype=np.int64)
+    launch(row_kernels.gather, thread_count(out.numel()), source, flat, as_array(out), outside)
+    raise_if_outside(outside, source.shape[0])
+    return out.view(*rows.shape, weight.shape[1])
+
+
+def coalesce(pending: Sequence[tuple[Tensor, Tensor]], row_dim: int) -> tuple[Tensor, Tensor]:
+    """Distinct rows int64 [u] and the sum of each row's gradients fp32 [u, D]."""
+    flat = [flat_rows(rows) for rows, _ in pending]
+    rows = flat[0] if len(flat) == 1 else np.concatenate(flat)
+    if rows.size == 0:
+        return torch.empty(0, dtype=torch.int64), torch.empty(0, row_dim)
+    if rows.size >= 2**31:
+        raise ValueError(f"a step may look up at most {2**31 - 1} rows, got {rows.size}")
+    threads = thread_count(rows.size * row_dim)
+    owned = np.zeros(threads + 1, dtype=np.int64)
+    launch(row_kernels.count_owned, threads, rows, owned)
+    owned[1:] += 1
+    np.cumsum(owned, out=owned)
+    positions, slots, distinct = (np.empty(owned[-1], dtype=dtype) for dtype in (np.int32, np.int32, np.int64))
+    starts = np.zeros(threads + 1, dtype=np.int64)
+    launch(row_kernels.assign_slots, threads, rows, owned, positions, slots, distinct, starts)
+    np.cumsum(starts, out=starts)
+    out_rows = torch.empty(int(starts[-1]), dtype=torch.int64)
+    sums = torch.empty(int(starts[-1]), row_dim)
+    cursor, filled = owned[:-1].copy(), np.zeros(threads, dtype=np.int64)
+    begin = 0
+    for part, (_, gradients) in zip(flat, pending, strict=True):
+        source = gradients if gradients.dtype in (torch.float32, torch.bfloat16, torch.float16) else gradients.float()
+        launch(
+            row_kernels.add_gradients,
+            threads,
+            (begin, begin + part.size),
+            as_array(source),
+            (owned, positions, slots, distinct, starts),
+            (cursor, filled),
+            out_rows.numpy(),
+            sums.numpy(),
+        )
+        begin += part.size
+    return out_rows, sums
+
+
+_NO_WEIGHTS = {dtype: np.empty(0, dtype=dtype) for dtype in (np.float32, np.float64)}
+
+
+def _offset_array(offsets: Tensor, count: int) -> np.ndarray:
+    """Raises ValueError unless ``offsets`` rise from 0 to ``count``: a kernel would read outside its arrays."""
+    array = offsets.detach().to(torch.int64).contiguous().numpy()
+    if array.size == 0 or array[0] != 0 or array[-1] != count or (np.diff(array) < 0).any():
+        raise ValueError(f"offsets must rise from 0 to the number of values, {count}")
+    return array
+
+
+def _computed_in(values: Tensor) -> torch.dtype:
+    return torch.float64 if values.dtype == torch.float64 else torch.float32
+
+
+def _weight_array(weights: Tensor | None, dtype: torch.dtype) -> np.ndarray:
+    empty = _NO_WEIGHTS[np.float64 if dtype == torch.float64 else np.float32]
+    return empty if weights is None else as_array(weights.to(dtype))
+
+
+def segment_sum(values: Tensor, offsets: Tensor, weights: Tensor | None) -> Tensor:
+    """[n, D], int64 [B + 1], [n] or None -> [B, D]; sums in fp32 where values are halves."""
+    dtype = _computed_in(values)
+    out = torch.empty(offsets.numel() - 1, values.shape[1], dtype=dtype)
+    arrays = (as_array(values), _offset_array(offsets, values.shape[0]), _weight_array(weights, dtype), out.numpy())
+    launch(bag_kernels.segment_sum, thread_count(values.numel()), *arrays)
+    return out.to(values.dtype)
+
+
+def spread_bags(vectors: Tensor, offsets: Tensor, count: int, weights: Tensor | None) -> Tensor:
+    """[B, D], int64 [B + 1], [count] or None -> [count, D]: the bag's vector, times the value's weight."""
+    dtype = _computed_in(vectors)
+    out = torch.empty(count, vectors.shape[1], dtype=dtype)
+    arrays = (as_array(vectors), _offset_array(offsets, count), _weight_array(weights, dtype), out.numpy())
+    launch(bag_kernels.spread_bags, thread_count(out.numel()), *arrays)
+    return out.to(vectors.dtype)
+
+
+def segment_dot(vectors: Tensor, offsets: Tensor, values: Tensor) -> Tensor:
+    """[B, D], int64 [B + 1], [n, D] -> [n]: the product of every value with its bag's vector."""
+    out = torch.zeros(values.shape[0], dtype=_computed_in(values))
+    if values.shape[1]:
+        arrays = (as_array(vectors), _offset_array(offsets, values.shape[0]), as_array(values), out.numpy())
+        launch(bag_kernels.segment_dot, thread_count(values.numel()), *arrays)
+    return out
