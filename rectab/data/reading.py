@@ -127,10 +127,12 @@ def _kind_of(path: Path) -> str:
 
 def _open_parquet(path: Path) -> RawFile:
     try:
-        columns = list(pl.read_parquet_schema(path))
+        schema = pl.read_parquet_schema(path)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{path}: not a readable parquet file ({error})") from None
-    return RawFile(path, pl.scan_parquet(path, row_index_name=ROW), columns, False)
+    texts = [pl.col(c).replace("", None) for c, dtype in schema.items() if dtype == pl.String]  # as in text files
+    frame = pl.scan_parquet(path, row_index_name=ROW).with_columns(texts)
+    return RawFile(path, frame, list(schema), False)
 
 
 def _open_jsonl(path: Path, form: Format, scratch: Path, skip_bad: bool) -> RawFile:
