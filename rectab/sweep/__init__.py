@@ -1,1 +1,6 @@
-"""Sweeps."""
+"""Sweeps: a grid of runs, resumable at any kill, their results and the report."""
+
+from rectab.sweep.report import write_report
+from rectab.sweep.sweep import run_sweep
+
+__all__ = ["run_sweep", "write_report"]

@@ -1,0 +1,195 @@
+"""The report of a sweep: one HTML file that opens offline, the same in Markdown, and the results as parquet."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import polars as pl
+from markupsafe import Markup
+
+from rectab.sweep import formatting as fmt
+from rectab.sweep.analysis import Section, sections_of
+from rectab.sweep.charts import auc_against_bytes, method_styles, slice_charts
+from rectab.sweep.grid import DatasetInfo
+from rectab.sweep.report_tables import ReportTable, every_run, section_tables
+from rectab.sweep.results import write_results
+from rectab.sweep.store import SweepFolderError, write_atomic
+from rectab.sweep.summary import answer, status_counts
+from rectab.sweep.sweep import SweepPlan, plan_from_folder
+
+__all__ = ["write_report"]
+
+
+def write_report(out_dir: Path | str) -> Path:
+    """Rebuild ``report.html``, ``report.md`` and ``results.parquet`` from the run files of a sweep.
+
+    Args:
+        out_dir: the sweep's folder.
+
+    Returns:
+        Path of ``report.html``.
+
+    Raises:
+        SweepFolderError: it is not the folder of a sweep, or no run has finished.
+    """
+    plan = plan_from_folder(Path(out_dir))
+    results = write_results(plan)
+    if results.is_empty():
+        raise SweepFolderError(f"{out_dir}: no run of the present configuration has finished")
+    content = _content(plan, results)
+    write_atomic(plan.store.folder / "report.md", _environment(html=False).get_template("report.md.j2").render(content))
+    page = _environment(html=True).get_template("report.html.j2")
+    path = plan.store.folder / "report.html"
+    write_atomic(path, page.render(content, **_assets()))
+    return path
+
+
+@dataclass(frozen=True)
+class _SectionView:
+    """What the templates need of a section."""
+
+    key: str
+    section: Section
+    dataset: DatasetInfo
+    answer: list[str]
+    tables: dict[str, ReportTable]
+    runs: ReportTable
+    main_chart: dict[str, Any] | None
+    slices: list[dict[str, Any]]
+
+    @property
+    def title(self) -> str:
+        return f"{self.section.dataset}: {self.section.model}"
+
+
+def _content(plan: SweepPlan, results: pl.DataFrame) -> dict[str, Any]:
+    sections = sections_of(results)
+    styles = method_styles(sections)
+    datasets = {info.name: info for info in plan.datasets}
+    views = [_view(f"s{i}", section, datasets[section.dataset], styles) for i, section in enumerate(sections)]
+    counts = status_counts(sections)
+    charts = {f"{view.key}-auc": view.main_chart for view in views if view.main_chart}
+    charts |= {f"{view.key}-{chart['slice']}": chart for view in views for chart in view.slices}
+    return {
+        "title": plan.config.title or "AUC against bytes",
+        "views": views,
+        "styles": styles,
+        "counts": counts,
+        "expected": len(plan.runs()),
+        "charts": charts,
+        "failures": _failures(results),
+        "tuning": _tuning(plan),
+        "training": _training(plan),
+        "environment": _circumstances(results),
+        "datasets": plan.datasets,
+        "config": plan.config,
+        "stale": plan.stale(),
+        "command": plan.command,
+        "finished": results["started"].drop_nulls().max(),
+        "fmt": fmt,
+    }
+
+
+def _view(key: str, section: Section, dataset: DatasetInfo, styles: dict[str, dict[str, str]]) -> _SectionView:
+    return _SectionView(
+        key=key,
+        section=section,
+        dataset=dataset,
+        answer=answer(section, dataset.best_auc),
+        tables=section_tables(section),
+        runs=every_run(section),
+        main_chart=auc_against_bytes(section, styles, dataset.best_auc) if section.cells else None,
+        slices=slice_charts(section, styles),
+    )
+
+
+def _failures(results: pl.DataFrame) -> list[dict[str, Any]]:
+    """Failed and infeasible runs, those with the same reason together."""
+    keys = ["dataset", "model", "method", "budget", "status", "error", "smallest_feasible_bytes"]
+    bad = results.filter(pl.col("status") != "ok")
+    return bad.group_by(keys, maintain_order=True).agg(pl.col("seed"), pl.col("hash")).to_dicts()
+
+
+def _tuning(plan: SweepPlan) -> list[dict[str, Any]]:
+    """What was chosen for each cell, and the validation AUC of every trial."""
+    if plan.config.tuning is None:
+        return []
+    chosen, candidates = plan.chosen(), plan.config.tuning.trials()
+    rows = []
+    for cell, specs in plan.trials().items():
+        records = [plan.store.read_run(spec.hash) for spec in specs]
+        scores = [
+            record["result"]["valid"]["auc"] if record and record["status"] == "ok" else None for record in records
+        ]
+        tried = [f"{_settings(s)}: {fmt.number(score)}" for s, score in zip(candidates, scores, strict=True)]
+        picked = _settings(chosen[cell]) if cell in chosen else "no trial succeeded: the sweep's own settings"
+        rows.append({"cell": cell, "chosen": picked, "tried": tried})
+    return rows
+
+
+def _training(plan: SweepPlan) -> list[dict[str, str]]:
+    """Training and model settings by data set and model, as the file gives them."""
+    rows = []
+    for entry, info in zip(plan.config.datasets, plan.datasets, strict=True):
+        settings = {**plan.config.training, **entry.training}
+        dim = entry.embedding_dim or plan.config.embedding_dim
+        for model in plan.config.models:
+            options = _settings(model.options) or "defaults"
+            rows.append({"dataset": info.name, "model": model.label, "options": options}
+                        | {"training": _settings(settings) or "defaults", "embedding_dim": str(dim)})  # fmt: skip
+    return rows
+
+
+def _settings(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{key} = {json.dumps(value)}" for key, value in settings.items())
+
+
+def _circumstances(results: pl.DataFrame) -> list[tuple[str, str]]:
+    """What the runs ran on; a value that is not the same for all is listed with each of its values."""
+
+    def distinct(column: str) -> str:
+        values = results[column].drop_nulls().unique(maintain_order=True).to_list()
+        return ", ".join(str(value) for value in values) or fmt.MISSING
+
+    versions = dict.fromkeys(results["versions"].to_list())
+    told = " / ".join(", ".join(f"{k} {v}" for k, v in json.loads(text).items()) for text in versions)
+    rows = [("versions", told), ("commit of rectab", distinct("commit")), ("device", distinct("device"))]
+    rows += [(name, distinct(name)) for name in ("threads", "precision", "gradient", "kernel")]
+    return rows
+
+
+def _assets() -> dict[str, Any]:
+    import plotly.offline
+
+    folder = resources.files("rectab.sweep") / "templates"
+    return {
+        "css": Markup((folder / "report.css").read_text(encoding="utf-8")),
+        "js": Markup((folder / "report.js").read_text(encoding="utf-8")),
+        "plotly": Markup(plotly.offline.get_plotlyjs()),
+    }
+
+
+def _environment(html: bool) -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("rectab.sweep", "templates"),
+        autoescape=html,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["markdown"] = _markdown
+    return environment
+
+
+def _markdown(text: Any) -> str:
+    """Text that cannot break out of a Markdown table's cell."""
+    plain = " ".join(str(text).split())
+    for sign in "\\`*_|<>[]":
+        plain = plain.replace(sign, "\\" + sign)
+    return plain

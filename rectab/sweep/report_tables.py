@@ -1,0 +1,338 @@
+"""The tables of the report, as plain data that HTML and Markdown are both made of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rectab.sweep import formatting as fmt
+from rectab.sweep.analysis import Cell, Section
+from rectab.sweep.results import SLICES
+from rectab.sweep.statistics import Estimate
+
+__all__ = ["Column", "ReportTable", "Value", "every_run", "section_tables"]
+
+EQUAL_AUC_LOSSES = (0.0005, 0.001, 0.002, 0.005, 0.01)
+
+
+@dataclass(frozen=True)
+class Value:
+    """A cell of a table: what is shown, what it sorts by, and how it is marked (``good``, ``bad``, ``best``)."""
+
+    text: str
+    sort: float | str | None = None
+    mark: str = ""
+    method: str | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    title: str
+    numeric: bool = True
+
+
+@dataclass(frozen=True)
+class ReportTable:
+    """A titled table.
+
+    Attributes:
+        key: of the element in the page.
+        title: what it answers.
+        note: how to read it.
+        columns, rows: the content.
+        folded: shown only when opened.
+        markdown: also in ``report.md``.
+    """
+
+    key: str
+    title: str
+    note: str
+    columns: tuple[Column, ...]
+    rows: list[list[Value]]
+    folded: bool = False
+    markdown: bool = True
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def section_tables(section: Section) -> dict[str, ReportTable]:
+    """The tables of one section, by key; those without a row are left out."""
+    makers = (_all_cells, _equal_bytes, _equal_auc, _paired, _leads, _pareto, _slices, _cost)
+    tables = [maker(section) for maker in makers]
+    return {table.key: table for table in tables if table.rows}
+
+
+def _columns(*titles: str, text: Sequence[str] = ("Table", "Budget")) -> tuple[Column, ...]:
+    return tuple(Column(title, title not in text) for title in titles)
+
+
+def _method(name: str) -> Value:
+    return Value(name, name, method=name)
+
+
+def _estimate(value: Estimate | None, mark: str = "") -> Value:
+    return Value(fmt.with_interval(value), None if value is None else value.mean, mark)
+
+
+def _difference(value: Estimate | None) -> Value:
+    mark = ("good" if value.mean > 0 else "bad") if value is not None and value.excludes_zero else ""
+    return Value(fmt.difference(value), None if value is None else value.mean, mark)
+
+
+def _size(value: float | None) -> Value:
+    return Value(fmt.size(value), value)
+
+
+def _share(value: float | None) -> Value:
+    return Value(fmt.share(value), value)
+
+
+def _cell_head(cell: Cell) -> list[Value]:
+    budget = Value(cell.budget or "none", -1.0 if cell.budget is None else cell.any_row["budget_bytes"])
+    return [_method(cell.method), budget, _size(cell.serving_bytes), _share(cell.ratio)]
+
+
+def _in_order(section: Section) -> list[Cell]:
+    return [cell for method in section.methods for cell in reversed(section.cells_of(method))]
+
+
+def _all_cells(section: Section) -> ReportTable:
+    rows = []
+    for cell in _in_order(section):
+        measured = [cell.estimate(name) for name in ("auc", "gauc", "logloss", "calibration", "valid_auc")]
+        rows.append([*_cell_head(cell), *map(_estimate, measured), Value(str(cell.auc.n), cell.auc.n)])
+    return ReportTable(
+        "results",
+        "All results",
+        "Means over seeds on the test split, ± the half-width of the 95 % Student-t interval for the mean. Bytes are "
+        "those of the deployed table, counted, indexes included; the share is of the fp32 full table. Calibration is "
+        "mean prediction over mean label. Click a heading to sort.",
+        _columns(
+            "Table", "Budget", "Bytes", "Share", "AUC", "GAUC", "Logloss", "Calibration", "Validation AUC", "Seeds"
+        ),
+        rows,
+    )
+
+
+def _equal_bytes(section: Section) -> ReportTable:
+    methods = [m for m in section.methods if any(cell.budget is not None for cell in section.cells_of(m))]
+    rows = []
+    for size in reversed(section.equal_bytes()):
+        found = {method: section.auc_at_bytes(method, size) for method in methods}
+        best = max((value.mean for value in found.values() if value is not None), default=None)
+        values = [
+            _estimate(value, "best" if value is not None and len(methods) > 1 and value.mean == best else "")
+            for value in found.values()
+        ]
+        rows.append([_size(size), _share(size / section.full_bytes), *values])
+    return ReportTable(
+        "equal-bytes",
+        "AUC at equal bytes",
+        "Read across: what each method makes of the same memory. Interpolated seed by seed, linear in AUC over the "
+        "logarithm of bytes, between measured points only; an end point also stands for sizes within 3 % of it.",
+        _columns("Bytes", "Share", *methods, text=()),
+        rows,
+    )
+
+
+def _equal_auc(section: Section) -> ReportTable:
+    reference = section.full
+    methods = [method for method in section.methods if reference is None or method != reference.method]
+    rows = []
+    for loss in EQUAL_AUC_LOSSES if reference is not None else ():
+        values = [_bytes_for(section, reference, method, loss) for method in methods]  # type: ignore[arg-type]
+        rows.append([Value(fmt.number(loss), loss), *values])
+    return ReportTable(
+        "equal-auc",
+        "Bytes at equal AUC",
+        "Fewest bytes at which a method comes within so much of the full table's mean AUC, on the curve of means; in "
+        "brackets the range when each seed is compared with the full table of the same seed. ≤: already the smallest "
+        "table measured is good enough. Interpolated as above, never extrapolated.",
+        _columns("Allowed loss of AUC", *methods, text=()),
+        rows if methods else [],
+    )
+
+
+def _bytes_for(section: Section, reference: Cell, method: str, loss: float) -> Value:
+    curve, target = section.curve(method), reference.auc.mean - loss
+    found = curve.bytes_at(target)
+    if found is None:
+        return Value("not reached", float("inf"))
+    sign = "≤ " if curve.starts_above(target) else ""
+    text = f"{sign}{fmt.size(found)} ({fmt.share(found / section.full_bytes)})"
+    by_seed = {
+        seed: section.curve(method, seed).bytes_at(reference.rows[seed]["auc"] - loss)
+        for seed in section.seeds
+        if seed in reference.rows
+    }
+    reached = [size for size in by_seed.values() if size is not None]
+    if len(by_seed) > 1:
+        spread = f"{fmt.size(min(reached))} to {fmt.size(max(reached))}" if reached else "no seed"
+        missed = "" if len(reached) == len(by_seed) else f", {len(reached)} of {len(by_seed)} seeds"
+        text += f" [{spread}{missed}]"
+    return Value(text, found)
+
+
+def _verdict(value: Estimate | None) -> Value:
+    if value is None:
+        return Value("no common seed", 0.0)
+    if value.half_width is None:
+        return Value("one seed: cannot tell", 0.0)
+    if not value.excludes_zero:
+        return Value("within the noise", 0.0)
+    return Value("better", 1.0, "good") if value.mean > 0 else Value("worse", -1.0, "bad")
+
+
+def _paired(section: Section) -> ReportTable:
+    reference, rows = section.full, []
+    for cell in _in_order(section) if reference is not None else ():
+        if cell is reference:
+            continue
+        auc = cell.difference(reference)
+        others = [_estimate_signed(cell.difference(reference, name)) for name in ("gauc", "logloss")]
+        seeds = auc.n if auc else 0
+        rows.append([*_cell_head(cell), _difference(auc), _verdict(auc), *others, Value(str(seeds), seeds)])
+    return ReportTable(
+        "paired",
+        "Differences from the full table",
+        "Paired: each run minus the full table's run of the same seed, then the mean and its 95 % t interval. "
+        "“Within the noise”: the interval includes zero. Intervals are for one comparison each, not corrected for "
+        "there being many.",
+        _columns(
+            "Table", "Budget", "Bytes", "Share", "AUC", "Verdict", "GAUC", "Logloss", "Seeds",
+            text=("Table", "Budget", "Verdict"),
+        ),
+        rows,
+    )  # fmt: skip
+
+
+def _estimate_signed(value: Estimate | None) -> Value:
+    return Value(fmt.difference(value), None if value is None else value.mean)
+
+
+def _leads(section: Section) -> ReportTable:
+    """At each budget, the best method and its paired lead over the next."""
+    budgets = dict.fromkeys(cell.budget for cell in section.cells if cell.budget is not None)
+    rows = []
+    for budget in budgets:
+        ranked = sorted((c for c in section.cells if c.budget == budget), key=lambda c: -c.auc.mean)
+        for better, next_best in zip(ranked, ranked[1:], strict=False):
+            lead = better.difference(next_best)
+            rank = Value(budget or "", better.any_row["budget_bytes"])
+            head = [rank, _method(better.method), _method(next_best.method)]
+            rows.append([*head, _estimate_signed(lead), _verdict(lead)])
+    return ReportTable(
+        "leads",
+        "Methods against each other",
+        "At each budget, methods in the order of mean AUC, each with its lead over the next; paired by seed, with the "
+        "95 % t interval.",
+        _columns("Budget", "Table", "Next", "Lead in AUC", "Verdict", text=("Table", "Budget", "Next", "Verdict")),
+        rows,
+    )
+
+
+def _pareto(section: Section) -> ReportTable:
+    rows = [[*_cell_head(cell), _estimate(cell.auc)] for cell in reversed(section.pareto)]
+    return ReportTable(
+        "pareto",
+        "Pareto front",
+        "Tables that no other measured table beats in mean AUC with as many or fewer bytes. Neighbours closer than "
+        "their intervals may change places with other seeds.",
+        _columns("Table", "Budget", "Bytes", "Share", "AUC"),
+        rows,
+    )
+
+
+def _slices(section: Section) -> ReportTable:
+    present = [name for name in SLICES if any(cell.estimate(f"auc_{name}") for cell in section.cells)]
+    reference, rows = section.full, []
+    for cell in _in_order(section) if present else ():
+        values = []
+        for name in present:
+            values.append(_estimate(cell.estimate(f"auc_{name}")))
+            change = None if reference in (None, cell) else cell.difference(reference, f"auc_{name}")  # type: ignore[arg-type]
+            values.append(_difference(change))
+        rows.append([*_cell_head(cell), *values])
+    titles = [title for name in present for title in (name.capitalize(), f"{name.capitalize()} − full")]
+    return ReportTable(
+        "slices",
+        "AUC by id frequency, in numbers",
+        "AUC within each slice of test rows, and its paired difference from the full table. Slices differ in "
+        "difficulty: compare down a column, not across.",
+        _columns("Table", "Budget", "Bytes", "Share", *titles),
+        rows,
+        folded=True,
+        markdown=False,
+    )
+
+
+def _cost(section: Section) -> ReportTable:
+    rows = []
+    for cell in _in_order(section):
+        seconds, speed = cell.estimate("train_seconds"), cell.estimate("samples_per_second")
+        memory, training = cell.estimate("peak_memory_bytes"), cell.estimate("training_bytes")
+        rows.append(
+            [
+                *_cell_head(cell),
+                _size(training.mean if training else None),
+                _size(memory.mean if memory else None),
+                Value(fmt.duration(seconds.mean if seconds else None), seconds.mean if seconds else None),
+                Value(fmt.rate(speed.mean if speed else None), speed.mean if speed else None),
+            ]
+        )
+    return ReportTable(
+        "cost",
+        "Time and memory of training",
+        f"Means over seeds. Training bytes: table, gradients and optimizer state, counted. Peak memory: of the whole "
+        f"process, measured. Seconds are of training steps, without evaluation, on {_circumstances(section)}.",
+        _columns(
+            "Table", "Budget", "Bytes", "Share", "Training bytes", "Peak memory", "Training time", "Samples a second"
+        ),
+        rows,
+    )
+
+
+def _circumstances(section: Section) -> str:
+    """Threads, device, precision, gradient layout and kernel of the rows: no time is comparable without them."""
+    seen = {
+        (row["threads"], row["device"], row["precision"], row["gradient"], row["kernel"])
+        for row in section.rows
+        if row["status"] == "ok"
+    }
+    parts = [
+        f"{threads} thread{'s' if threads != 1 else ''} ({device}), {precision}, {gradient} gradients, {kernel} kernels"
+        for threads, device, precision, gradient, kernel in sorted(seen, key=str)
+    ]
+    mixed = " (not all the same: compare times with care)" if len(parts) > 1 else ""
+    return "; ".join(parts) + mixed
+
+
+def every_run(section: Section) -> ReportTable:
+    """One row per run, failures included."""
+    rows = []
+    for row in section.rows:
+        options = json.loads(row["config"]) if row["config"] else {}
+        rows.append(
+            [
+                _method(row["method"]),
+                Value(row["budget"] or "none", row["budget_bytes"] or -1),
+                Value(str(row["seed"]), row["seed"]),
+                Value(row["status"], row["status"], "" if row["status"] == "ok" else "bad"),
+                _size(row["serving_bytes"]),
+                Value(fmt.number(row["auc"], 5), row["auc"]),
+                Value(fmt.number(row["logloss"], 5), row["logloss"]),
+                Value(fmt.duration(row["train_seconds"]), row["train_seconds"]),
+                Value(", ".join(f"{key} {_short(value)}" for key, value in options.items()) or fmt.MISSING),
+                Value(row["hash"]),
+            ]
+        )
+    text = ("Table", "Budget", "Status", "Configuration", "Run file")
+    titles = ("Table", "Budget", "Seed", "Status", "Bytes", "AUC", "Logloss", "Training time", *text[-2:])
+    note = "Every row of results.parquet; the run file is runs/…json in the folder of the sweep."
+    return ReportTable("runs", "Every run", note, _columns(*titles, text=text), rows, folded=True, markdown=False)
+
+
+def _short(value: Any, limit: int = 40) -> str:
+    text = str(value)
+    return text if len(text) <= limit else text[:limit] + "…"
