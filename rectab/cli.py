@@ -42,7 +42,7 @@ def prepare(
 ) -> None:
     """Turn raw rows into a prepared data set: vocabularies, splits, memory-mapped arrays."""
     from rectab.data import prepare as run_prepare
-    from rectab.data import summary_renderables
+    from rectab.data import render_summary
 
     if bad_rows not in ("error", "skip"):
         raise ValueError(f"--bad-rows must be error or skip, got {bad_rows!r}")
@@ -50,7 +50,7 @@ def prepare(
     if json_output:
         _print_json(dataset.summary)
     else:
-        Console().print(*summary_renderables(dataset), sep="\n")
+        Console().print(render_summary(dataset))
 
 
 @app.command()
@@ -105,8 +105,7 @@ def train(
 ) -> None:
     """Train one model over one table; the same command goes on where a killed one stopped."""
     from rectab.data import PreparedDataset
-    from rectab.training.run import run_renderables, train_once
-    from rectab.training.settings import train_config_from
+    from rectab.training import TrainConfig, render_result, train_once
 
     settings = _options(setting)
     stray = [key for key in settings if not key.startswith(("train.", "model."))]
@@ -120,15 +119,15 @@ def train(
         model=model,
         history=history,
         embedding_dim=dim,
-        train_config=train_config_from({"seed": seed, **_below("train.", settings)}),
+        train_config=TrainConfig.from_json({"seed": seed, **_below("train.", settings)}),
         model_options=_below("model.", settings),
         out_dir=out,
-        progress=not json_output,
+        progress="off" if json_output else "auto",
     )
     if json_output:
         _print_json(result.to_json())
     else:
-        Console().print(*run_renderables(result), sep="\n")
+        Console().print(render_result(result))
 
 
 @app.command()
@@ -179,9 +178,10 @@ def main() -> None:
     """Entry point of the ``rectab`` command."""
     try:
         app()
-    except (ValueError, KeyError, OSError, FloatingPointError) as error:
-        if os.environ.get("RECTAB_TRACEBACK"):
+    except Exception as error:
+        expected = isinstance(error, (ValueError, KeyError, OSError)) or type(error).__module__.startswith("rectab.")
+        if not expected or os.environ.get("RECTAB_TRACEBACK"):
             raise
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        sys.stderr.write(f"rectab: {text}\n")
+        sys.stderr.write(f"rectab: {text}\n(RECTAB_TRACEBACK=1 shows where)\n")
         sys.exit(1)
