@@ -69,7 +69,9 @@ def test_missing_time_and_group(raw: Path) -> None:
 
 def test_bad_cell_in_parquet_names_the_row(raw: Path) -> None:
     frame = pl.DataFrame(raw_lines(), schema=HEADER, orient="row").with_columns(pl.col("click").cast(pl.Int64))
-    frame.with_columns(click=pl.when(pl.int_range(40) == 7).then(5).otherwise("click")).write_parquet(raw / "rows.parquet")
+    frame.with_columns(click=pl.when(pl.int_range(40) == 7).then(5).otherwise("click")).write_parquet(
+        raw / "rows.parquet"
+    )
     fails(raw, "rows.parquet, row 8", "column 'click'", files=[{"path": "rows.parquet"}])
 
 
@@ -145,14 +147,20 @@ def test_side_table_key_that_is_not_unique(raw: Path) -> None:
     write_lines(raw / "rows.csv", raw_lines())
     write_lines(raw / "items.csv", [["i1", "a"], ["i2", "b"], ["i1", "c"]], ["item", "brand"])
     fails(
-        raw, "items.csv, line 2", "'i1'", "more than once", tables=[{"path": "items.csv", "on": "item", "columns": ["brand"]}]
+        raw,
+        "items.csv, line 2",
+        "'i1'",
+        "more than once",
+        tables=[{"path": "items.csv", "on": "item", "columns": ["brand"]}],
     )
 
 
 def test_lists_of_one_behaviour_with_different_lengths(raw: Path) -> None:
     frame = pl.DataFrame(raw_lines(), schema=HEADER, orient="row")
     lists = [["i1", "i2"]] * 40
-    frame.with_columns(a=pl.Series(lists), b=pl.Series([*lists[:5], ["x"], *lists[6:]])).write_parquet(raw / "rows.parquet")
+    frame.with_columns(a=pl.Series(lists), b=pl.Series([*lists[:5], ["x"], *lists[6:]])).write_parquet(
+        raw / "rows.parquet"
+    )
     sequences = [{"name": "s", "column": "a", "target": "item"}, {"name": "t", "column": "b", "vocabulary": "b"}]
     histories = [{"behaviour": "seen", "source": "list", "sequences": sequences}]
     fails(raw, "rows.parquet, row 6", "column 'b'", files=[{"path": "rows.parquet"}], histories=histories)

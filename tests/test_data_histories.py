@@ -36,7 +36,9 @@ def known(dataset: PreparedDataset, rows: list[list[str]], vocabulary: str) -> l
 @pytest.mark.parametrize("max_length", [None, 3])
 @pytest.mark.parametrize("where", [None, "click = '1'"])
 @pytest.mark.parametrize("by", ["time", "position"])
-def test_log_history_is_the_groups_earlier_rows(tmp_path: Path, by: str, where: str | None, max_length: int | None) -> None:
+def test_log_history_is_the_groups_earlier_rows(
+    tmp_path: Path, by: str, where: str | None, max_length: int | None
+) -> None:
     rows = raw_lines(seed=4)
     order = np.random.default_rng(0).permutation(40)
     rows = [rows[i] for i in order]  # the log need not be sorted
@@ -59,7 +61,9 @@ def test_log_history_is_the_groups_earlier_rows(tmp_path: Path, by: str, where: 
 def test_prior_events_come_first_and_side_tables_fill_them(tmp_path: Path) -> None:
     raw, rows = tmp_path / "raw", raw_lines()
     raw.mkdir()
-    pl.DataFrame({"who": ["u0", "u1", "nobody"], "items": [["i7", "i8"], [], ["i1"]]}).write_parquet(raw / "prior.parquet")
+    pl.DataFrame({"who": ["u0", "u1", "nobody"], "items": [["i7", "i8"], [], ["i1"]]}).write_parquet(
+        raw / "prior.parquet"
+    )
     write_lines(raw / "items.csv", [[f"i{i}", f"b{i % 3}"] for i in range(9)], ["item", "brand"])
     history = {
         "behaviour": "seen",
@@ -87,9 +91,19 @@ def test_events_of_another_file_strictly_before_the_row(tmp_path: Path) -> None:
     raw, rows = tmp_path / "raw", raw_lines()
     raw.mkdir()
     generator = np.random.default_rng(1)
-    events = [[f"u{generator.integers(0, 6)}", str(generator.integers(90, 125)), f"i{generator.integers(0, 9)}"] for _ in range(80)]
+    events = [
+        [f"u{generator.integers(0, 6)}", str(generator.integers(90, 125)), f"i{generator.integers(0, 9)}"]
+        for _ in range(80)
+    ]
     write_lines(raw / "events.csv", events, ["who", "when", "item"])
-    history = {"behaviour": "seen", "source": "events", "path": "events.csv", "group": "who", "time": "when", "sequences": SEEN}
+    history = {
+        "behaviour": "seen",
+        "source": "events",
+        "path": "events.csv",
+        "group": "who",
+        "time": "when",
+        "sequences": SEEN,
+    }
     dataset = prepared(tmp_path, rows, histories=[history])
     ordered = sorted(events, key=lambda e: int(e[1]))
     expected = [[e[2] for e in ordered if e[0] == row[1] and int(e[1]) < int(row[3])] for row in rows]
@@ -102,7 +116,9 @@ def test_list_columns(tmp_path: Path, as_text: bool, newest_first: bool) -> None
     raw, generator = tmp_path / "raw", np.random.default_rng(2)
     raw.mkdir()
     lists = [[f"i{k}" for k in generator.integers(0, 9, generator.integers(0, 5))] for _ in range(40)]
-    frame = pl.DataFrame(raw_lines(), schema=HEADER, orient="row").with_columns(past=pl.Series(lists, dtype=pl.List(pl.String)))
+    frame = pl.DataFrame(raw_lines(), schema=HEADER, orient="row").with_columns(
+        past=pl.Series(lists, dtype=pl.List(pl.String))
+    )
     if as_text:
         frame = frame.with_columns(pl.col("past").list.join("^"))
     frame.write_parquet(raw / "rows.parquet")

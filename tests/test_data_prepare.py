@@ -71,7 +71,9 @@ def test_vocabulary_shared_by_two_columns(tmp_path: Path) -> None:
 def same_contents(a: PreparedDataset, b: PreparedDataset) -> bool:
     rows = slice(0, 24)
     left, right = a.train.batch(rows), b.train.batch(rows)
-    return bool((left.ids == right.ids).all() and (left.dense == right.dense).all() and (left.labels == right.labels).all())
+    return bool(
+        (left.ids == right.ids).all() and (left.dense == right.dense).all() and (left.labels == right.labels).all()
+    )
 
 
 def test_file_formats_give_the_same_data_set(tmp_path: Path) -> None:
@@ -225,7 +227,11 @@ def labels_of_splits(dataset: PreparedDataset) -> dict[str, list[float]]:
         ({"by": "row_order", "valid": 0.1, "test": 0.25}, range(26, 30), range(30, 40)),
         ({"by": "time", "valid": 0.1, "test": 0.25}, range(26, 30), range(30, 40)),
         ({"by": "time", "valid_from": 110, "test_from": 115}, range(20, 30), range(30, 40)),
-        ({"by": "time", "column": "stamp", "valid_from": "2020-01-20", "test_from": "2020-01-30"}, range(19, 29), range(29, 40)),
+        (
+            {"by": "time", "column": "stamp", "valid_from": "2020-01-20", "test_from": "2020-01-30"},
+            range(19, 29),
+            range(29, 40),
+        ),
     ],
 )
 def test_splits_by_order_and_time(tmp_path: Path, split: dict[str, object], valid: range, test: range) -> None:
@@ -248,7 +254,9 @@ def test_random_split_follows_its_seed_and_loses_no_row(tmp_path: Path) -> None:
     features = [{"name": "item"}, {"name": "number", "type": "dense"}]
     got = [
         labels_of_splits(
-            prepared(tmp_path, name=f"out{i}", features=features, split={"by": "random", "seed": seed, "valid": 8, "test": 8})
+            prepared(
+                tmp_path, name=f"out{i}", features=features, split={"by": "random", "seed": seed, "valid": 8, "test": 8}
+            )
         )
         for i, seed in enumerate((1, 1, 2))
     ]

@@ -86,7 +86,9 @@ def open_raw(path: Path, form: Format, scratch: Path, skip_bad: bool) -> RawFile
     frame = pl.scan_csv(
         checked.path,
         separator=checked.separator,
-        has_header=form.header,
+        has_header=False,
+        skip_rows=int(form.header),  # the header is read already
+        raise_if_empty=False,
         schema=dict.fromkeys(checked.columns, pl.String),
         quote_char=form.quote,
         null_values=list(form.null_values) or None,

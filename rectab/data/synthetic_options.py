@@ -33,22 +33,22 @@ class SyntheticOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     seed: int = 0
-    rows: int = Field(default=90_000, ge=100)
-    users: int = Field(default=4_000, ge=2, le=10**8)
-    items: int = Field(default=8_000, ge=2, le=10**8)
+    rows: int = Field(default=100_000, ge=100)
+    users: int = Field(default=2_000, ge=2, le=10**8)
+    items: int = Field(default=6_000, ge=2, le=10**8)
     fields: dict[str, int] = {"advertiser": 3_000, "page": 6_000, "query": 12_000, "device": 40, "hour": 24}
-    zipf: float = Field(default=1.0, ge=0)
-    categories: int = Field(default=48, ge=2)
-    history_length: float = Field(default=24, gt=0)
+    zipf: float = Field(default=1.28, ge=0)
+    categories: int = Field(default=30, ge=2)
+    history_length: float = Field(default=16, gt=0)
     max_history: int = Field(default=50, ge=1)
     late_share: float = Field(default=0.1, ge=0, lt=1)
     dense: int = Field(default=2, ge=0)
     valid: float = Field(default=0.1, gt=0, lt=1)
     test: float = Field(default=0.2, gt=0, lt=1)
     hashed: bool = False
-    bias_scale: float = Field(default=0.6, ge=0)
-    pair_scale: float = Field(default=0.8, ge=0)
-    history_scale: float = Field(default=0.9, ge=0)
-    factor_dim: int = Field(default=4, ge=1)
+    bias_scale: float = Field(default=1.5, ge=0)
+    pair_scale: float = Field(default=0.75, ge=0)
+    history_scale: float = Field(default=1.1, ge=0)
+    factor_dim: int = Field(default=1, ge=1)
     intercept: float = -1.0
     chunk_rows: int = Field(default=1_000_000, ge=1)
