@@ -20,7 +20,17 @@ __all__ = ["NUM_SERIES", "auc_against_bytes", "method_styles", "slice_charts"]
 NUM_SERIES = 8
 """Colours of the palette besides the full table's; further methods reuse them with another symbol."""
 
-_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "pentagon", "hexagon")
+_SYMBOLS = {
+    "square": "■",
+    "diamond": "◆",
+    "triangle-up": "▲",
+    "triangle-down": "▼",
+    "cross": "✚",
+    "x": "✖",
+    "star": "★",
+}
+"""Symbols of plotly.js, and the characters that stand for them in legends and tables."""
+
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 
 
@@ -30,12 +40,14 @@ def method_styles(sections: list[Section]) -> dict[str, dict[str, str]]:
     names = dict.fromkeys(row["method"] for section in sections for row in section.rows)
     styles = {}
     others = [name for name in names if name not in full]
+    symbols = list(_SYMBOLS)
     for name in full:
-        styles[name] = {"color": "var(--series-full)", "symbol": "star-diamond", "dash": "solid"}
+        styles[name] = {"color": "var(--series-full)", "symbol": "circle", "sign": "●", "dash": "solid"}
     for position, name in enumerate(others):
         styles[name] = {
             "color": f"var(--series-{position % NUM_SERIES + 1})",
-            "symbol": _SYMBOLS[position % len(_SYMBOLS)],
+            "symbol": (symbol := symbols[position % len(symbols)]),
+            "sign": _SYMBOLS[symbol],
             "dash": _DASHES[position // NUM_SERIES % len(_DASHES)],
         }
     return styles
@@ -81,7 +93,8 @@ def slice_charts(section: Section, styles: dict[str, dict[str, str]]) -> list[di
     reference = section.full
     if reference is None:
         return []
-    charts, values = [], [0.0]
+    charts: list[dict[str, Any]] = []
+    values = [0.0]
     for name in SLICES:
         traces = []
         for method in section.methods:
@@ -95,7 +108,8 @@ def slice_charts(section: Section, styles: dict[str, dict[str, str]]) -> list[di
             values += [bound for _, change in points for bound in (change.low, change.high)]
             cells, changes = [cell for cell, _ in points], [change for _, change in points]
             tips = [
-                f"<b>{escape(_named(cell))}</b><br>{name} ids: {fmt.difference(change)} AUC<br>{fmt.size(cell.serving_bytes)}"
+                f"<b>{escape(_named(cell))}</b><br>{name} ids: {fmt.difference(change)} AUC<br>"
+                + fmt.size(cell.serving_bytes)
                 for cell, change in points
             ]
             traces.append(_trace(method, cells, changes, tips, styles[method]))

@@ -23,6 +23,7 @@ import rectab.tables  # noqa: F401  registers the methods
 from rectab.tables.budget import parse_budget
 from rectab.tables.registry import get_method
 from rectab.training.config import TrainConfig
+from rectab.training.run import model_config
 
 __all__ = [
     "DatasetEntry",
@@ -80,7 +81,7 @@ class ModelEntry(_Entry):
         model: the interaction, such as ``deepfm`` or ``dcnv2``.
         history: the history tower: ``none``, ``mean`` or ``din``.
         name: how the report calls it; made of the two if None.
-        options: keyword arguments of the model.
+        options: of the interaction; under the key ``history`` a table of the tower's options.
     """
 
     model: str
@@ -91,6 +92,14 @@ class ModelEntry(_Entry):
     @property
     def label(self) -> str:
         return self.name or (self.model if self.history == "none" else f"{self.model} + {self.history} history")
+
+    @model_validator(mode="after")
+    def _buildable(self) -> ModelEntry:
+        try:
+            model_config(self.model, self.history, self.options)
+        except KeyError as error:
+            raise ValueError(error.args[0]) from None
+        return self
 
 
 class MethodEntry(_Entry):

@@ -21,6 +21,7 @@ from rectab.sweep.results import write_results
 from rectab.sweep.store import SweepFolderError, write_atomic
 from rectab.sweep.summary import answer, status_counts
 from rectab.sweep.sweep import SweepPlan, plan_from_folder
+from rectab.sweep.tuning import validation_auc
 
 __all__ = ["write_report"]
 
@@ -122,10 +123,7 @@ def _tuning(plan: SweepPlan) -> list[dict[str, Any]]:
     chosen, candidates = plan.chosen(), plan.config.tuning.trials()
     rows = []
     for cell, specs in plan.trials().items():
-        records = [plan.store.read_run(spec.hash) for spec in specs]
-        scores = [
-            record["result"]["valid"]["auc"] if record and record["status"] == "ok" else None for record in records
-        ]
+        scores = [validation_auc(plan.store.read_run(spec.hash)) for spec in specs]
         tried = [f"{_settings(s)}: {fmt.number(score)}" for s, score in zip(candidates, scores, strict=True)]
         picked = _settings(chosen[cell]) if cell in chosen else "no trial succeeded: the sweep's own settings"
         rows.append({"cell": cell, "chosen": picked, "tried": tried})

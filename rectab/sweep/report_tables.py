@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from rectab.sweep import formatting as fmt
@@ -53,7 +54,6 @@ class ReportTable:
     rows: list[list[Value]]
     folded: bool = False
     markdown: bool = True
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 def section_tables(section: Section) -> dict[str, ReportTable]:
@@ -186,8 +186,8 @@ def _verdict(value: Estimate | None) -> Value:
 
 def _paired(section: Section) -> ReportTable:
     reference, rows = section.full, []
-    for cell in _in_order(section) if reference is not None else ():
-        if cell is reference:
+    for cell in _in_order(section):
+        if reference is None or cell is reference:
             continue
         auc = cell.difference(reference)
         others = [_estimate_signed(cell.difference(reference, name)) for name in ("gauc", "logloss")]
@@ -217,7 +217,7 @@ def _leads(section: Section) -> ReportTable:
     rows = []
     for budget in budgets:
         ranked = sorted((c for c in section.cells if c.budget == budget), key=lambda c: -c.auc.mean)
-        for better, next_best in zip(ranked, ranked[1:], strict=False):
+        for better, next_best in pairwise(ranked):
             lead = better.difference(next_best)
             rank = Value(budget or "", better.any_row["budget_bytes"])
             head = [rank, _method(better.method), _method(next_best.method)]
@@ -251,7 +251,7 @@ def _slices(section: Section) -> ReportTable:
         values = []
         for name in present:
             values.append(_estimate(cell.estimate(f"auc_{name}")))
-            change = None if reference in (None, cell) else cell.difference(reference, f"auc_{name}")  # type: ignore[arg-type]
+            change = cell.difference(reference, f"auc_{name}") if reference and cell is not reference else None
             values.append(_difference(change))
         rows.append([*_cell_head(cell), *values])
     titles = [title for name in present for title in (name.capitalize(), f"{name.capitalize()} − full")]

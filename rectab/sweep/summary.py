@@ -24,9 +24,7 @@ def answer(section: Section, best_auc: float | None) -> list[str]:
     reference = section.full
     if reference is None:
         best = max(section.cells, key=lambda cell: cell.auc.mean)
-        return [
-            f"The full table was not run, so losses cannot be stated. The best is {_named(best)} with {_auc(best)}."
-        ]
+        return [f"The full table was not run, so no loss can be stated. The best is {_named(best)} with {_auc(best)}."]
     sentences = [f"The full table takes {fmt.size(reference.serving_bytes)} and reaches a test {_auc(reference)}."]
     if best_auc is not None:
         sentences.append(f"The best possible AUC on these rows, that of the true click probability, is {best_auc:.4f}.")
@@ -92,9 +90,7 @@ def _good_enough(section: Section, reference: Cell) -> str:
     change = cell.difference(reference)
     assert change is not None
     size = f"{fmt.size(cell.serving_bytes)}, {fmt.share(cell.ratio)} of the full table"
-    text = (
-        f"The smallest table measured within {ACCEPTABLE_LOSS} of full is {_named(cell)} ({size}): it {_change(change)}"
-    )
+    text = f"The smallest table within {ACCEPTABLE_LOSS} of full is {_named(cell)} ({size}): it {_change(change)}"
     if change.half_width is None:
         return text + " (one seed)."
     if change.low < -ACCEPTABLE_LOSS:
@@ -110,5 +106,9 @@ def _where(section: Section, reference: Cell) -> list[str]:
         return []
     cell = max(cells, key=lambda cell: cell.auc.mean)
     changes = {name: cell.difference(reference, f"auc_{name}") for name in SLICES}
-    parts = [f"{_change(change)} on {name} ids" for name, change in changes.items() if change is not None]
-    return [f"By id frequency, {_named(cell)} {_listed(parts)}."] if parts else []
+    known = {name: change for name, change in changes.items() if change is not None}
+    clear = [f"{_change(change)} on {name} ids" for name, change in known.items() if change.excludes_zero]
+    noise = [name for name, change in known.items() if not change.excludes_zero]
+    if noise:
+        clear.append(f"shows no difference beyond the noise on {_listed(noise)} ids")
+    return [f"By id frequency, {_named(cell)} {_listed(clear)}."] if known else []

@@ -1,0 +1,154 @@
+"""The report: true to the results, safe with any name, and usable in a real browser, offline, at any width."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from sweep_fakes import CONFIG, fake_dataset, fake_run
+
+from rectab.sweep.config import load_config
+from rectab.sweep.report import write_report
+from rectab.sweep.store import RunStore, SweepFolderError
+from rectab.sweep.sweep import SweepPlan
+from rectab.sweep.worker import execute
+
+HOSTILE = "<script>alert('1')</script>|x"
+ENVIRONMENT = {"threads": 2, "device": "cpu", "versions": {"rectab": "0.1.0"}, "commit": "abc"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep with a hostile method name, a failed run and an infeasible budget, and its report."""
+    path = tmp_path_factory.mktemp("report")
+    text = CONFIG.replace('"2%"]', '"5%", "2%", "16B"]').replace(
+        'method = "hashed"', f'method = "hashed"\nname = "{HOSTILE}"'
+    )
+    (path / "sweep.toml").write_text(text)
+    plan = SweepPlan(
+        load_config(path / "sweep.toml"), [fake_dataset()], RunStore(path / "out"), "rectab sweep sweep.toml"
+    )
+    plan.save()
+    for spec in plan.runs():
+        record = execute(spec, path / "work", fake_run, ENVIRONMENT)
+        if (spec.method, spec.budget, spec.seed) == ("hashed", "5%", 1):
+            record |= {"status": "failed", "error": f"boom {HOSTILE}"}
+        plan.store.write_run(record)
+    write_report(path / "out")
+    return path / "out"
+
+
+def test_markdown_holds_the_measured_numbers(folder: Path) -> None:
+    text = (folder / "report.md").read_text()
+    results = pl.read_parquet(folder / "results.parquet")
+    full = results.filter(pl.col("table") == "full")["auc"].mean()
+    assert f"AUC of {full:.4f}" in text
+    assert "best possible AUC on these rows, that of the true click probability, is 0.8100" in text
+    assert "boom" in text
+    assert "smallest feasible" in text
+    assert f"{(results['status'] == 'ok').sum()} of {results.height} runs finished, 1 failed, 6 infeasible" in text
+    assert "<script>" not in text, "a name cannot become markup"
+
+
+def test_failed_run_has_no_number_even_if_it_had_a_result(folder: Path) -> None:
+    failed = pl.read_parquet(folder / "results.parquet").filter(pl.col("status") == "failed")
+    assert failed.height == 1
+    assert failed["auc"].to_list() == failed["serving_bytes"].to_list() == [None]
+
+
+def test_page_is_self_contained_and_escaped(folder: Path) -> None:
+    page = (folder / "report.html").read_text()
+    assert "<script>alert" not in page
+    assert "Plotly" in page
+    head = page[: page.index("<script>")]
+    for outside in ('<link rel="stylesheet"', 'src="http', "@import"):
+        assert outside not in head
+
+
+def test_report_of_no_sweep_says_so(tmp_path: Path) -> None:
+    with pytest.raises(SweepFolderError, match=r"no sweep\.json"):
+        write_report(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium on this machine: the report was not tried in a browser")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+    arguments += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    with playwright.sync_playwright() as started:
+        launched = started.chromium.launch(executable_path=chromium, args=arguments)
+        yield launched
+        launched.close()
+
+
+def open_page(browser: Any, folder: Path, width: int, problems: list[str], **options: Any) -> Any:
+    context = browser.new_context(viewport={"width": width, "height": 900}, offline=True, **options)
+    page = context.new_page()
+    page.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("request", lambda r: None if r.url.startswith(("file:", "data:", "blob:")) else problems.append(r.url))
+    page.goto((folder / "report.html").as_uri())
+    page.wait_for_selector("#s0-auc .main-svg")
+    return page
+
+
+@pytest.mark.browser
+def test_tooltips_and_sorting_work_offline(browser: Any, folder: Path) -> None:
+    problems: list[str] = []
+    page = open_page(browser, folder, 1280, problems)
+    point = page.locator("#s0-auc .scatterlayer .trace").last.locator(".points path").first
+    point.scroll_into_view_if_needed()
+    box = point.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    tip = page.locator("#s0-auc .hoverlayer .hovertext")
+    tip.wait_for()
+    assert "unified at" in tip.text_content()
+    assert "AUC 0.7" in tip.text_content()
+    assert "KiB" in tip.text_content()
+
+    header = page.locator("#s0-results th", has_text="Logloss")
+
+    def column() -> list[float]:
+        cells = page.locator("#s0-results tbody tr td:nth-child(7)").all_text_contents()
+        return [float(text.split()[0]) for text in cells]
+
+    header.locator("button").click()
+    assert header.get_attribute("aria-sort") == "ascending"
+    assert column() == sorted(column())
+    header.locator("button").click()
+    assert column() == sorted(column(), reverse=True)
+    assert problems == []
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_sticks_out_of_the_page(browser: Any, folder: Path, width: int, scheme: str) -> None:
+    problems: list[str] = []
+    page = open_page(browser, folder, width, problems, color_scheme=scheme)
+    page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    outside = page.evaluate(
+        """() => [...document.querySelectorAll('body *')]
+            .filter((e) => !e.closest('.scroll table') && !e.closest('pre code') && !e.closest('svg'))
+            .filter((e) => e.getBoundingClientRect().width > 0)
+            .filter((e) => e.getBoundingClientRect().right > innerWidth + 1 || e.getBoundingClientRect().left < -1)
+            .map((e) => e.tagName + '.' + e.className)"""
+    )
+    assert outside == []
+    overlapping = page.evaluate(
+        """() => [...document.querySelectorAll('.chart')].flatMap((chart) => {
+            const boxes = [...chart.querySelectorAll('.xtick text')].map((t) => t.getBoundingClientRect())
+                .sort((a, b) => a.left - b.left);
+            return boxes.slice(1).filter((b, i) => b.left < boxes[i].right).map(() => chart.id);
+        })"""
+    )
+    assert overlapping == []
+    assert problems == []
