@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any, Literal, Optional
 
 import typer
 from rich.console import Console
@@ -35,7 +35,7 @@ def prepare(
     out: Annotated[Path, typer.Option(help="Folder to write the prepared data set to.")],
     raw: Annotated[Optional[Path], typer.Option(help="Folder of the raw files.")] = None,  # noqa: UP045
     bad_rows: Annotated[
-        str, typer.Option(help="error: stop at the first bad row; skip: drop and count them.")
+        Literal["error", "skip"], typer.Option(help="error: stop at the first bad row; skip: drop and count them.")
     ] = "error",
     overwrite: Annotated[bool, typer.Option(help="Replace a prepared data set that is there already.")] = False,
     json_output: Json = False,
@@ -44,8 +44,6 @@ def prepare(
     from rectab.data import prepare as run_prepare
     from rectab.data import render_summary
 
-    if bad_rows not in ("error", "skip"):
-        raise ValueError(f"--bad-rows must be error or skip, got {bad_rows!r}")
     dataset = run_prepare(recipe, raw, out, bad_rows=bad_rows, overwrite=overwrite)
     if json_output:
         _print_json(dataset.summary)

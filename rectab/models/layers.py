@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rectab.models.activations import make_activation
+from rectab.models.dropout import Dropout
 
 __all__ = ["MLP", "DenseFields", "FirstOrder", "ScoreLinear", "init_linear"]
 
@@ -63,7 +64,7 @@ class MLP(nn.Sequential):
                 layers.append(nn.BatchNorm1d(units))
             layers.append(make_activation(activation, units))
             if dropout:
-                layers.append(nn.Dropout(dropout))
+                layers.append(Dropout(dropout))
             width = units
         if num_outputs is not None:
             layers.append(init_linear(ScoreLinear(width, num_outputs)))
