@@ -102,7 +102,8 @@ def coalesce(pending: Sequence[tuple[Tensor, Tensor]], row_dim: int) -> tuple[Te
             (begin, begin + part.size),
             as_array(source),
             (owned, positions, slots, distinct, starts),
-            (cursor, filled),
+            cursor,
+            filled,
             out_rows.numpy(),
             sums.numpy(),
         )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rectab.ops import numba_refresh as refresh_kernels
 from rectab.ops import numba_update as update_kernels
-from rectab.ops.numba_support import as_array, flat_rows, launch, raise_if_outside, thread_count
+from rectab.ops.numba_support import flat_rows, launch, raise_if_outside, rows_array, thread_count
 from rectab.ops.replay import Clock
 
 __all__ = [
@@ -36,7 +36,7 @@ def sgd_update(
     launch(
         update_kernels.sgd,
         thread_count(gradients.numel()),
-        as_array(weight),
+        rows_array(weight),
         rows.numpy(),
         gradients.numpy(),
         _share_array(shares),
@@ -61,8 +61,8 @@ def adagrad_update(
     launch(
         update_kernels.adagrad,
         thread_count(gradients.numel()),
-        as_array(weight),
-        as_array(square.view(square.shape[0], -1)),
+        rows_array(weight),
+        rows_array(square.view(square.shape[0], -1)),
         rows.numpy(),
         gradients.numpy(),
         _share_array(shares),
@@ -93,7 +93,7 @@ def adam_update(
     launch(
         update_kernels.adam,
         thread_count(gradients.numel()),
-        (as_array(weight), as_array(moment), as_array(square)),
+        (rows_array(weight), rows_array(moment), rows_array(square)),
         _NO_STEPS if steps is None else steps.numpy(),
         step,
         rows.numpy(),
@@ -111,7 +111,7 @@ def _launch_refresh(
     kernel: Any, tensors: tuple[Tensor, ...], seen: Tensor, rows: Tensor, clock: Clock, *rest: Any
 ) -> None:
     flat = flat_rows(rows)
-    state = tuple(as_array(tensor.view(tensor.shape[0], -1)) for tensor in tensors)
+    state = tuple(rows_array(tensor.view(tensor.shape[0], -1)) for tensor in tensors)
     threads = thread_count(flat.size * tensors[0].shape[1])
     outside = np.zeros(2, dtype=np.int64)
     replay = (clock.now, np.float32(clock.decay), clock.max_replay)

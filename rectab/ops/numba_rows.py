@@ -8,143 +8,151 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-from rectab.ops.numba_support import COMPILE, PARALLEL, kernel_cache
+from rectab.ops.numba_support import compiled, parallel
 from rectab.ops.numba_values import load, mix, owner_of, prefetch, spread
 
 _U32 = np.uint64(32)
 _LOW_32 = np.uint64(0xFFFFFFFF)
 _AHEAD = 16  # rows asked for before they are needed: about one memory latency
 
-with kernel_cache():
 
-    @njit(inline="always")
-    def hash_row(value, salt, num_rows):
-        """int64 id -> int64 in ``[0, num_rows)``: as :func:`rectab.ops.hashing.hash_rows`."""
-        x = mix(np.uint64(value), np.uint64(salt))
-        n = np.uint64(num_rows)
-        return np.int64(((x >> _U32) * n + (((x & _LOW_32) * n) >> _U32)) >> _U32)
+@njit(inline="always")
+def hash_row(value, salt, num_rows):
+    """int64 id -> int64 in ``[0, num_rows)``: as :func:`rectab.ops.hashing.hash_rows`."""
+    x = mix(np.uint64(value), np.uint64(salt))
+    n = np.uint64(num_rows)
+    return np.int64(((x >> _U32) * n + (((x & _LOW_32) * n) >> _U32)) >> _U32)
 
-    @njit(**COMPILE)
-    def _address(thread, threads, ids, repeat, salt, first_row, num_rows, out, outside):
-        total, period = out.size, salt.size
-        at, end = thread * total // threads, (thread + 1) * total // threads
-        while at < end:
-            parameter = at % period
-            run = min(period - parameter, end - at)
-            for step in range(run):
-                value = ids[at + step] if repeat == 1 else ids[(at + step) // repeat]
-                n, p = num_rows[parameter + step], parameter + step
-                if n > 0:
-                    out[at + step] = first_row[p] + hash_row(value, salt[p], n)
-                elif 0 <= value < -n:
-                    out[at + step] = first_row[p] + value
-                else:
-                    outside[1] = value
-                    outside[0] = 1
-                    return
-            at += run
 
-    @njit(**PARALLEL)
-    def address(threads, ids, repeat, salt, first_row, num_rows, out, outside):
-        for thread in prange(threads):
-            _address(thread, threads, ids, repeat, salt, first_row, num_rows, out, outside)
-
-    @njit(**COMPILE)
-    def _gather(thread, threads, weight, rows, out, outside):
-        num_rows, row_dim = weight.shape
-        begin, end = thread * rows.size // threads, (thread + 1) * rows.size // threads
-        for i in range(begin, end):
-            if i + _AHEAD < end:
-                prefetch(weight, rows[i + _AHEAD])
-            row = rows[i]
-            if row < 0 or row >= num_rows:
-                outside[1] = row
+@compiled
+def _address(thread, threads, ids, repeat, salt, first_row, num_rows, out, outside):
+    total, period = out.size, salt.size
+    at, end = thread * total // threads, (thread + 1) * total // threads
+    while at < end:
+        parameter = at % period
+        run = min(period - parameter, end - at)
+        for step in range(run):
+            value = ids[at + step] if repeat == 1 else ids[(at + step) // repeat]
+            n, p = num_rows[parameter + step], parameter + step
+            if n > 0:
+                out[at + step] = first_row[p] + hash_row(value, salt[p], n)
+            elif 0 <= value < -n:
+                out[at + step] = first_row[p] + value
+            else:
+                outside[1] = value
                 outside[0] = 1
                 return
-            for j in range(row_dim):
-                out[i, j] = weight[row, j]
+        at += run
 
-    @njit(**PARALLEL)
-    def gather(threads, weight, rows, out, outside):
-        for thread in prange(threads):
-            _gather(thread, threads, weight, rows, out, outside)
 
-    @njit(**COMPILE)
-    def _count_owned(thread, threads, rows, owned):
-        count = 0
-        for i in range(rows.size):
-            count += owner_of(spread(rows[i]), threads) == thread
-        owned[thread + 1] = count
+@parallel
+def address(threads, ids, repeat, salt, first_row, num_rows, out, outside):
+    for thread in prange(threads):
+        _address(thread, threads, ids, repeat, salt, first_row, num_rows, out, outside)
 
-    @njit(**PARALLEL)
-    def count_owned(threads, rows, owned):
-        """owned[t + 1]: how many of ``rows`` thread t owns."""
-        for thread in prange(threads):
-            _count_owned(thread, threads, rows, owned)
 
-    @njit(**COMPILE)
-    def _assign_slots(thread, threads, rows, owned, positions, slots, distinct, starts):
-        begin, end = owned[thread], owned[thread + 1] - 1
-        k = begin
-        for i in range(rows.size):  # without a branch: half of them would be mispredicted
-            positions[k] = i
-            k += owner_of(spread(rows[i]), threads) == thread
-        bits = 4
-        while (1 << bits) < 2 * (end - begin):
-            bits += 1
-        shift, mask = np.uint64(64 - bits), (1 << bits) - 1
-        table = np.full(1 << bits, -1, dtype=np.int32)  # open addressing; holds slots
-        count = 0
-        for k in range(begin, end):
-            row = rows[positions[k]]
-            at = np.int64(spread(row) >> shift)
+@compiled
+def _gather(thread, threads, weight, rows, out, outside):
+    num_rows, row_dim = weight.shape
+    begin, end = thread * rows.size // threads, (thread + 1) * rows.size // threads
+    for i in range(begin, end):
+        if i + _AHEAD < end:
+            prefetch(weight, rows[i + _AHEAD])
+        row = rows[i]
+        if row < 0 or row >= num_rows:
+            outside[1] = row
+            outside[0] = 1
+            return
+        for j in range(row_dim):
+            out[i, j] = weight[row, j]
+
+
+@parallel
+def gather(threads, weight, rows, out, outside):
+    for thread in prange(threads):
+        _gather(thread, threads, weight, rows, out, outside)
+
+
+@compiled
+def _count_owned(thread, threads, rows, owned):
+    count = 0
+    for i in range(rows.size):
+        count += owner_of(spread(rows[i]), threads) == thread
+    owned[thread + 1] = count
+
+
+@parallel
+def count_owned(threads, rows, owned):
+    """owned[t + 1]: how many of ``rows`` thread t owns."""
+    for thread in prange(threads):
+        _count_owned(thread, threads, rows, owned)
+
+
+@compiled
+def _assign_slots(thread, threads, rows, owned, positions, slots, distinct, starts):
+    begin, end = owned[thread], owned[thread + 1] - 1
+    k = begin
+    for i in range(rows.size):  # without a branch: half of them would be mispredicted
+        positions[k] = i
+        k += owner_of(spread(rows[i]), threads) == thread
+    bits = 4
+    while (1 << bits) < 2 * (end - begin):
+        bits += 1
+    shift, mask = np.uint64(64 - bits), (1 << bits) - 1
+    table = np.full(1 << bits, -1, dtype=np.int32)  # open addressing; holds slots
+    count = 0
+    for k in range(begin, end):
+        row = rows[positions[k]]
+        at = np.int64(spread(row) >> shift)
+        slot = table[at]
+        while slot >= 0 and distinct[begin + slot] != row:
+            at = (at + 1) & mask
             slot = table[at]
-            while slot >= 0 and distinct[begin + slot] != row:
-                at = (at + 1) & mask
-                slot = table[at]
-            if slot < 0:
-                slot = np.int32(count)
-                table[at] = slot
-                distinct[begin + count] = row
-                count += 1
-            slots[k] = slot
-        starts[thread + 1] = count
+        if slot < 0:
+            slot = np.int32(count)
+            table[at] = slot
+            distinct[begin + count] = row
+            count += 1
+        slots[k] = slot
+    starts[thread + 1] = count
 
-    @njit(**PARALLEL)
-    def assign_slots(threads, rows, owned, positions, slots, distinct, starts):
-        """Each thread lists the positions it owns and numbers its distinct rows as they come.
 
-        Thread t's part of the lists is ``owned[t]`` to ``owned[t + 1] - 1``: one more place takes what a list without
-        branches writes behind its end.
-        """
-        for thread in prange(threads):
-            _assign_slots(thread, threads, rows, owned, positions, slots, distinct, starts)
+@parallel
+def assign_slots(threads, rows, owned, positions, slots, distinct, starts):
+    """Each thread lists the positions it owns and numbers its distinct rows as they come.
 
-    @njit(**COMPILE)
-    def _add_gradients(thread, part, gradients, lists, progress, out_rows, sums):
-        owned, positions, slots, distinct, starts = lists
-        cursor, filled = progress
-        begin, end = part
-        start, row_dim = starts[thread], sums.shape[1]
-        k, fresh, last = cursor[thread], filled[thread], owned[thread + 1] - 1
-        while k < last and positions[k] < end:
-            if k + _AHEAD < last:
-                prefetch(gradients, positions[k + _AHEAD] - begin)
-            i, slot = positions[k] - begin, start + slots[k]
-            if slots[k] == fresh:  # the first gradient of its row: nothing to add to
-                fresh += 1
-                out_rows[slot] = distinct[owned[thread] + slots[k]]
-                for j in range(row_dim):
-                    sums[slot, j] = load(gradients, i, j)
-            else:
-                for j in range(row_dim):
-                    sums[slot, j] += load(gradients, i, j)
-            k += 1
-        cursor[thread] = k
-        filled[thread] = fresh
+    Thread t's part of the lists is ``owned[t]`` to ``owned[t + 1] - 1``: one more place takes what a list without
+    branches writes behind its end.
+    """
+    for thread in prange(threads):
+        _assign_slots(thread, threads, rows, owned, positions, slots, distinct, starts)
 
-    @njit(**PARALLEL)
-    def add_gradients(threads, part, gradients, lists, progress, out_rows, sums):
-        """Add the gradients of one lookup, the positions ``part`` of all; ``progress`` carries on to the next."""
-        for thread in prange(threads):
-            _add_gradients(thread, part, gradients, lists, progress, out_rows, sums)
+
+@compiled
+def _add_gradients(thread, part, gradients, lists, cursor, filled, out_rows, sums):
+    owned, positions, slots, distinct, starts = lists
+    begin, end = part
+    start, row_dim = starts[thread], sums.shape[1]
+    k, fresh, last = cursor[thread], filled[thread], owned[thread + 1] - 1
+    while k < last and positions[k] < end:
+        if k + _AHEAD < last:
+            prefetch(gradients, positions[k + _AHEAD] - begin)
+        i, slot = positions[k] - begin, start + slots[k]
+        if slots[k] == fresh:  # the first gradient of its row: nothing to add to
+            fresh += 1
+            out_rows[slot] = distinct[owned[thread] + slots[k]]
+            for j in range(row_dim):
+                sums[slot, j] = load(gradients, i, j)
+        else:
+            for j in range(row_dim):
+                sums[slot, j] += load(gradients, i, j)
+        k += 1
+    cursor[thread] = k
+    filled[thread] = fresh
+
+
+@parallel
+def add_gradients(threads, part, gradients, lists, cursor, filled, out_rows, sums):
+    """Add the gradients of one lookup, the positions ``part`` of all; ``cursor``, ``filled`` carry on."""
+    for thread in prange(threads):
+        _add_gradients(thread, part, gradients, lists, cursor, filled, out_rows, sums)

@@ -11,69 +11,99 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
 import torch
+from numba import njit
 from torch import Tensor
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 __all__ = [
-    "COMPILE",
-    "PARALLEL",
     "as_array",
+    "compiled",
     "flat_rows",
-    "kernel_cache",
     "launch",
+    "parallel",
     "raise_if_outside",
+    "rows_array",
     "thread_count",
 ]
 
 # Reassociation lets reductions over a row use vector registers; the order stays fixed, so results are deterministic.
-COMPILE: dict[str, Any] = {
-    "nogil": True,
-    "error_model": "numpy",
-    "fastmath": {"contract", "reassoc", "nsz"},
-    "cache": True,
-}
+_COMPILE: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz"}}
 # Only prange is wanted of numba's parallel pass; the rest of it costs seconds of compilation.
-PARALLEL: dict[str, Any] = {
-    **COMPILE,
-    "parallel": {
-        "comprehension": False,
-        "prange": True,
-        "reduction": False,
-        "inplace_binop": False,
-        "setitem": False,
-        "numpy": False,
-        "stencil": False,
-        "fusion": False,
-    },
-}
+_UNWANTED = ("comprehension", "reduction", "inplace_binop", "setitem", "numpy", "stencil", "fusion")
+_PARALLEL: dict[str, Any] = {"prange": True, **dict.fromkeys(_UNWANTED, False)}
 
 _SERIAL_ELEMENTS = 1 << 14
 _config: Any = numba.config
 _lock = threading.Lock()
 
 
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorates what one thread of a kernel does."""
+    return njit(**_COMPILE)(function)
+
+
+def parallel(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorates a kernel: a prange over threads, compiled on first use and cached for later processes."""
+    with _cache_directory():
+        options: dict[str, Any] = {**_COMPILE, "parallel": _PARALLEL, "cache": True}
+        kernel = njit(**options)(function)
+    _serialize_cache_writes(kernel)
+    return kernel
+
+
 @contextmanager
-def kernel_cache() -> Iterator[None]:
-    """While kernels are declared: numba's cache goes to ``$XDG_CACHE_HOME/rectab/numba-<hash of the sources>``.
+def _cache_directory() -> Iterator[None]:
+    """While a kernel is declared: its cache goes to ``$XDG_CACHE_HOME/rectab/numba-<hash of the sources>``.
 
     ``NUMBA_CACHE_DIR`` has precedence where it is set.
     """
     previous = _config.CACHE_DIR
-    if not previous:
-        digest = hashlib.sha256()
-        for source in sorted(Path(__file__).parent.glob("*numba*.py")):
-            digest.update(source.read_bytes())
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        _config.CACHE_DIR = str(base / "rectab" / f"numba-{digest.hexdigest()[:16]}")
+    _config.CACHE_DIR = previous or str(_default_cache())
     try:
         yield
     finally:
         _config.CACHE_DIR = previous
+
+
+@cache
+def _default_cache() -> Path:
+    digest = hashlib.sha256(numba.__version__.encode())
+    for source in sorted(Path(__file__).parent.glob("*numba*.py")):
+        digest.update(source.read_bytes())
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "rectab" / f"numba-{digest.hexdigest()[:16]}"
+
+
+def _serialize_cache_writes(kernel: Any) -> None:
+    """Hold a lock file while numba saves a compiled kernel.
+
+    Numba numbers the files of a kernel's signatures by reading its index first: two processes that save at once would
+    give two signatures one file, and a third would then run code of the wrong signature.
+    """
+    cache_of_kernel: Any = getattr(kernel, "_cache", None)
+    if fcntl is None or not hasattr(cache_of_kernel, "save_overload"):
+        return
+    save = cache_of_kernel.save_overload
+
+    def locked_save(*arguments: Any) -> None:
+        directory = Path(cache_of_kernel.cache_path)
+        directory.mkdir(parents=True, exist_ok=True)
+        with (directory / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            save(*arguments)
+
+    cache_of_kernel.save_overload = locked_save
 
 
 def as_array(tensor: Tensor) -> np.ndarray:
@@ -84,6 +114,15 @@ def as_array(tensor: Tensor) -> np.ndarray:
     if tensor.dtype == torch.float16:
         return tensor.view(torch.int16).numpy()
     return tensor.numpy()
+
+
+def rows_array(tensor: Tensor) -> np.ndarray:
+    """Rows or state that a kernel writes to: as :func:`as_array`, never a copy, whose changes would be lost."""
+    if not tensor.is_contiguous():
+        raise ValueError(f"rows and their state must be contiguous, got strides {tensor.stride()}")
+    if tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise TypeError(f"rows and their state must be fp32, bf16 or fp16, got {tensor.dtype}")
+    return as_array(tensor)
 
 
 def flat_rows(rows: Tensor) -> np.ndarray:

@@ -130,7 +130,7 @@ def _exact_half(value):
     return np.int16(half | sign)
 
 
-@overload(load, inline="always")
+@overload(load)
 def _load(array, row, column):
     if array.dtype == types.uint16:
         return lambda array, row, column: _float_of_bits(np.int32(np.uint32(array[row, column]) << np.uint32(16)))
