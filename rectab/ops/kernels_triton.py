@@ -1,0 +1,167 @@
+"""The row kernels for CUDA in triton; the same functions as :mod:`rectab.ops.kernels_torch`.
+
+Replaying missed steps (``*_refresh``) is left to the torch reference, which runs on the device as well. An index
+outside its range raises IndexError under triton's interpreter; on CUDA it trips a device-side assertion, as torch's
+own lookups do, since raising at once would make every lookup wait for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from rectab.ops import triton_kernels
+from rectab.ops.kernels_torch import adagrad_refresh, adam_refresh, sgd_refresh
+
+__all__ = [
+    "adagrad_refresh",
+    "adagrad_update",
+    "adam_refresh",
+    "adam_update",
+    "address",
+    "coalesce",
+    "gather",
+    "sgd_refresh",
+    "sgd_update",
+]
+
+_BLOCK_ELEMENTS = 1024
+_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+
+
+def _blocks(row_dim: int) -> dict[str, int]:
+    width = triton.next_power_of_2(row_dim)
+    return {"BLOCK": max(1, _BLOCK_ELEMENTS // width), "WIDTH": width}
+
+
+def _launch(kernel: Any, count: int, blocks: dict[str, int], *arguments: Any, **options: Any) -> None:
+    if count:
+        kernel[(triton.cdiv(count, blocks["BLOCK"]),)](*arguments, **options, **blocks)
+
+
+def _check(outside: Tensor, what: str) -> None:
+    if outside.device.type == "cuda":
+        torch._assert_async(outside == 0)
+    elif bool(outside):
+        raise IndexError(f"{what} is outside its range")
+
+
+def _in_place(tensor: Tensor) -> Tensor:
+    if not tensor.is_contiguous():
+        raise ValueError(f"rows and their state must be contiguous, got strides {tensor.stride()}")
+    return tensor
+
+
+def _salt(salt: int, device: torch.device) -> Tensor:
+    # As a tensor: triton would compile a kernel again for some values of an integer argument.
+    return torch.tensor([salt], dtype=torch.int64, device=device)
+
+
+def address(ids: Tensor, repeat: int, salt: Tensor, first_row: Tensor, num_rows: Tensor) -> Tensor:
+    """See :func:`rectab.ops.kernels_numba.address`."""
+    out = torch.empty(ids.numel() * repeat, dtype=torch.int64, device=ids.device)
+    outside = torch.zeros((), dtype=torch.int32, device=ids.device)
+    blocks = {"BLOCK": _BLOCK_ELEMENTS}
+    arguments = (ids, repeat, salt, first_row, num_rows, salt.numel(), out, outside, out.numel())
+    _launch(triton_kernels.address, out.numel(), blocks, *arguments)
+    _check(outside, "an id")
+    return out
+
+
+def gather(weight: Tensor, rows: Tensor) -> Tensor:
+    """[N, D], int64 [*] -> [*, D]."""
+    flat = rows.reshape(-1).to(torch.int64).contiguous()
+    row_dim = weight.shape[1]
+    out = torch.empty(flat.numel(), row_dim, dtype=weight.dtype, device=weight.device)
+    outside = torch.zeros((), dtype=torch.int32, device=weight.device)
+    arguments = (weight.detach().contiguous(), weight.shape[0], row_dim, flat, flat.numel(), out, outside)
+    _launch(triton_kernels.gather, flat.numel(), _blocks(row_dim), *arguments)
+    _check(outside, "a row")
+    return out.view(*rows.shape, row_dim)
+
+
+def coalesce(pending: Sequence[tuple[Tensor, Tensor]], row_dim: int) -> tuple[Tensor, Tensor]:
+    """Distinct rows int64 [u], ascending, and the sum of each row's gradients fp32 [u, D]."""
+    rows = torch.cat([rows.reshape(-1).to(torch.int64) for rows, _ in pending])
+    gradients = torch.cat([gradients for _, gradients in pending]).contiguous()
+    in_order, order = torch.sort(rows, stable=True)
+    distinct, counts = torch.unique_consecutive(in_order, return_counts=True)
+    starts = torch.zeros(distinct.numel() + 1, dtype=torch.int64, device=rows.device)
+    torch.cumsum(counts, 0, out=starts[1:])
+    sums = torch.empty(distinct.numel(), row_dim, device=rows.device)
+    if distinct.numel():
+        blocks = {"BLOCK": 32, "WIDTH": triton.next_power_of_2(row_dim)}
+        triton_kernels.segment_sum[(distinct.numel(),)](gradients, row_dim, order, starts, sums, **blocks)
+    return distinct, sums
+
+
+def sgd_update(
+    weight: Tensor, rows: Tensor, gradients: Tensor, shares: Tensor | None, lr: float, decay: float, salt: int
+) -> None:
+    """See :func:`rectab.ops.kernels_torch.sgd_update`."""
+    row_dim = weight.shape[1]
+    shared = gradients if shares is None else shares
+    arguments = (_in_place(weight.detach()), row_dim, rows, rows.numel(), gradients, shared, lr, decay)
+    options = {"SHARED": shares is None, "KIND": _KINDS[weight.dtype]}
+    _launch(triton_kernels.sgd, rows.numel(), _blocks(row_dim), *arguments, _salt(salt, weight.device), **options)
+
+
+def adagrad_update(
+    weight: Tensor,
+    square: Tensor,
+    rows: Tensor,
+    gradients: Tensor,
+    shares: Tensor | None,
+    lr: float,
+    decay: float,
+    eps: float,
+    salt: int,
+) -> None:
+    """See :func:`rectab.ops.kernels_torch.adagrad_update`."""
+    row_dim = weight.shape[1]
+    shared = gradients if shares is None else shares
+    tensors = (_in_place(weight.detach()), _in_place(square))
+    arguments = (*tensors, row_dim, rows, rows.numel(), gradients, shared, lr, decay, eps, _salt(salt, weight.device))
+    options = {
+        "PER_ROW": square.dim() == 1,
+        "SHARED": shares is None,
+        "KIND": _KINDS[weight.dtype],
+        "STATE_KIND": _KINDS[square.dtype],
+    }
+    _launch(triton_kernels.adagrad, rows.numel(), _blocks(row_dim), *arguments, **options)
+
+
+def adam_update(
+    weight: Tensor,
+    moment: Tensor,
+    square: Tensor,
+    steps: Tensor | None,
+    rows: Tensor,
+    gradients: Tensor,
+    shares: Tensor | None,
+    lr: float,
+    decay: float,
+    betas: tuple[float, float],
+    eps: float,
+    corrections: Tensor,
+    step: int,
+    salt: int,
+) -> None:
+    """See :func:`rectab.ops.kernels_torch.adam_update`."""
+    row_dim = weight.shape[1]
+    shared = gradients if shares is None else shares
+    own_steps = rows if steps is None else steps
+    tensors = (_in_place(weight.detach()), _in_place(moment), _in_place(square), own_steps)
+    which = (step, row_dim, rows, rows.numel(), gradients, shared)
+    how = (lr, decay, *betas, eps, corrections, corrections.shape[1] - 1, _salt(salt, weight.device))
+    options = {
+        "OWN_STEPS": steps is not None,
+        "SHARED": shares is None,
+        "KIND": _KINDS[weight.dtype],
+        "STATE_KIND": _KINDS[moment.dtype],
+    }
+    _launch(triton_kernels.adam, rows.numel(), _blocks(row_dim), *tensors, *which, *how, **options)

@@ -1,0 +1,85 @@
+"""The triton kernels against the torch reference, run by triton's interpreter: no GPU is needed, nor used."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from rectab.ops import address_rows, use_kernel
+from rectab.ops import kernels_torch as plain
+from rectab.optim.adam import _bias_corrections
+
+# Before triton is imported: its own functions are made for the interpreter or the compiler as they are declared.
+os.environ["TRITON_INTERPRET"] = "1"
+pytest.importorskip("triton")
+from rectab.ops import kernels_triton as fast
+
+HALVES = [(torch.bfloat16, torch.bfloat16), (torch.float16, torch.float16)]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def drawn(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("count", [0, 1, 1500])
+def test_addresses_are_the_same_bits(count: int) -> None:
+    ids = torch.randint(-(2**62), 2**62, (count, 2), generator=drawn(0))
+    ids[:, 1] = ids[:, 1].abs() % 50
+    salt, first = torch.tensor([-7, 2**61]), torch.tensor([0, 100])
+    num_rows = torch.tensor([100, -50])
+    with use_kernel("torch"):
+        expected = address_rows(ids, salt, first, num_rows)
+    assert torch.equal(fast.address(ids.reshape(-1), 1, salt, first, num_rows).view(-1, 2), expected)
+    with pytest.raises(IndexError):
+        fast.address(torch.tensor([50]), 1, salt[1:], first[1:], num_rows[1:])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("count", "dim"), [(0, 4), (3, 1), (700, 5), (20, 128)])
+def test_gathers_are_the_same_bits(count: int, dim: int, dtype: torch.dtype) -> None:
+    weight = torch.randn(30, dim, generator=drawn(0)).to(dtype)
+    rows = torch.randint(0, 30, (count,), generator=drawn(1))
+    assert torch.equal(fast.gather(weight, rows), plain.gather(weight, rows))
+    with pytest.raises(IndexError):
+        fast.gather(weight, torch.tensor([30]))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("count", "dim"), [(0, 4), (3, 1), (200, 5), (40, 128)])
+def test_duplicates_are_summed(count: int, dim: int, dtype: torch.dtype) -> None:
+    rows = torch.randint(0, 9, (count,), generator=drawn(0))
+    pending = [(rows, torch.randn(count, dim, generator=drawn(1)).to(dtype)), (rows[:1], torch.ones(count and 1, dim))]
+    pending = [(r, g.to(dtype)) for r, g in pending]
+    for got, expected in zip(fast.coalesce(pending, dim), plain.coalesce(pending, dim), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize(("dtype", "state"), [(torch.float32, torch.float32), *HALVES])
+@pytest.mark.parametrize("dim", [1, 5, 16])
+def test_updates(dim: int, dtype: torch.dtype, state: torch.dtype, shared: bool) -> None:
+    rows, gradients = torch.randperm(40, generator=drawn(0))[:21], torch.randn(21, dim, generator=drawn(1))
+    shares = None if shared else torch.rand(40, generator=drawn(2))
+    corrections = _bias_corrections((0.9, 0.999))
+    results = []
+    for kernels in (plain, fast):
+        weight = torch.randn(40, dim, generator=drawn(3)).to(dtype)
+        moment, square, per_row = (torch.zeros(shape, dtype=state) for shape in ((40, dim), (40, dim), (40,)))
+        steps = torch.zeros(40, dtype=torch.int32)
+        decay = (shares, 0.1, 0.02)
+        kernels.sgd_update(weight, rows, gradients, *decay, 5)
+        kernels.adagrad_update(weight, square, rows, gradients, *decay, 1e-8, 6)
+        kernels.adagrad_update(weight, per_row, rows, gradients, *decay, 1e-8, 7)
+        adam = ((0.9, 0.999), 1e-8, corrections)
+        kernels.adam_update(weight, moment, square, steps, rows, gradients, *decay, *adam, 1, 8)
+        kernels.adam_update(weight, moment, square, None, rows, gradients, *decay, *adam, 2, 9)
+        results.append((weight, moment, square, per_row, steps))
+    for expected, got in zip(*results, strict=True):
+        unit = torch.finfo(got.dtype).eps if got.dtype.is_floating_point else 0.0
+        tolerance = max(8 * unit, 1e-5)
+        torch.testing.assert_close(got.float(), expected.float(), rtol=tolerance, atol=tolerance)
+        if got.dtype != torch.float32:
+            assert (got != expected).float().mean() < 0.05  # seldom a neighbour
