@@ -1,0 +1,275 @@
+"""rectab tables that torchrec shards: ids are addressed on the way in, rows live in ordinary torchrec tables.
+
+``full``, ``hashed`` and ``unified`` keep nothing but rows. Here their rows are the ``weight`` of torchrec tables (one a
+range of rows), so torchrec's planner, ``DistributedModelParallel``, fused optimizers and quantiser see what they know.
+Only the hash in front is rectab's: it needs no communication, so a rank addresses its own batch.
+
+This module needs torchrec; nothing else in rectab imports it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torchrec import (
+    EmbeddingBagCollection,
+    EmbeddingBagConfig,
+    EmbeddingCollection,
+    EmbeddingConfig,
+    JaggedTensor,
+    KeyedJaggedTensor,
+    KeyedTensor,
+    PoolingType,
+)
+from torchrec.modules.embedding_configs import DataType
+from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface, EmbeddingCollectionInterface
+
+from rectab.schema import Vocabulary
+from rectab.swap.torchrec_addressing import RowAddressing, layout_of, table_names
+from rectab.tables import EmbeddingTable, Plan, plan
+from rectab.tables.ranges import RangeTable
+from rectab.tables.unified import UnifiedTable
+
+__all__ = ["RowAddressing", "ShardableBags", "ShardableEmbeddings", "plan_collection", "shardable"]
+
+_DATA_TYPES = {torch.float32: DataType.FP32, torch.float16: DataType.FP16, torch.bfloat16: DataType.BF16}
+
+
+def _row_configs(kind: Any, planned: Plan, addressing: RowAddressing, **options: Any) -> list[Any]:
+    layout = layout_of(planned)
+    width = planned.embedding_dim // layout.num_chunks
+    readers: list[list[str]] = [[] for _ in layout.ranges]
+    for feature, index in zip(addressing.features, addressing.vocabulary_indices, strict=True):
+        for chunk in range(layout.num_chunks):
+            readers[layout.table_of[index, chunk]].append(addressing.key(feature, chunk))
+    return [
+        kind(
+            name=name,
+            num_embeddings=rows.num_rows,
+            embedding_dim=width,
+            feature_names=names,
+            data_type=_DATA_TYPES[planned.options.dtype],
+            init_fn=partial(nn.init.normal_, std=planned.options.init_std),
+            **options,
+        )
+        for name, rows, names in zip(table_names(layout), layout.ranges, readers, strict=True)
+        if names
+    ]
+
+
+class _Shardable(nn.Module):
+    """What pooled and sequence modules share: the addressing in front, the torchrec collection ``rows`` behind."""
+
+    addressing: RowAddressing
+    rows: Any  # a torchrec collection, or its sharded successor
+    planned: Plan
+
+    @torch.no_grad()
+    def copy_rows_from(self, table: EmbeddingTable) -> None:
+        """Take the rows of a rectab table of the same plan; once sharded, every rank takes what it holds."""
+        for weight, rows in self._weights_and_rows(table):
+            if isinstance(weight, ShardedTensor):
+                for shard in weight.local_shards():
+                    ends = zip(shard.metadata.shard_offsets, shard.metadata.shard_sizes, strict=True)
+                    shard.tensor.copy_(rows[tuple(slice(start, start + size) for start, size in ends)])
+            else:
+                weight.copy_(rows)
+
+    @torch.no_grad()
+    def copy_rows_to(self, table: EmbeddingTable) -> None:
+        """Give the rows to a rectab table of the same plan, to save, export or serve it.
+
+        Raises:
+            ValueError: the module is sharded (load its checkpoint into an unsharded one first).
+        """
+        for weight, rows in self._weights_and_rows(table):
+            if isinstance(weight, ShardedTensor):
+                raise ValueError("the rows are sharded; load_sharded its checkpoint into an unsharded module first")
+            rows.copy_(weight)
+
+    def _weights_and_rows(self, table: EmbeddingTable) -> list[tuple[Any, Tensor]]:
+        """(weight of a torchrec table, the same rows of ``table``)."""
+        if table.config != self.planned.config or not isinstance(table, (RangeTable, UnifiedTable)):
+            raise ValueError(f"the table is {table.config}, this module was planned as {self.planned.config}")
+        layout = layout_of(self.planned)
+        names = table_names(layout)
+        weights = {key.split(".")[-2]: weight for key, weight in self.rows.state_dict().items()}
+        store = table.store.weight
+        return [
+            (weights[name], store[entry.first_row : entry.first_row + entry.num_rows])
+            for name, entry in zip(names, layout.ranges, strict=True)
+            if name in weights
+        ]
+
+
+class ShardableBags(_Shardable, EmbeddingBagCollectionInterface):
+    """Pooled: in the place of an ``EmbeddingBagCollection``, sharded or not.
+
+    Args:
+        planned: of method ``full``, ``hashed`` or ``unified``.
+        features: vocabulary read by each feature.
+        pooling: ``sum`` or ``mean``.
+        is_weighted: whether ids come with weights (``sum`` only, as in torchrec).
+        device: ``meta`` to let ``DistributedModelParallel`` allocate.
+    """
+
+    def __init__(
+        self,
+        planned: Plan,
+        features: Mapping[str, str],
+        pooling: Literal["sum", "mean"] = "sum",
+        is_weighted: bool = False,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        self.planned = planned
+        self.addressing = RowAddressing(planned, features, None if _is_meta(device) else device)
+        self.pooling = PoolingType.SUM if pooling == "sum" else PoolingType.MEAN
+        configs = _row_configs(EmbeddingBagConfig, planned, self.addressing, pooling=self.pooling)
+        self.rows = EmbeddingBagCollection(tables=configs, is_weighted=is_weighted, device=_device(device))
+
+    def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
+        """KJT of B bags a feature -> KeyedTensor [B, F * D] under the features' names."""
+        pooled = self.rows(self.addressing(features)).to_dict()
+        chunks = range(self.addressing.num_chunks)
+        names = self.addressing.features
+        return KeyedTensor(
+            keys=list(names),
+            length_per_key=[self.planned.embedding_dim] * len(names),
+            values=torch.cat([pooled[self.addressing.key(name, chunk)] for name in names for chunk in chunks], dim=1),
+        )
+
+    def embedding_bag_configs(self) -> list[EmbeddingBagConfig]:
+        """The vocabularies as the model knows them: logical sizes and full width."""
+        return [
+            EmbeddingBagConfig(
+                name=vocabulary.name,
+                num_embeddings=vocabulary.num_embeddings,
+                embedding_dim=self.planned.embedding_dim,
+                feature_names=_readers(self.addressing, index),
+                pooling=self.pooling,
+            )
+            for index, vocabulary in enumerate(self.planned.vocabularies)
+        ]
+
+    def is_weighted(self) -> bool:
+        return bool(self.rows.is_weighted())
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.rows.device
+        return device
+
+
+class ShardableEmbeddings(_Shardable, EmbeddingCollectionInterface):
+    """Not pooled: in the place of an ``EmbeddingCollection``; the arguments of :class:`ShardableBags`."""
+
+    def __init__(self, planned: Plan, features: Mapping[str, str], device: torch.device | str | None = None) -> None:
+        super().__init__()
+        self.planned = planned
+        self.addressing = RowAddressing(planned, features, None if _is_meta(device) else device)
+        configs = _row_configs(EmbeddingConfig, planned, self.addressing)
+        self.rows = EmbeddingCollection(tables=configs, device=_device(device))
+
+    def forward(self, features: KeyedJaggedTensor) -> dict[str, JaggedTensor]:
+        """KJT -> by feature, JaggedTensor of float [sum L, D]."""
+        found = self.rows(self.addressing(features))
+        result = {}
+        for name in self.addressing.features:
+            parts = [found[self.addressing.key(name, chunk)] for chunk in range(self.addressing.num_chunks)]
+            vectors = torch.cat([part.values() for part in parts], dim=1)
+            result[name] = JaggedTensor(values=vectors, lengths=parts[0].lengths())
+        return result
+
+    def embedding_configs(self) -> list[EmbeddingConfig]:
+        """The vocabularies as the model knows them: logical sizes and full width."""
+        return [
+            EmbeddingConfig(
+                name=vocabulary.name,
+                num_embeddings=vocabulary.num_embeddings,
+                embedding_dim=self.planned.embedding_dim,
+                feature_names=_readers(self.addressing, index),
+            )
+            for index, vocabulary in enumerate(self.planned.vocabularies)
+        ]
+
+    def need_indices(self) -> bool:
+        return False
+
+    def embedding_dim(self) -> int:
+        return self.planned.embedding_dim
+
+    def embedding_names_by_table(self) -> list[list[str]]:
+        return [config.feature_names for config in self.embedding_configs()]
+
+
+def _readers(addressing: RowAddressing, index: int) -> list[str]:
+    pairs = zip(addressing.features, addressing.vocabulary_indices, strict=True)
+    return [feature for feature, vocabulary in pairs if vocabulary == index]
+
+
+def _is_meta(device: torch.device | str | None) -> bool:
+    return device is not None and torch.device(device).type == "meta"
+
+
+def _device(device: torch.device | str | None) -> torch.device | None:
+    return None if device is None else torch.device(device)
+
+
+def plan_collection(
+    configs: Sequence[EmbeddingBagConfig | EmbeddingConfig],
+    method: str = "unified",
+    budget: str | int | None = "25%",
+    **options: Any,
+) -> tuple[Plan, dict[str, str]]:
+    """(the rectab plan, vocabulary of every feature) for the tables of a torchrec collection.
+
+    Args:
+        configs: as ``embedding_bag_configs()`` or ``embedding_configs()`` gives them.
+        method, budget, **options: as :func:`rectab.tables.plan` takes them.
+
+    Raises:
+        ValueError: tables of different width (plan them apart), or a feature that reads two tables.
+    """
+    widths = sorted({config.embedding_dim for config in configs})
+    if len(widths) != 1:
+        raise ValueError(f"tables of widths {widths} cannot share rows; give each width a collection of its own")
+    features: dict[str, str] = {}
+    for config in configs:
+        for feature in config.feature_names:
+            if feature in features:
+                raise ValueError(f"feature {feature!r} reads tables {features[feature]!r} and {config.name!r}")
+            features[feature] = config.name
+    vocabularies = [Vocabulary(config.name, config.num_embeddings) for config in configs]
+    return plan(method, vocabularies, widths[0], budget, **options), features
+
+
+def shardable(
+    collection: EmbeddingBagCollection | EmbeddingCollection,
+    method: str = "unified",
+    budget: str | int | None = "25%",
+    device: torch.device | str | None = None,
+    **options: Any,
+) -> ShardableBags | ShardableEmbeddings:
+    """What takes the place of ``collection`` in a model before ``DistributedModelParallel`` shards it.
+
+    Args:
+        collection: unsharded, may be on the meta device.
+        method, budget, **options: as :func:`rectab.tables.plan` takes them.
+        device: of the new rows; ``meta`` to let torchrec allocate.
+    """
+    if isinstance(collection, EmbeddingCollection):
+        planned, features = plan_collection(collection.embedding_configs(), method, budget, **options)
+        return ShardableEmbeddings(planned, features, device)
+    configs = collection.embedding_bag_configs()
+    poolings = {config.pooling for config in configs}
+    if len(poolings) != 1:
+        raise ValueError("tables with sum and with mean pooling need a collection each")
+    planned, features = plan_collection(configs, method, budget, **options)
+    pooling: Literal["sum", "mean"] = "sum" if poolings == {PoolingType.SUM} else "mean"
+    return ShardableBags(planned, features, pooling, collection.is_weighted(), device)

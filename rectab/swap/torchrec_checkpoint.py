@@ -1,0 +1,145 @@
+"""Checkpoints of a model that torchrec has sharded: safetensors, one file a rank, no pickle.
+
+Every rank writes the shards it holds; rank 0 also writes what is replicated, and the index last: a checkpoint without
+its index is not one. Loading reads whatever part of whatever file a shard needs, so the number of ranks and the way
+tables are sharded may have changed.
+
+This module needs torchrec only in so far as its tensors are ``ShardedTensor``; it imports torch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.distributed._shard.sharded_tensor import ShardedTensor
+
+__all__ = ["load_sharded", "save_sharded"]
+
+FORMAT_VERSION = 1
+
+
+def save_sharded(folder: str | Path, state: Mapping[str, Any], step: int = 0) -> None:
+    """Write ``state`` as the checkpoint in ``folder``; called by every rank.
+
+    Args:
+        folder: seen by all ranks; made if it does not exist. Give every checkpoint its own.
+        state: tensors and ShardedTensors, nested in dicts and lists (``{"model": model.state_dict(), "optimizer":
+            model.fused_optimizer.state_dict()}``); other values must be numbers, strings, booleans or None.
+        step: kept in the index.
+    """
+    folder, rank = Path(folder), dist.get_rank()
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"rank-{rank:05d}-of-{dist.get_world_size():05d}.safetensors"
+    tensors: dict[str, Tensor] = {}
+    entries: list[dict[str, Any]] = []
+    values: dict[str, Any] = {}
+    for key, value in _leaves(state):
+        if isinstance(value, ShardedTensor):
+            for number, shard in enumerate(value.local_shards()):
+                tensors[f"{key}@{number}"] = shard.tensor.detach().contiguous().cpu()
+                entry = {"key": key, "stored": f"{key}@{number}", "file": name, "shape": list(value.size())}
+                entries.append({**entry, "offsets": list(shard.metadata.shard_offsets)})
+        elif rank == 0 and isinstance(value, Tensor):
+            tensors[key] = value.detach().contiguous().cpu()
+            entry = {"key": key, "stored": key, "file": name, "shape": list(value.shape)}
+            entries.append({**entry, "offsets": [0] * value.dim()})
+        elif not isinstance(value, Tensor):
+            values[key] = value
+    partial = folder / f"{name}.partial"
+    save_file({key: tensor.clone() for key, tensor in tensors.items()}, partial)
+    partial.replace(folder / name)
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, entries)
+    if rank == 0:
+        parts = [{**e, "size": _size_in(folder, e)} for rank_entries in gathered for e in rank_entries]
+        index = {"format_version": FORMAT_VERSION, "step": step, "values": values, "parts": parts}
+        draft = folder / "index.json.partial"
+        draft.write_text(json.dumps(index))
+        draft.replace(folder / "index.json")
+    dist.barrier()
+
+
+@torch.no_grad()
+def load_sharded(folder: str | Path, state: Mapping[str, Any]) -> int:
+    """Fill the tensors of ``state``, in place, from a checkpoint; called by every rank.
+
+    Returns:
+        The step it was saved at.
+
+    Raises:
+        FileNotFoundError: there is no finished checkpoint.
+        ValueError: it is of another model (keys or shapes differ) or damaged.
+    """
+    folder = Path(folder)
+    if not (folder / "index.json").exists():
+        raise FileNotFoundError(f"{folder}: no finished checkpoint (no index.json)")
+    index = json.loads((folder / "index.json").read_text())
+    if index.get("format_version") != FORMAT_VERSION:
+        raise ValueError(f"{folder}: format version {index.get('format_version')}, this rectab reads {FORMAT_VERSION}")
+    parts: dict[str, list[dict[str, Any]]] = {}
+    for part in index["parts"]:
+        parts.setdefault(part["key"], []).append(part)
+    wanted = {key: value for key, value in _leaves(state) if isinstance(value, Tensor)}
+    if wanted.keys() != parts.keys():
+        missing, extra = sorted(wanted.keys() - parts.keys()), sorted(parts.keys() - wanted.keys())
+        raise ValueError(f"{folder}: the checkpoint is of another model: it lacks {missing} and has {extra}")
+    for key, value in wanted.items():
+        if list(value.size()) != parts[key][0]["shape"]:
+            raise ValueError(f"{folder}: {key} is {parts[key][0]['shape']} there and {list(value.size())} here")
+        if isinstance(value, ShardedTensor):
+            for shard in value.local_shards():
+                _fill(folder, parts[key], shard.tensor, shard.metadata.shard_offsets)
+        else:
+            _fill(folder, parts[key], value, [0] * value.dim())
+    return int(index["step"])
+
+
+def _leaves(state: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(slash-separated path, leaf), in a fixed order."""
+    if isinstance(state, Mapping):
+        for key in state:
+            yield from _leaves(state[key], f"{prefix}/{key}" if prefix else str(key))
+    elif isinstance(state, (list, tuple)):
+        for number, item in enumerate(state):
+            yield from _leaves(item, f"{prefix}/{number}" if prefix else str(number))
+    else:
+        yield prefix, state
+
+
+def _size_in(folder: Path, entry: Mapping[str, Any]) -> list[int]:
+    with safe_open(folder / entry["file"], framework="pt") as file:
+        return list(file.get_slice(entry["stored"]).get_shape())
+
+
+def _fill(folder: Path, parts: Sequence[Mapping[str, Any]], target: Tensor, offsets: Sequence[int]) -> None:
+    """Copy the overlap of every stored part with the shard at ``offsets``; all of it must be covered."""
+    covered = 0
+    for part in parts:
+        low = [max(a, b) for a, b in zip(offsets, part["offsets"], strict=True)]
+        ends = zip(offsets, target.shape, part["offsets"], part["size"], strict=True)
+        high = [min(a + n, b + m) for a, n, b, m in ends]
+        if any(h <= at for at, h in zip(low, high, strict=True)):
+            continue
+        source = tuple(slice(at - o, h - o) for at, h, o in zip(low, high, part["offsets"], strict=True))
+        here = tuple(slice(at - o, h - o) for at, h, o in zip(low, high, offsets, strict=True))
+        target[here] = _read(folder / part["file"], part["stored"], source).to(target.device)
+        covered += math.prod(h - at for at, h in zip(low, high, strict=True))
+    if covered != target.numel():
+        raise ValueError(f"{folder}: {parts[0]['key']} is not complete: {covered} of {target.numel()} elements")
+
+
+def _read(path: Path, stored: str, where: tuple[slice, ...]) -> Tensor:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.get_slice(stored)[where] if where else file.get_tensor(stored)
+    except (SafetensorError, FileNotFoundError) as error:
+        raise ValueError(f"{path}: damaged or missing ({error})") from error

@@ -1,0 +1,119 @@
+"""One process of a sharded training run; started by test_torchrec_sharded.py, once a rank.
+
+    torchrec_worker.py OUT METHOD SHARDING STEPS [--save-at N] [--resume] [--die-at N]
+
+Writes the losses of the whole batch to OUT/losses.json (rank 0), and checkpoints to OUT/checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor, PoolingType
+from torchrec.distributed import DistributedModelParallel
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
+from torchrec.models.dlrm import DLRM
+from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
+
+from rectab.swap.torchrec import shardable
+from rectab.swap.torchrec_checkpoint import load_sharded, save_sharded
+from rectab.tables import TableOptions
+
+SIZES = {"user": 600, "item": 400, "city": 40}
+BATCH, RATE = 64, 0.5
+
+
+def collection(device: str | None) -> EmbeddingBagCollection:
+    configs = [
+        EmbeddingBagConfig(name=n, embedding_dim=8, num_embeddings=s, feature_names=[n], pooling=PoolingType.SUM)
+        for n, s in SIZES.items()
+    ]
+    return EmbeddingBagCollection(tables=configs, device=None if device is None else torch.device(device))
+
+
+def build(method: str) -> tuple[DLRM, list[str]]:
+    torch.manual_seed(0)
+    options = TableOptions(init_std=0.1)
+    bags = shardable(collection("meta"), method, None if method == "full" else "50%", options=options)
+    bags.copy_rows_from(bags.planned.build())
+    return DLRM(bags, 4, [16, 8], [16, 1]), [config.name for config in bags.rows.embedding_bag_configs()]
+
+
+def batch(step: int, rank: int, world: int) -> tuple[torch.Tensor, KeyedJaggedTensor, torch.Tensor]:
+    """This rank's part of the step's batch: the parts of all ranks are the same batch, whatever their number."""
+    generator = torch.Generator().manual_seed(step % 4)
+    lengths = torch.randint(0, 4, (len(SIZES), BATCH), generator=generator)
+    values = [
+        torch.randint(n, (int(c.sum()),), generator=generator) for n, c in zip(SIZES.values(), lengths, strict=True)
+    ]
+    dense = torch.randn(BATCH, 4, generator=generator)
+    labels = (torch.rand(BATCH, generator=generator) < 0.5).float()
+    mine = slice(rank * BATCH // world, (rank + 1) * BATCH // world)
+    kept = []
+    for ids, count in zip(values, lengths, strict=True):
+        bag = torch.repeat_interleave(torch.arange(BATCH), count)
+        kept.append(ids[(bag >= mine.start) & (bag < mine.stop)])
+    sparse = KeyedJaggedTensor(keys=list(SIZES), values=torch.cat(kept), lengths=lengths[:, mine].flatten())
+    return dense[mine], sparse, labels[mine]
+
+
+def shard(model: DLRM, names: list[str], sharding: str, world: int) -> DistributedModelParallel:
+    apply_optimizer_in_backward(torch.optim.SGD, model.sparse_arch.parameters(), {"lr": RATE})
+    constraints = {name: ParameterConstraints(sharding_types=[sharding], min_partition=4) for name in names}
+    planner = EmbeddingShardingPlanner(
+        topology=Topology(world_size=world, compute_device="cpu"), constraints=constraints
+    )
+    sharders = [EmbeddingBagCollectionSharder()]
+    plan = planner.collective_plan(model, sharders, dist.group.WORLD)
+    return DistributedModelParallel(model, device=torch.device("cpu"), plan=plan, sharders=sharders)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("out", type=Path)
+    parser.add_argument("method")
+    parser.add_argument("sharding")
+    parser.add_argument("steps", type=int)
+    parser.add_argument("--save-at", type=int)
+    parser.add_argument("--die-at", type=int)
+    parser.add_argument("--resume", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", timeout=timedelta(seconds=30))
+    rank, world = dist.get_rank(), dist.get_world_size()
+    model = shard(*build(options.method), options.sharding, world)
+    bags = model.module.sparse_arch.embedding_bag_collection
+    bags.copy_rows_from(bags.planned.build())
+    dense = [p for name, p in model.named_parameters() if "sparse_arch" not in name]
+    optimizer = torch.optim.SGD(dense, lr=RATE)
+    start = load_sharded(options.out / "checkpoint", {"model": model.state_dict()}) if options.resume else 0
+    losses = []
+    for step in range(start, options.steps):
+        if step == options.save_at:
+            save_sharded(options.out / "checkpoint", {"model": model.state_dict()}, step)
+        if step == options.die_at and rank == world - 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        features, sparse, labels = batch(step, rank, world)
+        optimizer.zero_grad()
+        loss = nn.functional.binary_cross_entropy_with_logits(model(features, sparse).squeeze(1), labels)
+        loss.backward()
+        optimizer.step()
+        total = loss.detach().clone()
+        dist.all_reduce(total)
+        losses.append(float(total) / world)
+    if rank == 0:
+        (options.out / "losses.json").write_text(json.dumps(losses))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
