@@ -113,16 +113,18 @@ def lookups(workload: Workload, gradient: Tensor) -> list[Candidate]:
     ]
 
 
-def interleaved(candidates: list[Candidate], batches: list[Tensor], rounds: int) -> np.ndarray:
-    """Seconds [rounds, candidates]."""
+def interleaved(
+    candidates: list[Candidate], batches: list[Tensor], rounds: int, clock: Callable[[], float]
+) -> np.ndarray:
+    """Seconds [rounds, candidates] by ``clock``."""
     for (_, _, run), batch in itertools.product(candidates, batches[:2]):
         run(batch)
     seconds = np.zeros((rounds, len(candidates)))
     for index, batch in zip(range(rounds), itertools.cycle(batches), strict=False):
         for column, (_, _, run) in enumerate(candidates):
-            start = time.perf_counter()
+            start = clock()
             run(batch)
-            seconds[index, column] = time.perf_counter() - start
+            seconds[index, column] = clock() - start
     return seconds
 
 
@@ -177,9 +179,14 @@ def main() -> None:
     parser.add_argument("--dims", type=int, nargs="+", default=[8, 16, 64])
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--max-bytes", type=float, default=4e9, help="skip tables larger than this")
+    parser.add_argument("--cpu-time", action="store_true", help="of one thread; for a machine that others use as well")
     parser.add_argument("--json", type=Path, help="also write the rows here")
     arguments = parser.parse_args()
+    clock = time.process_time if arguments.cpu_time else time.perf_counter
+    if arguments.cpu_time:
+        torch.set_num_threads(1)
     bandwidth = copy_bandwidth()
+    print("CPU time of one thread" if arguments.cpu_time else "wall time", end="; ")
     print(f"copy bandwidth {bandwidth / 1e9:.1f} GB/s, {torch.get_num_threads()} threads, torch {torch.__version__}")
     results = []
     for num_rows, dim in itertools.product(arguments.rows, arguments.dims):
@@ -192,7 +199,7 @@ def main() -> None:
         for what, make in (("lookup", lookups), ("step", steps)):
             with torch.set_grad_enabled(what == "step"):
                 candidates = make(workload, gradient)
-                seconds = interleaved(candidates, batches, arguments.rounds)
+                seconds = interleaved(candidates, batches, arguments.rounds, clock)
             results += report(what, workload, candidates, seconds, bandwidth)
             del candidates
             gc.collect()
