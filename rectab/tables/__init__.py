@@ -1,6 +1,6 @@
 """Embedding tables on one contract: one file a method."""
 
-from rectab.tables import full, hashed, optembed, unified
+from rectab.tables import dnis, full, hashed, optembed, unified
 from rectab.tables.base import EmbeddingTable, RowRange, TableOptions
 from rectab.tables.budget import Plan, format_bytes, full_table_bytes, parse_budget, plan
 from rectab.tables.collisions import Collisions, expected_collisions
@@ -30,6 +30,7 @@ __all__ = [
     "build_table",
     "config_from_json",
     "config_to_json",
+    "dnis",
     "expected_collisions",
     "format_bytes",
     "full",

@@ -63,6 +63,14 @@ class StageRunner(Protocol):
         """Shuffled batches of the ``search`` half of validation."""
         ...
 
+    def train_batches(self, epoch: int) -> Iterable[Batch]:
+        """Shuffled batches of the training split, for stages that need one beside the batch of their step."""
+        ...
+
+    def record_search(self, stage: str, seconds: float, evaluations: int) -> None:
+        """Note in the history a stage that evaluated models and trained none, so that its cost is counted."""
+        ...
+
     def loss(self, batch: Batch) -> Tensor:
         """Mean loss of a batch under the current weights, for stages with their own inner loop."""
         ...

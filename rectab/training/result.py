@@ -44,6 +44,7 @@ class RunResult:
         versions: of python, rectab, torch, numpy.
         stages: one record for each stage.
         history: one record for each evaluation.
+        learned: what the table's method learned about its shape (``EmbeddingTable.learned``).
     """
 
     dataset: str
@@ -73,6 +74,7 @@ class RunResult:
     versions: dict[str, str]
     stages: list[dict[str, Any]] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
+    learned: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; what is not a number (the AUC of a slice with one class) becomes None."""

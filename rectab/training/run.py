@@ -147,6 +147,7 @@ def _measure(trainer: Trainer, planned: Plan, read_test: bool, begin: float) -> 
         },
         stages=trainer.stages,
         history=trainer.history,
+        learned=table.learned(),
     )
 
 

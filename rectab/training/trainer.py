@@ -182,12 +182,39 @@ class Trainer:
 
     def search_batches(self, epoch: int) -> Iterator[Batch]:
         """Shuffled batches of the half of validation that stages may learn from."""
+        return self._shuffled(self._search_split(), epoch)
+
+    def train_batches(self, epoch: int) -> Iterator[Batch]:
+        """Shuffled batches of the training split, in another order than the stage's own."""
+        return self._shuffled(self.train, epoch)
+
+    def _shuffled(self, split: Split, epoch: int) -> Iterator[Batch]:
         return batches(
-            self._search_split(),
+            split,
             self.config.batch_size,
             shuffle_seed=self.config.seed + (len(self.stages) << 32) + (1 << 31),
             epoch=epoch,
             max_history=self.model.config.max_history,
+        )
+
+    def record_search(self, stage: str, seconds: float, evaluations: int) -> None:
+        """Note a stage that evaluated models and trained none."""
+        self.stages.append(
+            {
+                "stage": stage,
+                "metrics": {},
+                "steps": 0,
+                "samples": 0,
+                "epochs": 0.0,
+                "best_evaluation": 0,
+                "evaluations": evaluations,
+                "seconds": 0.0,
+                "evaluation_seconds": seconds,
+                "wall_seconds": seconds,
+                "table_training_bytes": self.table.ledger().bytes,
+                "table_bytes": self.table.ledger().bytes,
+                "kernel": self.kernel,
+            }
         )
 
     def _search_split(self) -> Split:

@@ -23,6 +23,7 @@ class OptEmbedConfig:
     generations: of the search.
     parents: best candidates so far that the next generation is made from.
     mutation_probability: that a mutation draws a vocabulary's width anew.
+    evaluation_rows: most validation rows that candidates are compared on, drawn once; 0 takes all.
     patience: generations without a better candidate after which the search ends.
     seed: of the search.
     """
@@ -37,6 +38,7 @@ class OptEmbedConfig:
     generations: int = 30
     parents: int = 10
     mutation_probability: float = 0.1
+    evaluation_rows: int = 16384
     patience: int = 10
     seed: int = 0
 
@@ -50,7 +52,7 @@ class OptEmbedConfig:
                 raise ValueError(f"optembed: {name} must be at least 1, got {getattr(self, name)}")
         if not 0.0 < self.mutation_probability <= 1.0:
             raise ValueError(f"optembed: mutation_probability must be in (0, 1], got {self.mutation_probability}")
-        for name in ("alpha", "threshold_lr"):
+        for name in ("alpha", "threshold_lr", "evaluation_rows"):
             if getattr(self, name) < 0:
                 raise ValueError(f"optembed: {name} must be at least 0, got {getattr(self, name)}")
 

@@ -1,4 +1,4 @@
-"""OptEmbed's search for the width of every vocabulary: evolution with the weights frozen (section 3.4).
+"""OptEmbed's search for the width of every vocabulary: evolution with the weights frozen.
 
 What differs from the authors' code: the best candidates survive (elitism, so the best fitness never falls); candidates
 are tuples, so a recorded best cannot be mutated afterwards; the crossover point lies within the genome; a candidate is

@@ -1,4 +1,4 @@
-"""OptEmbed's two masks: which rows are kept, and how many leading dimensions (sections 3.1 and 3.2)."""
+"""OptEmbed's two masks: which rows are kept, and how many leading dimensions of them."""
 
 from __future__ import annotations
 

@@ -25,12 +25,19 @@ class Fitness:
 
     Args:
         trainer: whose model is evaluated; its ``search_batches`` are read once, at once.
+        max_rows: no batch is read after so many rows; 0 reads all. The batches are shuffled, so any are a fair sample.
     """
 
-    def __init__(self, trainer: StageRunner) -> None:
+    def __init__(self, trainer: StageRunner, max_rows: int = 0) -> None:
         self.model = trainer.model
         self.clicks = "auc" in trainer.evaluate("search")
-        self.batches: list[Batch] = list(trainer.search_batches(0))
+        self.batches: list[Batch] = []
+        rows = 0
+        for batch in trainer.search_batches(0):
+            self.batches.append(batch)
+            rows += len(batch)
+            if rows >= max_rows > 0:
+                break
         self.labels = torch.cat([_labels(batch) for batch in self.batches])
         self.rows_scored = 0
 

@@ -1,4 +1,4 @@
-"""OptEmbed's supernet: a full table under learned row thresholds and sampled widths (section 3.3)."""
+"""OptEmbed's supernet: a full table under learned row thresholds and sampled widths."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ class OptEmbedTable(RangeTable[OptEmbedConfig]):
         return table
 
     def train_with(self, trainer: StageRunner) -> EmbeddingTable:
-        """Algorithm 1 of the paper: supernet, evolutionary search, retraining from the initial weights."""
+        """The paper's three phases: supernet, evolutionary search, retraining from the initial weights."""
         self.train_supernet(trainer)
         search = self.search_shape(trainer)
         compact = self.compacted(self.initial())
@@ -163,7 +163,7 @@ class OptEmbedTable(RangeTable[OptEmbedConfig]):
         if not config.search_dims:
             self.enter(sizer.fit(full))
             return {}
-        fitness = Fitness(trainer)
+        fitness = Fitness(trainer, config.evaluation_rows)
         # At a given size, uniform widths are candidates worth a try; without one the full width would win by size.
         starts = [] if config.budget_bytes is None else [(w,) * len(full) for w in _halvings(self.embedding_dim)]
         found: Evolution = evolve(
@@ -180,11 +180,13 @@ class OptEmbedTable(RangeTable[OptEmbedConfig]):
             seed=config.seed,
         )
         self.enter(sizer.fit(found.best))
+        seconds = time.perf_counter() - begin
+        trainer.record_search("evolution", seconds, len(found.fitness))
         return {
             "best_fitness": found.history,
             "candidates": len(found.fitness),
             "rows_scored": fitness.rows_scored,
-            "seconds": time.perf_counter() - begin,
+            "seconds": seconds,
         }
 
     def initial(self) -> OptEmbedTable:

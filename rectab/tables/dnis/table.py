@@ -1,0 +1,152 @@
+"""DNIS's soft-selected table: a full table times a learned selection of dimensions for every block of ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from rectab.schema import Vocabulary
+from rectab.tables.base import TableOptions
+from rectab.tables.compact import CompactTable
+from rectab.tables.dnis.bilevel import AlphaStep
+from rectab.tables.dnis.blocks import assign_blocks
+from rectab.tables.dnis.config import DNISConfig, SparseDNISConfig
+from rectab.tables.dnis.pruning import Pruner, StructuredChoice, largest_bytes
+from rectab.tables.dnis.serving import SparseDNISTable, StructuredDNISTable
+from rectab.tables.learned import Curve, share_by_decile, slices_of
+from rectab.tables.ledger import Ledger, LedgerEntry
+from rectab.tables.ranges import RangeTable
+from rectab.tables.registry import build_table
+
+if TYPE_CHECKING:
+    from rectab.tables.base import EmbeddingTable
+    from rectab.tables.staged import StageRunner
+
+__all__ = ["DNISTable"]
+
+
+class DNISTable(RangeTable[DNISConfig]):
+    """One row an id, times ``alpha`` in [0, 1] of its block of ids.
+
+    Memory while training: the full table, one byte an id, and L * D numbers.
+
+    Cheng, Shen, Huang, "Differentiable Neural Input Search for Recommender Systems", 2020; the pruning to a given size
+    follows its successor AutoSrh (Kong et al., "AutoSrh", TKDE 2022).
+    """
+
+    block: Tensor
+
+    def __init__(
+        self,
+        vocabularies: Sequence[Vocabulary],
+        embedding_dim: int,
+        config: DNISConfig,
+        options: TableOptions | None = None,
+    ) -> None:
+        hashed = [v.name for v in vocabularies if v.hashed]
+        if hashed:
+            raise ValueError(f"dnis: vocabularies {hashed} are hashed, they have no closed set of ids to sort")
+        super().__init__(vocabularies, embedding_dim, config, options, [v.num_embeddings for v in vocabularies], seed=0)
+        device = self.options.device
+        self.register_buffer("block", assign_blocks(self.vocabularies, config.blocks).to(device))
+        self.alpha = nn.Parameter(torch.ones(len(config.blocks), embedding_dim, device=device))
+        self.alpha_curve = Curve(len(config.blocks), device=device)
+
+    def lookup(self, ids: Tensor, vocabulary: Tensor) -> Tensor:
+        rows = self.address(ids, vocabulary)
+        vectors = self.store(rows)
+        return vectors * self.alpha.to(vectors.dtype)[self.block[rows].int()]
+
+    @torch.no_grad()
+    def merged(self) -> Tensor:
+        """[N, D]: a copy of the rows times their selection."""
+        rows = torch.empty_like(self.store.weight)
+        alpha = self.alpha.to(rows.dtype)
+        for part in slices_of(self.store.num_rows):
+            torch.mul(self.store.weight[part], alpha[self.block[part].int()], out=rows[part])
+        return rows
+
+    def planned_serving(self) -> Ledger:
+        """The most that training may end in: the budget, or everything kept."""
+        size = largest_bytes(self.vocabularies, self.embedding_dim, self.config, self.options)
+        size = size if self.config.budget_bytes is None else min(size, self.config.budget_bytes)
+        dtype = str(self.options.dtype).removeprefix("torch.")
+        return Ledger((LedgerEntry("rows and indexes, at most", "rows", dtype, (), size),))
+
+    def serving(self) -> EmbeddingTable:
+        """The merged table pruned to the budget, in the form that keeps more of its magnitude."""
+        rows = self.merged()
+        pruner = Pruner(self.vocabularies, self.options, rows, self.block, len(self.config.blocks))
+        budget, form = self.config.budget_bytes, self.config.form
+        choice = None if form == "sparse" else pruner.structured(budget)
+        count = 0 if form == "structured" or (budget is None and choice is not None) else pruner.num_entries(budget)
+        entries = pruner.largest_entries(count) if count else None
+        in_entries = 0.0 if entries is None else float(rows.reshape(-1)[entries].double().abs().sum())
+        total = float(pruner.mass.sum()) or 1.0
+        share = {"structured": choice.magnitude / total if choice else 0.0, "sparse": in_entries / total}
+        table: CompactTable[Any]
+        if choice is not None and choice.magnitude >= in_entries:
+            table = self._structured(pruner, choice)
+            kept = choice.kept[self.block.int()].double().mean(1)
+        elif entries is not None and entries.numel():
+            table = self._sparse(rows, entries)
+            kept = torch.zeros(rows.numel(), dtype=torch.float64).index_fill_(0, entries, 1.0).view(rows.shape).mean(1)
+        else:
+            raise ValueError(f"dnis: nothing fits {budget} bytes; plan() gives the smallest feasible budget")
+        table.summary = self._summary(table, share, kept)
+        return table
+
+    def _structured(self, pruner: Pruner, choice: StructuredChoice) -> StructuredDNISTable:
+        config = pruner.config_of(choice.kept)
+        table = build_table("dnis.structured", self.vocabularies, self.embedding_dim, config, self.options)
+        assert isinstance(table, StructuredDNISTable)
+        has_rows = choice.kept.any(1) & (torch.tensor(pruner.sizes) > 0)
+        position = torch.where(has_rows, has_rows.cumsum(0) - 1, len(pruner.sizes))
+        table.fill(position[self.block.int()], pruner.rows)
+        return table
+
+    def _sparse(self, rows: Tensor, entries: Tensor) -> SparseDNISTable:
+        config = SparseDNISConfig(entries.numel())
+        table = build_table("dnis.sparse", self.vocabularies, self.embedding_dim, config, self.options)
+        assert isinstance(table, SparseDNISTable)
+        table.fill(entries, rows)
+        return table
+
+    def train_with(self, trainer: StageRunner) -> EmbeddingTable:
+        """Warm start, bilevel search, then merge, prune and fine-tune.
+
+        Raises:
+            ValueError: the vocabularies have no training counts, so there are no blocks.
+        """
+        if len(self.config.blocks) > 1 and not bool(self.block.any()):
+            raise ValueError("dnis: the vocabularies have no training counts to sort ids into blocks by")
+        trainer.run("warm start", max_epochs=self.config.warm_epochs, frozen=[self.alpha])
+        trainer.run(
+            "search",
+            max_epochs=self.config.search_epochs,
+            frozen=[*self._network(trainer), self.alpha],
+            after_step=AlphaStep(self, trainer),
+        )
+        trainer.restart(self.serving(), trainer.model.state_dict())
+        if self.config.fine_tune_epochs != 0:
+            trainer.run("fine-tune", max_epochs=self.config.fine_tune_epochs)
+        return trainer.table
+
+    def _network(self, trainer: StageRunner) -> list[nn.Parameter]:
+        inside = {id(parameter) for parameter in self.parameters()}
+        return [parameter for parameter in trainer.model.parameters() if id(parameter) not in inside]
+
+    def _summary(self, table: CompactTable[Any], share: dict[str, float], kept: Tensor) -> dict[str, Any]:
+        """What was learned, for reports."""
+        return {
+            "form": table.method,
+            "magnitude_kept": share,
+            "alpha": self.alpha.detach().double().round(decimals=4).tolist(),
+            "block_sizes": torch.bincount(self.block.int(), minlength=len(self.config.blocks)).tolist(),
+            "kept_by_block": [float(kept[self.block == b].mean()) for b in range(len(self.config.blocks))],
+            "kept_by_frequency_decile": share_by_decile(self.vocabularies, kept),
+            "alpha_curve": self.alpha_curve.to_json(),
+        }
