@@ -83,6 +83,18 @@ def test_killed_in_mid_run_and_started_again_gives_the_same_result(tmp_path: Pat
     assert not (out_dir / "checkpoints").exists()
 
 
+def test_row_kernels_leave_torch_the_threads_it_was_given() -> None:
+    code = """
+import torch
+from rectab.ops import RowStore
+for threads in (1, 2):
+    torch.set_num_threads(threads)
+    RowStore(2000, 8)(torch.randint(0, 2000, (50_000,)))
+    assert torch.get_num_threads() == threads, torch.get_num_threads()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 class _Killed(Exception):
     pass
 

@@ -146,6 +146,10 @@ def thread_count(elements: int) -> int:
 def launch(kernel: Callable[..., Any], threads: int, *arguments: Any) -> None:
     """Run ``kernel(threads, *arguments)``; one launch at a time, since not every threading layer allows more."""
     with _lock:
+        torch_threads = torch.get_num_threads()
         if numba.get_num_threads() != threads:
             numba.set_num_threads(threads)
         kernel(threads, *arguments)
+        # Numba's first launch sets the OpenMP threads that torch counts on, and with them the order of torch's sums.
+        if torch.get_num_threads() != torch_threads:
+            torch.set_num_threads(torch_threads)
