@@ -1,0 +1,174 @@
+"""What pruned tables are made of: id sets, partitions and rows of several widths."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rectab.optim import RowAdam
+from rectab.tables import TableOptions
+from rectab.tables.compact import RaggedRows, index_dtype
+from rectab.tables.idset import IdSet
+from rectab.tables.learned import Curve
+from rectab.tables.partition import IdPartition
+
+
+def draw(num_ids: int, count: int, seed: int = 0) -> Tensor:
+    """int64 [count], ascending."""
+    return torch.randperm(num_ids, generator=torch.Generator().manual_seed(seed))[:count].sort().values
+
+
+def buffer_bytes(module: nn.Module) -> int:
+    return sum(buffer.untyped_storage().nbytes() for buffer in module.buffers())
+
+
+@pytest.mark.parametrize("by_torch", [False, True], ids=["numba", "torch"])
+@pytest.mark.parametrize(
+    ("num_ids", "count", "form"),
+    [
+        (1, 0, "none"),
+        (1, 1, "all"),
+        (300, 299, "bitmap"),
+        (256, 100, "bitmap"),
+        (257, 1, "shorts"),
+        (70_000, 20_000, "bitmap"),
+        (70_000, 5_000, "bytes"),
+        (70_000, 200, "shorts"),
+        (70_000, 70_000, "all"),
+        (70_000, 0, "none"),
+    ],
+)
+def test_ranks_equal_a_count(
+    num_ids: int, count: int, form: str, by_torch: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if by_torch:
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    members = draw(num_ids, count)
+    ids = IdSet(num_ids, count).fill(members)
+    assert ids.form == form
+    expected = torch.zeros(num_ids, dtype=torch.bool)
+    expected[members] = True
+    rank, member = ids.rank(torch.arange(num_ids))
+    assert torch.equal(member, expected)
+    assert torch.equal(rank, expected.long().cumsum(0) - expected.long())
+    assert buffer_bytes(ids) == IdSet.bytes_of(num_ids, count)
+
+
+@pytest.mark.parametrize("by_torch", [False, True], ids=["numba", "torch"])
+@pytest.mark.parametrize("span", [2, 16, 300])
+@pytest.mark.parametrize("count", [0, 60, 3_000, 40_000, 69_999, 70_000])
+def test_members_of_a_range(count: int, span: int, by_torch: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if by_torch:
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    num_ids, members = 70_000, draw(70_000, count)
+    ids = IdSet(num_ids, count, span=span).fill(members)
+    starts = torch.arange(0, num_ids - span + 1, 7)
+    rank, offset, filled = ids.between(starts, span)
+    found = torch.full((len(starts), span + 1), -1).scatter(1, torch.where(filled, offset, span), rank)[:, :span]
+    rank_of = torch.full((num_ids,), -1)
+    rank_of[members] = torch.arange(count)
+    assert torch.equal(found, rank_of[starts.unsqueeze(1) + torch.arange(span)])
+
+
+def test_a_set_is_never_larger_than_packed_ints_or_an_int32_remap() -> None:
+    for num_ids in (1_000, 100_000, 10_000_000):
+        for share in (0.001, 0.01, 0.1, 0.5, 0.9):
+            count = int(num_ids * share)
+            packed = num_ids * max(count.bit_length(), 1) // 8
+            assert IdSet.bytes_of(num_ids, count) <= min(packed + 64, num_ids * 4 // 28 + 64)
+
+
+def test_a_set_refuses_what_it_cannot_hold() -> None:
+    with pytest.raises(ValueError, match=r"0\.\.10 members"):
+        IdSet(10, 11)
+    with pytest.raises(ValueError, match="expected 3 members"):
+        IdSet(10, 3).fill(torch.tensor([1, 2]))
+
+
+@pytest.mark.parametrize("sizes", [[10, 20, 30], [0, 60, 0], [59, 1], [1000, 5, 0, 3000, 2000]])
+def test_a_partition_gives_part_and_position(sizes: list[int]) -> None:
+    num_ids = sum(sizes)
+    parts = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    parts = parts[torch.randperm(num_ids, generator=torch.Generator().manual_seed(1))]
+    partition = IdPartition(num_ids, sizes)
+    partition.fill(parts)
+    part, position = partition(torch.arange(num_ids))
+    assert torch.equal(part, parts)
+    for index, size in enumerate(sizes):
+        assert torch.equal(position[parts == index], torch.arange(size))
+    assert buffer_bytes(partition) == IdPartition.bytes_of(num_ids, sizes)
+    with pytest.raises(ValueError, match="the parts hold"):
+        IdPartition(num_ids + 1, sizes)
+
+
+RAGGED = [
+    pytest.param([5, 3, 0], [(0, 1, 2, 3), (0, 1), ()], id="prefixes"),
+    pytest.param([5, 3], [(0, 1, 2), (0, 1, 2)], id="equal"),
+    pytest.param([4, 2, 0, 7], [(1, 5), (0, 2, 3, 4), (), (7,)], id="any"),
+]
+
+
+@pytest.mark.parametrize(("num_rows", "columns"), RAGGED)
+def test_ragged_rows_give_what_was_put_in(num_rows: list[int], columns: list[tuple[int, ...]]) -> None:
+    dim, options = 8, TableOptions(gradient="row")
+    rows = RaggedRows(num_rows, columns, dim, options)
+    assert rows.store.weight.numel() == sum(n * len(c) for n, c in zip(num_rows, columns, strict=True))
+    full = [torch.randn(n, dim, generator=torch.Generator().manual_seed(n)) for n in num_rows]
+    for group, vectors in enumerate(full):
+        if num_rows[group]:
+            rows.fill(group, vectors)
+    group = torch.repeat_interleave(torch.arange(len(num_rows)), torch.tensor(num_rows))
+    position = torch.cat([torch.arange(n) for n in num_rows])
+    kept = torch.arange(len(group)) % 3 != 0
+    mask = torch.zeros(len(num_rows), dim)
+    for index, chosen in enumerate(columns):
+        mask[index, list(chosen)] = 1.0
+    expected = torch.cat(full) * mask[group] * kept.unsqueeze(1)
+    with torch.no_grad():
+        assert torch.equal(rows(group, position, kept), expected)
+    assert torch.equal(rows(group, position, kept), expected), "training looks rows up another way"
+    total = sum(p.untyped_storage().nbytes() for p in [*rows.parameters(), *rows.buffers()])
+    assert total == RaggedRows.bytes_of(num_rows, columns, dim, options)
+
+
+def test_training_touches_only_rows_that_were_read() -> None:
+    rows = RaggedRows([2, 2], [(0, 1), (0, 1, 2, 3)], 4, TableOptions(gradient="row"))
+    rows.store.weight.data.fill_(1.0)
+    optimizer = RowAdam([("rows", rows.store)], lr=0.1)
+    for _ in range(3):
+        kept = torch.tensor([True, False])
+        rows(torch.tensor([1, 0]), torch.tensor([1, 0]), kept).sum().backward()
+        optimizer.step()
+    changed = (rows.store.weight != 1.0).any(1)
+    assert changed.tolist() == [False, False, False, False, True, True]
+
+
+def test_ragged_rows_refuse_impossible_groups() -> None:
+    with pytest.raises(ValueError, match="at least one row"):
+        RaggedRows([0], [()], 4, TableOptions())
+    with pytest.raises(ValueError, match="exactly if it has rows"):
+        RaggedRows([2, 1], [(), (0,)], 4, TableOptions())
+    with pytest.raises(ValueError, match="ascending"):
+        RaggedRows([2], [(1, 0)], 4, TableOptions())
+    with pytest.raises(ValueError, match="ascending"):
+        RaggedRows([2], [(0, 4)], 4, TableOptions())
+
+
+@pytest.mark.parametrize(("largest", "dtype"), [(127, "int8"), (128, "int16"), (32_768, "int32"), (2**31, "int64")])
+def test_indexes_are_as_narrow_as_they_can_be(largest: int, dtype: str) -> None:
+    assert index_dtype(largest) == getattr(torch, dtype)
+
+
+def test_a_curve_keeps_evenly_spread_points_and_survives_a_state_dict() -> None:
+    curve = Curve(1, capacity=8)
+    for step in range(1, 101):
+        curve.add(step, torch.tensor([float(step)]))
+    plain = curve.to_json()
+    assert 4 <= len(plain["steps"]) <= 8
+    assert [float(s) for s in plain["steps"]] == [v[0] for v in plain["values"]]
+    gaps = {b - a for a, b in zip(plain["steps"], plain["steps"][1:], strict=False)}
+    assert len(gaps) == 1
+    restored = Curve(1, capacity=8)
+    restored.load_state_dict(curve.state_dict())
+    assert restored.to_json() == plain
