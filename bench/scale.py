@@ -1,0 +1,97 @@
+"""What torchrec's planner makes of a 1 TB set of tables, full and compressed, on 8 to 128 GPUs (docs/scale.md).
+
+    .venv-peers/bin/python bench/scale.py
+
+Nothing is allocated and no GPU is used: tables are on the meta device, and times are the planner's own estimates.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torchrec import EmbeddingBagCollection, EmbeddingBagConfig
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
+from torchrec.distributed.planner.types import PlannerError
+from torchrec.optim import RowWiseAdagrad
+from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
+
+from rectab.swap.torchrec import shardable
+
+DIM = 128
+BATCH, HISTORY = 2048, 50
+GIB = 2**30
+HBM = 80 * GIB
+GPUS = (8, 32, 128)
+# 32 vocabularies as log-evenly spread as a large CTR model's, 1 TB in fp32 all together; the largest has a history too.
+LARGEST, COUNT, FALL = 470_000_000, 32, 1.29
+
+
+def vocabularies() -> dict[str, int]:
+    return {f"field_{i}": max(int(LARGEST / FALL**i), 1000) for i in range(COUNT)}
+
+
+def full_collection() -> EmbeddingBagCollection:
+    configs = []
+    for index, (name, size) in enumerate(vocabularies().items()):
+        features = [name, "history"] if index == 0 else [name]
+        configs.append(EmbeddingBagConfig(name=name, embedding_dim=DIM, num_embeddings=size, feature_names=features))
+    return EmbeddingBagCollection(tables=configs, device=torch.device("meta"))
+
+
+def plan(module: torch.nn.Module, rows: EmbeddingBagCollection, gpus: int) -> tuple[float, float, float] | None:
+    """(memory of the fullest GPU, host memory of the fullest rank, both in GiB, estimated milliseconds of a step).
+
+    None if it does not fit.
+    """
+    apply_optimizer_in_backward(RowWiseAdagrad, module.parameters(), {"lr": 0.01})
+    constraints = {
+        config.name: ParameterConstraints(
+            pooling_factors=[float(HISTORY if name.startswith("history") else 1) for name in config.feature_names]
+        )
+        for config in rows.embedding_bag_configs()
+    }
+    topology = Topology(
+        world_size=gpus,
+        local_world_size=8,
+        compute_device="cuda",
+        hbm_cap=HBM,
+        hbm_mem_bw=3350 * GIB / 1000,
+        intra_host_bw=450 * GIB / 1000,
+        inter_host_bw=50 * GIB / 1000,
+    )
+    planner = EmbeddingShardingPlanner(topology=topology, batch_size=BATCH, constraints=constraints, stats=[])
+    try:
+        planner.plan(module, [EmbeddingBagCollectionSharder()])
+    except PlannerError:
+        return None
+    memory, host, time = [0.0] * gpus, [0.0] * gpus, [0.0] * gpus
+    for option in planner._best_plan or []:
+        for shard in option.shards:
+            memory[shard.rank] += shard.storage.hbm / GIB
+            host[shard.rank] += shard.storage.ddr / GIB
+            time[shard.rank] += shard.perf.total
+    return max(memory), max(host), max(time)
+
+
+def main() -> None:
+    logging.disable(logging.WARNING)
+    total = sum(vocabularies().values()) * DIM * 4
+    print(f"{COUNT} tables, {sum(vocabularies().values()):,} ids, width {DIM}: {total / 1e12:.2f} TB in fp32\n")
+    print("| method | budget | rows, GiB | " + " | ".join(f"{n} GPUs" for n in GPUS) + " |")
+    print("|---|---|---|" + "---|" * len(GPUS))
+    cases = [("full", None)] + [(m, b) for m in ("hashed", "unified") for b in ("25%", "10%")]
+    for method, budget in cases:
+        cells = []
+        for gpus in GPUS:
+            options = {"num_tables": 8} if method == "unified" else {}
+            module = shardable(full_collection(), method, budget, device="meta", **options)
+            found = plan(module, module.rows, gpus)
+            cells.append("does not fit" if found is None else f"{found[0]:.0f} + {found[1]:.0f} GiB, {found[2]:.1f} ms")
+        size = module.planned.serving.bytes / GIB
+        print(f"| {method} | {budget or '100%'} | {size:.0f} | " + " | ".join(cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
