@@ -21,7 +21,19 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 
 bench: $(VENV)/.dev
+	mkdir -p runs
 	$(BIN)/python -m pytest bench --benchmark-only --benchmark-json=runs/bench.json
+
+# Side by side with other libraries, interleaved in one run; the environment is large (torchrec, FuxiCTR, DeepCTR-Torch).
+bench-peers: .venv-peers/.installed
+	.venv-peers/bin/python bench/peers/compare_rows.py
+
+test-hosts: .venv-peers/.installed
+	.venv-peers/bin/python -m pytest tests/hosts
+
+.venv-peers/.installed: bench/peers/requirements.txt bench/peers/install.sh
+	bench/peers/install.sh .venv-peers
+	touch $@
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "rectab needs Python >= 3.10, this is " + sys.version)'
@@ -43,4 +55,4 @@ $(VENV)/.browser: $(VENV)/.dev
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) .venv-peers runs
