@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def decoded(dataset: PreparedDataset, feature: str, vocabulary: str) -> list[lis
         jagged = split.batch(slice(None)).histories[feature]
         offsets = jagged.offsets.tolist()
         values = [names.get(i) for i in jagged.values.tolist()]
-        rows += [values[a:b] for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+        rows += [values[a:b] for a, b in pairwise(offsets)]
     return rows
 
 

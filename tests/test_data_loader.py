@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,7 @@ def test_shuffled_order_is_a_function_of_seed_and_epoch(split: Split, prefetch: 
 
     assert epoch(1, 0) == epoch(1, 0)
     assert len({str(epoch(seed, number)) for seed in (1, 2) for number in (0, 1)}) == 4
-    assert sorted(sum(epoch(1, 0), [])) == list(range(24))
+    assert sorted(chain(*epoch(1, 0))) == list(range(24))
 
 
 def test_resuming_in_the_middle_gives_the_same_batches(split: Split) -> None:
@@ -59,7 +60,7 @@ def test_resuming_in_the_middle_gives_the_same_batches(split: Split) -> None:
 def test_number_of_batches_and_merged_singleton(split: Split, size: int, drop_singleton: bool) -> None:
     got = numbers(list(batches(split, size, shuffle_seed=0, drop_singleton=drop_singleton)))
     assert len(got) == num_batches(24, size, drop_singleton)
-    assert sorted(sum(got, [])) == list(range(24))
+    assert sorted(chain(*got)) == list(range(24))
     if drop_singleton and size > 1:
         assert all(len(batch) > 1 for batch in got)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -261,7 +262,7 @@ def test_random_split_follows_its_seed_and_loses_no_row(tmp_path: Path) -> None:
         for i, seed in enumerate((1, 1, 2))
     ]
     assert got[0] == got[1] != got[2]
-    assert sorted(sum(got[0].values(), [])) == list(range(40))
+    assert sorted(chain(*got[0].values())) == list(range(40))
     assert len(got[0]["test"]) == 8
 
 

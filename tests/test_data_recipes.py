@@ -142,7 +142,8 @@ def test_taobao_layout(tmp_path: Path) -> None:
     write(raw / "raw_sample.csv", lines)
     ads = [f"{i},{i % 3},{i},{i},{pick('NULL', '7')},{10.5 * i}" for i in range(8)]
     write(raw / "ad_feature.csv", ["adgroup_id,cate_id,campaign_id,customer,brand,price", *ads])
-    header = "userid,cms_segid,cms_group_id,final_gender_code,age_level,pvalue_level,shopping_level,occupation,new_user_class_level "
+    header = "userid,cms_segid,cms_group_id,final_gender_code,age_level,pvalue_level,shopping_level,occupation,"
+    header += "new_user_class_level "
     write(raw / "user_profile.csv", [header, *(f"{i},0,5,2,5,{pick('', '1')},3,0,{i % 3}" for i in range(8))])
     behaviour = [f"{i % 10},{1493000000 + i * 20_000},pv,{i % 3},7" for i in range(100)]
     write(raw / "behavior_log.csv", ["user,time_stamp,btag,cate,brand", *behaviour])
