@@ -38,8 +38,8 @@ class OptEmbedConfig:
     generations: int = 30
     parents: int = 10
     mutation_probability: float = 0.1
-    evaluation_rows: int = 16384
-    patience: int = 10
+    evaluation_rows: int = 8192
+    patience: int = 5
     seed: int = 0
 
     def __post_init__(self) -> None:
