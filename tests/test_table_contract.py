@@ -144,18 +144,6 @@ def test_saved_file_is_the_ledger_and_a_header(method: TableMethod, vocabularies
     assert loaded.config == table.config
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_damaged_files_are_refused(method: TableMethod, vocabularies: list[Vocabulary], tmp_path) -> None:
-    path = tmp_path / "table.safetensors"
-    save_table(small(method, vocabularies).serving(), path)
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match="not a whole safetensors file"):
-        load_table(path)
-    with pytest.raises(FileNotFoundError, match="no such file"):
-        load_table(tmp_path / "absent.safetensors")
-
-
 @pytest.mark.parametrize("method", BUDGETED)
 @pytest.mark.parametrize("share", ["75%", "50%", "25%", "10%", "5%", "2%"])
 def test_budget_is_kept(method: TableMethod, share: str, vocabularies: list[Vocabulary]) -> None:

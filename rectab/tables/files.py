@@ -1,0 +1,79 @@
+"""Tensors and a description in one safetensors file: written whole, checked to the last byte when read, no pickle.
+
+safetensors itself has no checksum: a flipped bit in a tensor would load as another number.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rectab import __version__
+
+__all__ = ["checksum", "read_file", "write_file"]
+
+
+def checksum(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """Of the description, and of names, dtypes, shapes and every byte of the tensors (on the CPU, contiguous)."""
+    digest = xxhash.xxh3_128(json.dumps(description, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return str(digest.hexdigest())
+
+
+def write_file(
+    path: Path, kind: str, version: int, description: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> None:
+    """Write ``tensors`` and ``description`` (plain data) as a file of a ``kind`` and version; it appears whole."""
+    stored = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    full = {"format_version": version, "rectab": __version__, **description}
+    text = json.dumps({**full, "checksum": checksum(full, stored)})
+    partial = path.with_name(path.name + ".partial")
+    save_file(stored, partial, metadata={f"rectab_{kind}": text})
+    partial.replace(path)
+
+
+def read_file(path: Path, kind: str, version: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """(description, tensors) of :func:`write_file`'s file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, truncated, of another kind or of another version.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(f"rectab_{kind}")
+            if text is None:
+                raise ValueError(f"{path}: a safetensors file, but not a rectab {kind} (no 'rectab_{kind}' metadata)")
+            description = _description(path, kind, text)
+            if description.get("format_version") != version:
+                found = description.get("format_version")
+                raise ValueError(f"{path}: format version {found}, this rectab reads {version}; save it again")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a whole safetensors file ({error}); copy or save it again") from error
+    if description.pop("checksum", None) != checksum(description, tensors):
+        raise ValueError(f"{path}: its content does not match its checksum, so it is damaged; copy or save it again")
+    return description, tensors
+
+
+def _description(path: Path, kind: str, text: str) -> dict[str, Any]:
+    try:
+        description = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: its 'rectab_{kind}' metadata is damaged ({error}); copy or save it again") from error
+    if not isinstance(description, dict):
+        raise ValueError(f"{path}: its 'rectab_{kind}' metadata is not an object; copy or save it again")
+    return description
