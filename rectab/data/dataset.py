@@ -19,7 +19,7 @@ import torch
 from rectab.batch import Batch, Jagged
 from rectab.data.errors import DataError
 from rectab.data.storage import SPLITS, open_array, read_description
-from rectab.schema import Feature, Schema
+from rectab.schema import Feature, Schema, Vocabulary
 
 __all__ = ["HistoryStore", "PreparedDataset", "Split"]
 
@@ -54,6 +54,14 @@ class HistoryStore:
             _gather_ranges(values, starts, offsets, gathered)
             histories[feature.name] = Jagged(torch.from_numpy(gathered), shared_offsets)
         return histories
+
+    def times_seen(self, rows: np.ndarray | slice, max_history: int | None) -> np.ndarray:
+        """int64 [E]: how many of ``rows`` see each event among their ``max_history`` most recent ones."""
+        ranges, events = self.ranges[rows], len(self.values[0])
+        ends = ranges.sum(axis=1)
+        lengths = ranges[:, 1] if max_history is None else np.minimum(ranges[:, 1], max_history)
+        change = np.bincount(ends - lengths, minlength=events + 1) - np.bincount(ends, minlength=events + 1)
+        return np.cumsum(change)[:events]
 
 
 @numba.njit(nogil=True, cache=True)
@@ -129,6 +137,27 @@ class Split:
             groups=None if self._groups is None else torch.from_numpy(self._groups[rows]),
         )
 
+    def occurrences(self, max_history: int | None = None) -> dict[str, np.ndarray]:
+        """How often a pass over these rows reads each id, in the categorical columns and in the histories.
+
+        Args:
+            max_history: as for :meth:`batch`; 0 counts the categorical columns only.
+
+        Returns:
+            By vocabulary, int64 [num_embeddings], in the order of ``Vocabulary.known_ids``.
+        """
+        counts = {v.name: np.zeros(v.num_embeddings, np.int64) for v in self.schema.vocabularies}
+        for feature in self.schema.categorical:
+            counts[feature.vocabulary] += _count(self._vocabulary(feature), self.column(feature.name), None)
+        for store in self._histories if max_history != 0 else ():
+            seen = store.times_seen(slice(None) if self._rows is None else self._rows, max_history)
+            for feature, values in zip(store.features, store.values, strict=True):
+                counts[feature.vocabulary] += _count(self._vocabulary(feature), values, seen)
+        return counts
+
+    def _vocabulary(self, feature: Feature) -> Vocabulary:
+        return self.schema.vocabularies[self.schema.vocabulary_index(feature.vocabulary)]
+
     def restrict(self, rows: np.ndarray, name: str | None = None) -> Split:
         """A split of only these rows (int64 [m], positions in this split), in this order. Nothing is copied."""
         rows = np.asarray(rows, np.int64)
@@ -149,6 +178,18 @@ class Split:
 
     def _select(self, array: np.ndarray) -> np.ndarray:
         return array if self._rows is None else array[self._rows]
+
+
+def _count(vocabulary: Vocabulary, ids: np.ndarray, times: np.ndarray | None) -> np.ndarray:
+    """int64 [num_embeddings]: occurrences of every known id in ``ids`` [n], each ``times`` [n] over (once if None)."""
+    places = np.asarray(ids)
+    if vocabulary.hashed:
+        known = vocabulary.known_ids()
+        places = np.searchsorted(known, ids).clip(0, len(known) - 1)
+        is_known = known[places] == ids
+        places, times = places[is_known], None if times is None else times[is_known]
+    # float64 weights count exactly up to 2**53.
+    return np.bincount(places, times, minlength=vocabulary.num_embeddings).astype(np.int64)
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from rectab.models import CTRModel
 from rectab.optim import RowAdagrad, RowAdam, RowOptimizer, RowSGD, clip_row_gradients
+from rectab.tables.row_counts import row_counts
 from rectab.training.config import TrainConfig
 
 __all__ = ["OptimizerSet"]
@@ -26,9 +28,17 @@ class OptimizerSet:
         model: what is trained; parameters with ``requires_grad=False`` are left out.
         config: optimizers, learning rates, decay.
         extra: optimizers of parameters that this set must not update itself; stepped with it.
+        id_counts: by vocabulary, how often an epoch reads each id, see :meth:`rectab.data.Split.occurrences`; needed
+            by a mini-batch aware penalty only.
     """
 
-    def __init__(self, model: CTRModel, config: TrainConfig, extra: Iterable[torch.optim.Optimizer] = ()) -> None:
+    def __init__(
+        self,
+        model: CTRModel,
+        config: TrainConfig,
+        extra: Iterable[torch.optim.Optimizer] = (),
+        id_counts: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
         self.config = config
         self.extra = tuple(extra)
         self._model = model
@@ -48,7 +58,7 @@ class OptimizerSet:
         if inside := free(model.table.dense_parameters()):
             self.by_part["table"] = self._dense_optimizer(inside, 0.0)
         if rows:
-            self.by_part["rows"] = self._optimizer_of_rows(rows)
+            self.by_part["rows"] = self._optimizer_of_rows(rows, id_counts)
         for optimizer in self.by_part.values():
             for group in optimizer.param_groups:
                 group["initial_lr"] = group["lr"]
@@ -57,7 +67,9 @@ class OptimizerSet:
         optimizer: Any = _DENSE_OPTIMIZERS[self.config.optimizer]
         return optimizer(parameters, lr=self.config.lr, weight_decay=decay, fused=True)
 
-    def _optimizer_of_rows(self, rows: list[nn.Parameter]) -> torch.optim.Optimizer:
+    def _optimizer_of_rows(
+        self, rows: list[nn.Parameter], id_counts: Mapping[str, np.ndarray] | None
+    ) -> torch.optim.Optimizer:
         config = self.config
         name = config.row_optimizer or config.optimizer
         lr = config.row_lr or config.lr
@@ -69,6 +81,7 @@ class OptimizerSet:
                 lr=lr,
                 weight_decay=config.embedding_l2,
                 decay=config.embedding_l2_mode,
+                row_counts=None if id_counts is None else row_counts(self._model.table, id_counts),
                 seed=config.seed,
             )
             return made

@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -98,6 +99,13 @@ class Trainer:
     def table(self) -> EmbeddingTable:
         return self.model.table
 
+    @cached_property
+    def id_counts(self) -> dict[str, np.ndarray] | None:
+        """How often an epoch reads each id, where the penalty asks for it."""
+        if self.config.embedding_l2_mode != "minibatch" or not self.config.embedding_l2:
+            return None
+        return self.train.occurrences(self.model_config.max_history)
+
     def fit(self) -> EmbeddingTable:
         """Train as the table's method wants; returns the table trained last. :attr:`model` holds it."""
         return self.table.train_with(self)
@@ -149,7 +157,7 @@ class Trainer:
     ) -> dict[str, Any]:
         begin = time.perf_counter()
         with _frozen(frozen):
-            optimizers = OptimizerSet(self.model, self.config, extra_optimizers)
+            optimizers = OptimizerSet(self.model, self.config, extra_optimizers, self.id_counts)
             stage = Stage(self, index, name, max_epochs, optimizers, loss_terms, after_step)
             stage.run()
         state = stage.state
