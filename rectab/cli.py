@@ -97,7 +97,9 @@ def train(
     option: Options = None,
     setting: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option("--set", help="A training or model setting, KEY=VALUE (train.lr=0.001, model.dropout=0.2)."),
+        typer.Option(
+            "--set", help="A training or model setting, KEY=VALUE (train.lr=0.001, model.history.hidden=[32])."
+        ),
     ] = None,
     json_output: Json = False,
 ) -> None:
@@ -165,7 +167,16 @@ def _options(pairs: list[str] | None) -> dict[str, Any]:
 
 
 def _below(prefix: str, settings: dict[str, Any]) -> dict[str, Any]:
-    return {key.removeprefix(prefix): value for key, value in settings.items() if key.startswith(prefix)}
+    """Settings under a prefix; further dots nest: ``model.history.max_history=50`` is an option of the history tower."""
+    below: dict[str, Any] = {}
+    for key, value in settings.items():
+        if key.startswith(prefix):
+            *path, last = key.removeprefix(prefix).split(".")
+            place = below
+            for part in path:
+                place = place.setdefault(part, {})
+            place[last] = value
+    return below
 
 
 def _print_json(value: Any) -> None:

@@ -30,13 +30,12 @@ def render_summary(dataset: PreparedDataset) -> RenderableType:
 
 def _splits(summary: dict[str, Any]) -> Table:
     table = Table("split", title="rows", title_justify="left")
-    for heading in ("rows", "positive", "best possible AUC"):
+    known = all(split.get("best_auc") is not None for split in summary["splits"].values())  # synthetic rows only
+    for heading in ("rows", "positive", *(["best possible AUC"] if known else [])):
         table.add_column(heading, justify="right")
     for name, split in summary["splits"].items():
-        best = split.get("best_auc")
-        table.add_row(
-            name, f"{split['rows']:,}", f"{split['positive_rate']:.2%}", "" if best is None else f"{best:.4f}"
-        )
+        best = [f"{split['best_auc']:.4f}"] if known else []
+        table.add_row(name, f"{split['rows']:,}", f"{split['positive_rate']:.2%}", *best)
     return table
 
 
