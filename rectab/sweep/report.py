@@ -16,6 +16,7 @@ from rectab.sweep import formatting as fmt
 from rectab.sweep.analysis import Section, sections_of
 from rectab.sweep.charts import auc_against_bytes, method_styles, slice_charts
 from rectab.sweep.grid import DatasetInfo
+from rectab.sweep.learned_charts import LearnedChart, learned_charts
 from rectab.sweep.report_tables import ReportTable, every_run, section_tables
 from rectab.sweep.results import write_results
 from rectab.sweep.store import SweepFolderError, write_atomic
@@ -62,6 +63,7 @@ class _SectionView:
     runs: ReportTable
     main_chart: dict[str, Any] | None
     slices: list[dict[str, Any]]
+    learned: list[LearnedChart]
 
     @property
     def title(self) -> str:
@@ -72,10 +74,12 @@ def _content(plan: SweepPlan, results: pl.DataFrame) -> dict[str, Any]:
     sections = sections_of(results)
     styles = method_styles(sections)
     datasets = {info.name: info for info in plan.datasets}
-    views = [_view(f"s{i}", section, datasets[section.dataset], styles) for i, section in enumerate(sections)]
+    learned = _learned(plan, results)
+    views = [_view(f"s{i}", section, datasets[section.dataset], styles, learned) for i, section in enumerate(sections)]
     counts = status_counts(sections)
     charts = {f"{view.key}-auc": view.main_chart for view in views if view.main_chart}
     charts |= {f"{view.key}-{chart['slice']}": chart for view in views for chart in view.slices}
+    charts |= {f"{view.key}-{chart.key}": chart.figure for view in views for chart in view.learned}
     return {
         "title": plan.config.title or "AUC against bytes",
         "views": views,
@@ -96,7 +100,9 @@ def _content(plan: SweepPlan, results: pl.DataFrame) -> dict[str, Any]:
     }
 
 
-def _view(key: str, section: Section, dataset: DatasetInfo, styles: dict[str, dict[str, str]]) -> _SectionView:
+def _view(
+    key: str, section: Section, dataset: DatasetInfo, styles: dict[str, dict[str, str]], learned: dict[str, Any]
+) -> _SectionView:
     return _SectionView(
         key=key,
         section=section,
@@ -106,7 +112,15 @@ def _view(key: str, section: Section, dataset: DatasetInfo, styles: dict[str, di
         runs=every_run(section),
         main_chart=auc_against_bytes(section, styles, dataset.best_auc) if section.cells else None,
         slices=slice_charts(section, styles),
+        learned=learned_charts(section, learned, styles),
     )
+
+
+def _learned(plan: SweepPlan, results: pl.DataFrame) -> dict[str, Any]:
+    """What the finished runs learned about their tables' shape, by hash."""
+    finished = results.filter(pl.col("status") == "ok")["hash"]
+    records = ((key, plan.store.read_run(key)) for key in finished)
+    return {key: record["result"].get("learned") or {} for key, record in records if record is not None}
 
 
 def _failures(results: pl.DataFrame) -> list[dict[str, Any]]:

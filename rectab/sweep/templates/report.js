@@ -34,7 +34,8 @@
     layout.xaxis = Object.assign({}, axis, figure.layout.xaxis);
     layout.yaxis = Object.assign({}, axis, figure.layout.yaxis);
     if (narrow || layout.compact) {
-      layout.xaxis.ticktext = layout.xaxis.ticktext.map((text) => text.split("<br>")[0]);
+      const labels = layout.xaxis.ticktext;
+      if (labels) layout.xaxis.ticktext = labels.map((text) => text.split("<br>")[0]);
       layout.yaxis.title = undefined;
     }
     Plotly.react(element, figure.data, layout, { displayModeBar: false, responsive: true, scrollZoom: false });
