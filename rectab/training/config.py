@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -9,6 +10,7 @@ from typing import Any, Literal
 
 __all__ = ["TrainConfig", "monitor_value"]
 
+_OPTIONAL_NUMBERS = ("row_lr", "clip_norm")
 _BETTER_HIGH = {"auc": True, "gauc": True, "logloss": False, "mse": False, "rmse": False, "mae": False}
 
 
@@ -72,6 +74,7 @@ class TrainConfig:
     checkpoint_seconds: float = 30.0
 
     def __post_init__(self) -> None:
+        self._check_types()
         for name in ("batch_size", "max_epochs", "evaluations_per_epoch", "patience", "evaluation_batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -88,6 +91,17 @@ class TrainConfig:
         parse_monitor(self.monitor)
         if self.objective == "mse" and self.monitor == "auc":
             object.__setattr__(self, "monitor", "mse")
+
+    def _check_types(self) -> None:
+        """Settings come from files and command lines: a word where a number belongs is refused by name."""
+        for setting in fields(self):
+            value, default = getattr(self, setting.name), setting.default
+            optional = default is None and value is None
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            if isinstance(default, int) and (not is_number or value != int(value)):
+                raise ValueError(f"{setting.name} must be a whole number, got {value!r}")
+            if (isinstance(default, float) or setting.name in _OPTIONAL_NUMBERS) and not (is_number or optional):
+                raise ValueError(f"{setting.name} must be a number, got {value!r}")
 
     def _check_choices(self) -> None:
         optimizers = ("adam", "adagrad", "sgd")
