@@ -1,4 +1,4 @@
-"""The command line: ``rectab prepare | plan | train | sweep | report | tables``.
+"""The command line: ``rectab prepare | plan | train | explain | sweep | report | tables``.
 
 Thin: every command parses, calls one function of the library and prints. Errors that a user can mend are one line on
 standard error and exit code 1; a traceback means a bug (or ``RECTAB_TRACEBACK=1``).
@@ -97,9 +97,7 @@ def train(
     option: Options = None,
     setting: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option(
-            "--set", help="A training or model setting, KEY=VALUE (train.lr=0.001, model.history.hidden=[32])."
-        ),
+        typer.Option("--set", help="A training or model setting, KEY=VALUE (model.history.hidden=[32])."),
     ] = None,
     json_output: Json = False,
 ) -> None:
@@ -131,6 +129,25 @@ def train(
 
 
 @app.command()
+def explain(
+    data: Annotated[Path, typer.Argument(help="Prepared data set that the model was trained on.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of rectab train --out, or its model.safetensors.")],
+    row: Annotated[int, typer.Option(help="Row of the split, counted from 0.")],
+    split: Annotated[Literal["train", "valid", "test"], typer.Option(help="Which split the row is of.")] = "valid",
+    json_output: Json = False,
+) -> None:
+    """Print the attention weights over a row's histories, the most recent event last."""
+    from rectab.data import PreparedDataset
+    from rectab.training import explain_checkpoint, render_explanation
+
+    explanation = explain_checkpoint(PreparedDataset.open(data), checkpoint, split, row)
+    if json_output:
+        _print_json(explanation.to_json())
+    else:
+        Console().print(render_explanation(explanation))
+
+
+@app.command()
 def sweep(
     config: Annotated[Path, typer.Argument(help="Sweep configuration (bench/sweeps/NAME.toml).")],
     out: Annotated[Path, typer.Option(help="Folder for runs, results.parquet and the report.")],
@@ -159,15 +176,21 @@ def _options(pairs: list[str] | None) -> dict[str, Any]:
         key, separator, text = pair.partition("=")
         if not separator or not key:
             raise ValueError(f"{pair!r}: write KEY=VALUE")
-        try:
-            options[key] = json.loads(text)
-        except json.JSONDecodeError:
-            options[key] = text
+        options[key] = _value(text)
     return options
 
 
+def _value(text: str) -> Any:
+    for parse in (json.loads, float):  # ".5" is a number that JSON does not know
+        try:
+            return parse(text)
+        except ValueError:
+            continue
+    return text
+
+
 def _below(prefix: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings under a prefix; further dots nest: ``model.history.max_history=50`` is an option of the history tower."""
+    """Settings under a prefix; further dots nest: ``model.history.hidden=[32]`` is an option of the tower."""
     below: dict[str, Any] = {}
     for key, value in settings.items():
         if key.startswith(prefix):

@@ -137,6 +137,13 @@ class Split:
             groups=None if self._groups is None else torch.from_numpy(self._groups[rows]),
         )
 
+    def history_lengths(self, behaviour: str) -> np.ndarray:
+        """int64 [n]: events of the behaviour that each row sees. Raises KeyError if there is none of that name."""
+        for name, store in zip(self.schema.behaviours, self._histories, strict=True):
+            if name == behaviour:
+                return self._select(store.ranges[:, 1])
+        raise KeyError(f"no behaviour {behaviour!r}; the schema has {list(self.schema.behaviours)}")
+
     def occurrences(self, max_history: int | None = None) -> dict[str, np.ndarray]:
         """How often a pass over these rows reads each id, in the categorical columns and in the histories.
 

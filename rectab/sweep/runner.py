@@ -13,6 +13,8 @@ from rectab.training.run import train_once
 
 __all__ = ["train_run"]
 
+EXPLAINED_ROWS = 3
+
 
 @lru_cache(maxsize=2)
 def _open(path: str, fingerprint: str) -> PreparedDataset:
@@ -46,6 +48,8 @@ def train_run(spec: RunSpec, work: Path) -> dict[str, Any]:
         out_dir=work,
         # A tuning trial must not be able to choose by test.
         read_test=spec.role == "run",
+        # The report draws what the attention looks at, on the full table.
+        explain_rows=EXPLAINED_ROWS if spec.role == "run" and spec.method == "full" else 0,
         progress="off",
     )
     return result.to_json()

@@ -11,7 +11,10 @@ from rectab.schema import Schema
 from rectab.tables import TableOptions, build_table, config_from_json, config_to_json
 from rectab.tables.files import read_file, write_file
 
-__all__ = ["load_model", "save_model"]
+__all__ = ["MODEL_FILE", "load_model", "save_model"]
+
+MODEL_FILE = "model.safetensors"
+"""Where a run keeps its trained model, within its folder."""
 
 FORMAT_VERSION = 2
 

@@ -1,15 +1,20 @@
-"""What ``rectab train`` prints of a run."""
+"""What ``rectab train`` prints of a run, and ``rectab explain`` of a row."""
 
 from __future__ import annotations
 
 from rich import box
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from rectab.tables.budget import format_bytes
+from rectab.training.explain import BehaviourAttention, Explanation
 from rectab.training.result import RunResult
 
-__all__ = ["render_result"]
+__all__ = ["render_explanation", "render_result"]
+
+_BAR_WIDTH = 30
 
 
 def render_result(result: RunResult) -> RenderableType:
@@ -62,3 +67,46 @@ def _number(value: object) -> str:
     if isinstance(value, float):
         return "-" if value != value else f"{value:.5f}"
     return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def render_explanation(explanation: Explanation) -> RenderableType:
+    """The row, and for each behaviour its events with their weights as numbers and bars, the most recent last."""
+    e = explanation
+    row = Table(show_header=False, box=box.SIMPLE)
+    for name, value in e.features.items():
+        row.add_row(escape(name), escape(value))
+    parts: list[RenderableType] = [
+        # A table's own title would be wrapped to the width of the table.
+        Text(
+            f"{e.dataset}: row {e.row} of {e.split}, label {e.label:g}, predicted {e.probability:.4f}", style="italic"
+        ),
+        row,
+    ]
+    for behaviour in e.behaviours:
+        against = ", ".join(f"{name} = {value}" for name, value in behaviour.targets.items())
+        number = f"{len(behaviour.events)} event{'s' if len(behaviour.events) != 1 else ''}"
+        heading = f"{behaviour.behaviour}: {number}, {e.weights} weights, sum {behaviour.total:+.4f}; target {against}"
+        parts.append(Text(heading, style="italic"))
+        if behaviour.events:
+            parts.append(_attention(behaviour))
+    return Group(*parts)
+
+
+def _attention(behaviour: BehaviourAttention) -> Table:
+    table = Table(box=box.SIMPLE)
+    table.add_column("back", justify="right")
+    names = list(behaviour.events[0].values)
+    for name in names:
+        table.add_column(escape(name))
+    table.add_column("weight", justify="right")
+    table.add_column("")
+    largest = max(abs(event.weight) for event in behaviour.events) or 1.0
+    for index, event in enumerate(behaviour.events):
+        bar = ("█" if event.weight >= 0 else "░") * round(_BAR_WIDTH * abs(event.weight) / largest)
+        # What the event has in common with the target stands out.
+        shown = [
+            Text(event.values[name], style="bold" if event.values[name] == behaviour.targets.get(name) else "")
+            for name in names
+        ]
+        table.add_row(str(len(behaviour.events) - index), *shown, f"{event.weight:+.4f}", bar)
+    return table

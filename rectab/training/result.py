@@ -45,6 +45,8 @@ class RunResult:
         stages: one record for each stage.
         history: one record for each evaluation.
         learned: what the table's method learned about its shape (``EmbeddingTable.learned``).
+        attention: attention weights of some validation rows, as :meth:`rectab.training.explain.Explanation.to_json`
+            gives them.
     """
 
     dataset: str
@@ -75,6 +77,7 @@ class RunResult:
     stages: list[dict[str, Any]] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
     learned: dict[str, Any] = field(default_factory=dict)
+    attention: list[dict[str, Any]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; what is not a number (the AUC of a slice with one class) becomes None."""
@@ -84,7 +87,7 @@ class RunResult:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> RunResult:
         """Read :meth:`to_json` back."""
-        return cls(**{f.name: data[f.name] for f in fields(cls)})
+        return cls(**{f.name: data[f.name] for f in fields(cls) if f.name in data})
 
     def save(self, path: Path) -> None:
         """Write as JSON; the file appears whole."""

@@ -16,9 +16,10 @@ from rectab.data.dataset import PreparedDataset
 from rectab.models import ModelConfig
 from rectab.tables import Plan, TableOptions, plan
 from rectab.tables.base import EmbeddingTable
-from rectab.training.artifact import save_model
+from rectab.training.artifact import MODEL_FILE, save_model
 from rectab.training.config import TrainConfig
 from rectab.training.evaluation import metrics_of, predict
+from rectab.training.explain import explain_row, has_attention, rows_to_explain
 from rectab.training.metrics import FrequencySlices
 from rectab.training.precision import peak_memory_bytes, reset_peak_memory
 from rectab.training.progress import ProgressMode
@@ -27,8 +28,8 @@ from rectab.training.trainer import Trainer
 
 __all__ = ["model_config", "train_once"]
 
-MODEL_FILE = "model.safetensors"
 RESULT_FILE = "result.json"
+EXPLAINED_EVENTS = 30
 
 
 def train_once(
@@ -44,6 +45,7 @@ def train_once(
     train_config: TrainConfig | None = None,
     out_dir: Path | None = None,
     read_test: bool = True,
+    explain_rows: int = 0,
     progress: ProgressMode = "auto",
 ) -> RunResult:
     """Plan the table, train, and measure.
@@ -60,6 +62,7 @@ def train_once(
         train_config: how to train.
         out_dir: where checkpoints, the trained model and ``result.json`` go; an interrupted run goes on from there.
         read_test: False leaves the test split alone, for runs that only choose settings.
+        explain_rows: validation rows whose attention weights the result keeps, if the model has attention.
         progress: see :class:`rectab.training.progress.Reporter`.
 
     Raises:
@@ -90,7 +93,7 @@ def train_once(
         progress=progress,
     )
     trainer.restart(trainer.fit().serving(), trainer.model.state_dict())
-    result = _measure(trainer, planned, read_test, begin)
+    result = _measure(trainer, planned, read_test, explain_rows, begin)
     if out_dir is not None:
         save_model(trainer.model, out_dir / MODEL_FILE)
         result.save(out_dir / RESULT_FILE)
@@ -105,7 +108,7 @@ def model_config(model: str, history: str, options: Mapping[str, Any] | None = N
     return ModelConfig.from_options(model, history, interaction_options, history_options)
 
 
-def _measure(trainer: Trainer, planned: Plan, read_test: bool, begin: float) -> RunResult:
+def _measure(trainer: Trainer, planned: Plan, read_test: bool, explain_rows: int, begin: float) -> RunResult:
     """Evaluate the serving form and gather everything."""
     config, dataset, table = trainer.config, trainer.dataset, trainer.table
     evaluation_begin = time.perf_counter()
@@ -148,7 +151,17 @@ def _measure(trainer: Trainer, planned: Plan, read_test: bool, begin: float) -> 
         stages=trainer.stages,
         history=trainer.history,
         learned=table.learned(),
+        attention=_attention(trainer, explain_rows),
     )
+
+
+def _attention(trainer: Trainer, count: int) -> list[dict[str, Any]]:
+    """The attention of some validation rows, over their most recent events."""
+    if not count or not has_attention(trainer.model):
+        return []
+    rows = rows_to_explain(trainer.dataset.valid, count)
+    explanations = [explain_row(trainer.model, trainer.dataset, "valid", row) for row in rows]
+    return [explanation.to_json(max_events=EXPLAINED_EVENTS) for explanation in explanations]
 
 
 def _serving_bytes(table: EmbeddingTable, planned: Plan) -> int:
