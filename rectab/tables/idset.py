@@ -136,7 +136,7 @@ class IdSet(nn.Module):
             wanted = ids.unsqueeze(-1) + slots
             rank, member = self.rank(ids)
             if self.form == "bitmap":
-                member = (self.words.view(-1)[wanted >> 6] >> (wanted & 63)) & 1 != 0
+                member = _bit(self.words.view(-1)[wanted >> 6], wanted & 63)
                 before = member.cumsum(-1) - member.to(torch.int64)
                 return (rank.unsqueeze(-1) + before).clamp(max=self.num_members - 1), slots.expand_as(wanted), member
             return wanted, slots.expand_as(wanted), member.unsqueeze(-1).expand_as(wanted)
@@ -183,10 +183,10 @@ class IdSet(nn.Module):
         in_block = (ids & ((1 << _BLOCK_BITS) - 1)).unsqueeze(-1)
         below = (in_block - torch.arange(_WORDS, device=ids.device) * 64).clamp(0, 64)
         one = torch.ones_like(below)
-        mask = torch.where(below == 64, -one, (one << below.clamp(max=63)) - 1)
+        mask = torch.where(below == 64, -one, torch.bitwise_left_shift(one, below.clamp(max=63)) - 1)
         rank = self.ranks[block].to(torch.int64) + _popcount(words & mask).sum(-1)
         word = self.words.view(-1)[ids >> 6]
-        return rank, (word >> (ids & 63)) & 1 != 0
+        return rank, _bit(word, ids & 63)
 
     def extra_repr(self) -> str:
         return f"{self.num_members} of {self.num_ids}, form={self.form!r}"
@@ -203,6 +203,11 @@ def _bytes_of_form(num_ids: int, num_members: int) -> dict[Form, int]:
 def _exclusive_cumsum(counts: Tensor) -> Tensor:
     """[n] -> [n + 1], starting at 0."""
     return torch.cat([counts.new_zeros(1), counts]).cumsum(0)
+
+
+def _bit(word: Tensor, position: Tensor) -> Tensor:
+    """Whether the bit is set. By the function and not ``>>``, whose form for two tensors has no ONNX conversion."""
+    return torch.bitwise_right_shift(word, position) & 1 != 0
 
 
 def _popcount(x: Tensor) -> Tensor:
