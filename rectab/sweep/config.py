@@ -82,12 +82,14 @@ class ModelEntry(_Entry):
         history: the history tower: ``none``, ``mean`` or ``din``.
         name: how the report calls it; made of the two if None.
         options: of the interaction; under the key ``history`` a table of the tower's options.
+        training: overrides single keys of the sweep's and the data set's ``training`` (to compare regularisations).
     """
 
     model: str
     history: str = "none"
     name: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
+    training: dict[str, Any] = Field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -199,6 +201,10 @@ class SweepConfig(_Entry):
         _check_training("training", self.training)
         for position, entry in enumerate(self.datasets):
             _check_training(f"datasets[{position}].training", {**self.training, **entry.training})
+        for position, model in enumerate(self.models):
+            for entry in self.datasets:
+                settings = {**self.training, **entry.training, **model.training}
+                _check_training(f"models[{position}].training", settings)
         for settings in self.tuning.trials() if self.tuning else []:
             _check_training("tuning.grid", {**self.training, **settings})
         return self

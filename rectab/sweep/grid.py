@@ -141,7 +141,7 @@ def _spec(
         budget=None if budget == "none" else budget,
         seed=config.seeds[0],
         embedding_dim=entry.embedding_dim or config.embedding_dim,
-        training={**config.training, **entry.training},
+        training={**config.training, **entry.training, **model.training},
     )
 
 

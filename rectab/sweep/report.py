@@ -14,9 +14,11 @@ from markupsafe import Markup
 
 from rectab.sweep import formatting as fmt
 from rectab.sweep.analysis import Section, sections_of
+from rectab.sweep.attention_charts import AttentionChart, attention_charts, attention_table
 from rectab.sweep.charts import auc_against_bytes, method_styles, slice_charts
 from rectab.sweep.grid import DatasetInfo
 from rectab.sweep.learned_charts import LearnedChart, learned_charts
+from rectab.sweep.model_tables import model_comparisons
 from rectab.sweep.report_tables import ReportTable, every_run, section_tables
 from rectab.sweep.results import write_results
 from rectab.sweep.store import SweepFolderError, write_atomic
@@ -64,6 +66,7 @@ class _SectionView:
     main_chart: dict[str, Any] | None
     slices: list[dict[str, Any]]
     learned: list[LearnedChart]
+    attention: list[AttentionChart]
 
     @property
     def title(self) -> str:
@@ -74,15 +77,17 @@ def _content(plan: SweepPlan, results: pl.DataFrame) -> dict[str, Any]:
     sections = sections_of(results)
     styles = method_styles(sections)
     datasets = {info.name: info for info in plan.datasets}
-    learned = _learned(plan, results)
-    views = [_view(f"s{i}", section, datasets[section.dataset], styles, learned) for i, section in enumerate(sections)]
+    kept = _kept(plan, results)
+    views = [_view(f"s{i}", section, datasets[section.dataset], styles, kept) for i, section in enumerate(sections)]
     counts = status_counts(sections)
     charts = {f"{view.key}-auc": view.main_chart for view in views if view.main_chart}
     charts |= {f"{view.key}-{chart['slice']}": chart for view in views for chart in view.slices}
     charts |= {f"{view.key}-{chart.key}": chart.figure for view in views for chart in view.learned}
+    charts |= {f"{view.key}-{chart.key}": chart.figure for view in views for chart in view.attention}
     return {
         "title": plan.config.title or "AUC against bytes",
         "views": views,
+        "comparisons": model_comparisons(sections),
         "styles": styles,
         "counts": counts,
         "expected": len(plan.runs()),
@@ -101,26 +106,33 @@ def _content(plan: SweepPlan, results: pl.DataFrame) -> dict[str, Any]:
 
 
 def _view(
-    key: str, section: Section, dataset: DatasetInfo, styles: dict[str, dict[str, str]], learned: dict[str, Any]
+    key: str,
+    section: Section,
+    dataset: DatasetInfo,
+    styles: dict[str, dict[str, str]],
+    kept: dict[str, dict[str, Any]],
 ) -> _SectionView:
+    attention = attention_table(section, kept["attention"])
     return _SectionView(
         key=key,
         section=section,
         dataset=dataset,
         answer=answer(section, dataset.best_auc),
-        tables=section_tables(section),
+        tables=section_tables(section) | ({attention.key: attention} if attention.rows else {}),
         runs=every_run(section),
         main_chart=auc_against_bytes(section, styles, dataset.best_auc) if section.cells else None,
         slices=slice_charts(section, styles),
-        learned=learned_charts(section, learned, styles),
+        learned=learned_charts(section, kept["learned"], styles),
+        attention=attention_charts(section, kept["attention"]),
     )
 
 
-def _learned(plan: SweepPlan, results: pl.DataFrame) -> dict[str, Any]:
-    """What the finished runs learned about their tables' shape, by hash."""
+def _kept(plan: SweepPlan, results: pl.DataFrame) -> dict[str, dict[str, Any]]:
+    """What finished runs kept for charts, each by hash: what tables learned, what attention looks at."""
     finished = results.filter(pl.col("status") == "ok")["hash"]
-    records = ((key, plan.store.read_run(key)) for key in finished)
-    return {key: record["result"].get("learned") or {} for key, record in records if record is not None}
+    records = [(key, plan.store.read_run(key)) for key in finished]
+    kept = {key: record["result"] for key, record in records if record is not None}
+    return {what: {key: result.get(what) or {} for key, result in kept.items()} for what in ("learned", "attention")}
 
 
 def _failures(results: pl.DataFrame) -> list[dict[str, Any]]:
@@ -148,9 +160,9 @@ def _training(plan: SweepPlan) -> list[dict[str, str]]:
     """Training and model settings by data set and model, as the file gives them."""
     rows = []
     for entry, info in zip(plan.config.datasets, plan.datasets, strict=True):
-        settings = {**plan.config.training, **entry.training}
         dim = entry.embedding_dim or plan.config.embedding_dim
         for model in plan.config.models:
+            settings = {**plan.config.training, **entry.training, **model.training}
             options = _settings(model.options) or "defaults"
             rows.append({"dataset": info.name, "model": model.label, "options": options}
                         | {"training": _settings(settings) or "defaults", "embedding_dim": str(dim)})  # fmt: skip

@@ -13,7 +13,17 @@ from rectab.sweep.analysis import Cell, Section
 from rectab.sweep.results import SLICES
 from rectab.sweep.statistics import Estimate
 
-__all__ = ["Column", "ReportTable", "Value", "every_run", "section_tables"]
+__all__ = [
+    "Column",
+    "ReportTable",
+    "Value",
+    "cell_head",
+    "difference_value",
+    "estimate_value",
+    "every_run",
+    "section_tables",
+    "verdict",
+]
 
 EQUAL_AUC_LOSSES = (0.0005, 0.001, 0.002, 0.005, 0.01)
 
@@ -71,11 +81,13 @@ def _method(name: str) -> Value:
     return Value(name, name, method=name)
 
 
-def _estimate(value: Estimate | None, mark: str = "") -> Value:
+def estimate_value(value: Estimate | None, mark: str = "") -> Value:
+    """A mean with its interval; a dash for None."""
     return Value(fmt.with_interval(value), None if value is None else value.mean, mark)
 
 
-def _difference(value: Estimate | None) -> Value:
+def difference_value(value: Estimate | None) -> Value:
+    """A signed difference, marked where its interval leaves zero out."""
     mark = ("good" if value.mean > 0 else "bad") if value is not None and value.excludes_zero else ""
     return Value(fmt.difference(value), None if value is None else value.mean, mark)
 
@@ -88,7 +100,8 @@ def _share(value: float | None) -> Value:
     return Value(fmt.share(value), value)
 
 
-def _cell_head(cell: Cell) -> list[Value]:
+def cell_head(cell: Cell) -> list[Value]:
+    """Method, budget, bytes and share of the full table."""
     budget = Value(cell.budget or "none", -1.0 if cell.budget is None else cell.any_row["budget_bytes"])
     return [_method(cell.method), budget, _size(cell.serving_bytes), _share(cell.ratio)]
 
@@ -101,7 +114,7 @@ def _all_cells(section: Section) -> ReportTable:
     rows = []
     for cell in _in_order(section):
         measured = [cell.estimate(name) for name in ("auc", "gauc", "logloss", "calibration", "valid_auc")]
-        rows.append([*_cell_head(cell), *map(_estimate, measured), Value(str(cell.auc.n), cell.auc.n)])
+        rows.append([*cell_head(cell), *map(estimate_value, measured), Value(str(cell.auc.n), cell.auc.n)])
     return ReportTable(
         "results",
         "All results",
@@ -122,7 +135,7 @@ def _equal_bytes(section: Section) -> ReportTable:
         found = {method: section.auc_at_bytes(method, size) for method in methods}
         best = max((value.mean for value in found.values() if value is not None), default=None)
         values = [
-            _estimate(value, "best" if value is not None and len(methods) > 1 and value.mean == best else "")
+            estimate_value(value, "best" if value is not None and len(methods) > 1 and value.mean == best else "")
             for value in found.values()
         ]
         rows.append([_size(size), _share(size / section.full_bytes), *values])
@@ -174,7 +187,8 @@ def _bytes_for(section: Section, reference: Cell, method: str, loss: float) -> V
     return Value(text, found)
 
 
-def _verdict(value: Estimate | None) -> Value:
+def verdict(value: Estimate | None) -> Value:
+    """What a paired difference says: better, worse, within the noise, or nothing."""
     if value is None:
         return Value("no common seed", 0.0)
     if value.half_width is None:
@@ -192,7 +206,7 @@ def _paired(section: Section) -> ReportTable:
         auc = cell.difference(reference)
         others = [_estimate_signed(cell.difference(reference, name)) for name in ("gauc", "logloss")]
         seeds = auc.n if auc else 0
-        rows.append([*_cell_head(cell), _difference(auc), _verdict(auc), *others, Value(str(seeds), seeds)])
+        rows.append([*cell_head(cell), difference_value(auc), verdict(auc), *others, Value(str(seeds), seeds)])
     return ReportTable(
         "paired",
         "Differences from the full table",
@@ -221,7 +235,7 @@ def _leads(section: Section) -> ReportTable:
             lead = better.difference(next_best)
             rank = Value(budget or "", better.any_row["budget_bytes"])
             head = [rank, _method(better.method), _method(next_best.method)]
-            rows.append([*head, _estimate_signed(lead), _verdict(lead)])
+            rows.append([*head, _estimate_signed(lead), verdict(lead)])
     return ReportTable(
         "leads",
         "Methods against each other",
@@ -233,7 +247,7 @@ def _leads(section: Section) -> ReportTable:
 
 
 def _pareto(section: Section) -> ReportTable:
-    rows = [[*_cell_head(cell), _estimate(cell.auc)] for cell in reversed(section.pareto)]
+    rows = [[*cell_head(cell), estimate_value(cell.auc)] for cell in reversed(section.pareto)]
     return ReportTable(
         "pareto",
         "Pareto front",
@@ -250,10 +264,10 @@ def _slices(section: Section) -> ReportTable:
     for cell in _in_order(section) if present else ():
         values = []
         for name in present:
-            values.append(_estimate(cell.estimate(f"auc_{name}")))
+            values.append(estimate_value(cell.estimate(f"auc_{name}")))
             change = cell.difference(reference, f"auc_{name}") if reference and cell is not reference else None
-            values.append(_difference(change))
-        rows.append([*_cell_head(cell), *values])
+            values.append(difference_value(change))
+        rows.append([*cell_head(cell), *values])
     titles = [title for name in present for title in (name.capitalize(), f"{name.capitalize()} − full")]
     return ReportTable(
         "slices",
@@ -274,7 +288,7 @@ def _cost(section: Section) -> ReportTable:
         memory, training = cell.estimate("peak_memory_bytes"), cell.estimate("training_bytes")
         rows.append(
             [
-                *_cell_head(cell),
+                *cell_head(cell),
                 _size(training.mean if training else None),
                 _size(memory.mean if memory else None),
                 Value(fmt.duration(seconds.mean if seconds else None), seconds.mean if seconds else None),
