@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from rectab.models.activations import make_activation
 from rectab.models.history import HistoryTower, check_max_history
 from rectab.models.jagged import Segments, expand_rows, segment_softmax, segment_sum
-from rectab.models.layers import MLP, init_linear
+from rectab.models.layers import MLP, PositionLinear, init_linear, linear_of_positions
 from rectab.models.registry import TowerInfo, register_tower
 from rectab.schema import Feature
 
@@ -62,7 +62,7 @@ class LocalActivationUnit(nn.Module):
         self.extra_width = extra_width
         self.first = init_linear(nn.Linear(4 * width + extra_width, hidden[0]))
         self.activation = make_activation(activation, hidden[0])
-        self.rest = MLP(hidden[0], hidden[1:], 1, activation=activation)
+        self.rest = MLP(hidden[0], hidden[1:], 1, activation=activation, linear=PositionLinear)
 
     def forward(self, query: Tensor, keys: Tensor, extra: Tensor | None, segments: Segments) -> Tensor:
         """float [B, C], [P, C], [P, E] or None -> scores float [P]."""
@@ -75,7 +75,7 @@ class LocalActivationUnit(nn.Module):
         if extra is not None:
             parts.append(extra)
             weights.append(of_extra)
-        of_position = nn.functional.linear(torch.cat(parts, dim=1), torch.cat(weights, dim=1))
+        of_position = linear_of_positions(torch.cat(parts, dim=1), torch.cat(weights, dim=1), None)
         hidden = self.activation(of_position + expand_rows(of_row, segments))
         return self.rest(hidden).squeeze(1)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from rectab.models.activations import make_activation
 from rectab.models.dropout import Dropout
 
-__all__ = ["MLP", "DenseFields", "FirstOrder", "ScoreLinear", "init_linear"]
+__all__ = ["MLP", "DenseFields", "FirstOrder", "PositionLinear", "ScoreLinear", "init_linear", "linear_of_positions"]
 
 
 def init_linear(linear: nn.Linear) -> nn.Linear:
@@ -29,6 +29,27 @@ class ScoreLinear(nn.Linear):
             return nn.functional.linear(values.to(self.weight.dtype), self.weight, self.bias)
 
 
+def linear_of_positions(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``linear`` over the P positions of jagged histories: a number that every batch changes.
+
+    For bf16 on the CPU, oneDNN compiles a kernel and packs the weights for every shape it meets, and keeps them: about
+    100 MB an epoch of small batches. So P is rounded up, by an eighth at most, to one of a few sizes.
+    """
+    if values.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        return nn.functional.linear(values, weight, bias)
+    positions = values.shape[0]
+    step = max(256, 1 << max(positions.bit_length() - 4, 0))
+    values = nn.functional.pad(values, (0, 0, 0, -positions % step))
+    return nn.functional.linear(values, weight, bias)[:positions]
+
+
+class PositionLinear(nn.Linear):
+    """A linear layer over the positions of jagged histories, see :func:`linear_of_positions`."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        return linear_of_positions(values, self.weight, self.bias)
+
+
 class MLP(nn.Sequential):
     """Linear, batch norm, activation, dropout for every hidden layer, and a linear output in fp32 if one is asked for.
 
@@ -39,6 +60,7 @@ class MLP(nn.Sequential):
         activation: see :mod:`rectab.models.activations`.
         batch_norm: normalise before every activation.
         dropout: share of the hidden units dropped in training.
+        linear: the class of the hidden layers.
     """
 
     def __init__(
@@ -50,6 +72,7 @@ class MLP(nn.Sequential):
         activation: str = "relu",
         batch_norm: bool = False,
         dropout: float = 0.0,
+        linear: type[nn.Linear] = nn.Linear,
     ) -> None:
         if any(width < 1 for width in hidden):
             raise ValueError(f"hidden widths must be at least 1, got {tuple(hidden)}")
@@ -59,7 +82,7 @@ class MLP(nn.Sequential):
         width = num_inputs
         for units in hidden:
             # Batch norm subtracts the mean, and with it any bias.
-            layers.append(init_linear(nn.Linear(width, units, bias=not batch_norm)))
+            layers.append(init_linear(linear(width, units, bias=not batch_norm)))
             if batch_norm:
                 layers.append(nn.BatchNorm1d(units))
             layers.append(make_activation(activation, units))
