@@ -83,6 +83,7 @@ class ModelEntry(_Entry):
         name: how the report calls it; made of the two if None.
         options: of the interaction; under the key ``history`` a table of the tower's options.
         training: overrides single keys of the sweep's and the data set's ``training`` (to compare regularisations).
+        methods: names of those of the sweep's methods to run under this model; all if None.
     """
 
     model: str
@@ -90,6 +91,7 @@ class ModelEntry(_Entry):
     name: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
     training: dict[str, Any] = Field(default_factory=dict)
+    methods: tuple[str, ...] | None = None
 
     @property
     def label(self) -> str:
@@ -201,7 +203,11 @@ class SweepConfig(_Entry):
         _check_training("training", self.training)
         for position, entry in enumerate(self.datasets):
             _check_training(f"datasets[{position}].training", {**self.training, **entry.training})
+        labels = [entry.label for entry in self.methods]
         for position, model in enumerate(self.models):
+            for name in model.methods or ():
+                if name not in labels:
+                    raise ValueError(f"models[{position}].methods: no method {name!r} here; there are {labels}")
             for entry in self.datasets:
                 settings = {**self.training, **entry.training, **model.training}
                 _check_training(f"models[{position}].training", settings)

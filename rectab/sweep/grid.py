@@ -113,6 +113,8 @@ def _cells(config: SweepConfig, datasets: list[DatasetInfo]) -> Iterator[RunSpec
     for entry, info in zip(config.datasets, datasets, strict=True):
         for model in config.models:
             for method in config.methods:
+                if model.methods is not None and method.label not in model.methods:
+                    continue
                 for budget in _budgets(config, method):
                     yield _spec(config, entry, info, model, method, budget)
 
