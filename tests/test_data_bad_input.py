@@ -49,6 +49,13 @@ def test_label_that_is_not_0_or_1(raw: Path) -> None:
     fails(raw, "rows.csv, line 6", "column 'click'", "0 or 1", "'2'")
 
 
+@pytest.mark.parametrize(("text", "problem"), [("good", "'good'"), ("nan", "'nan'"), ("", "an empty cell")])
+def test_rating_that_is_no_number(raw: Path, text: str, problem: str) -> None:
+    write_lines(raw / "rows.csv", with_cell(4, "click", text))
+    label = {"column": "click", "rating": True}
+    fails(raw, "rows.csv, line 6", "a rating must be a finite number", problem, label=label)
+
+
 def test_missing_label(raw: Path) -> None:
     write_lines(raw / "rows.csv", with_cell(4, "click", ""))
     fails(raw, "rows.csv, line 6", "column 'click'", "an empty cell")
@@ -213,6 +220,7 @@ def test_gzip_cut_short_is_an_error_even_when_skipping(raw: Path) -> None:
     [
         ('name = "x"\nfeatrues = []', "featrues: unknown key"),
         ('name = "x"\n[label]\ncolumn = "y"\nthreshold = 3', "label.threshold: unknown key"),
+        ('name = "x"\n[label]\ncolumn = "y"\nat_least = 3\nrating = true', "at_least (clicks) or rating"),
         ('name = "x"\n[synthetic]\nrows = 1000\nrow = 2', "synthetic.row: unknown key"),
         ('name = "x"', "files"),
         ("name = ", "not valid TOML"),

@@ -213,6 +213,20 @@ def test_side_table_and_derived_columns(tmp_path: Path) -> None:
         assert decades[int(dataset.train.column("decade")[i])] == row[5][0]
 
 
+def test_ratings_are_kept_as_numbers(tmp_path: Path) -> None:
+    dataset = prepared(tmp_path, label={"column": "age", "rating": True}, features=[{"name": "item"}])
+    ages = [float(row[HEADER.index("age")]) for row in raw_lines()]
+    labels = [label for split in (dataset.train, dataset.valid, dataset.test) for label in split.labels.tolist()]
+    assert labels == ages
+    from rich.console import Console
+
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console.print(render_summary(dataset))
+    text = console.export_text()
+    assert "mean label" in text
+    assert f"{np.mean(ages[:24]):.3f}" in text
+
+
 def test_label_threshold(tmp_path: Path) -> None:
     dataset = prepared(tmp_path, label={"column": "age", "at_least": 30}, features=[{"name": "item"}])
     assert dataset.train.labels.tolist() == [float(20 + i % 30 >= 30) for i in range(24)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from training_helpers import tiny_dataset
+from training_helpers import counted, tiny_dataset
 
 from rectab.data.dataset import PreparedDataset
 from rectab.models import ModelConfig
@@ -312,13 +311,7 @@ def test_config_is_checked() -> None:
 
 @pytest.fixture(scope="module")
 def dataset() -> PreparedDataset:
-    """The tiny data set, its vocabularies with counts."""
-    made = tiny_dataset(1500)
-    counts = {f.vocabulary: made.train.column(f.name) for f in made.schema.categorical}
-    vocabularies = tuple(
-        replace(v, counts=np.bincount(counts[v.name], minlength=v.num_embeddings)) for v in made.schema.vocabularies
-    )
-    return replace(made, schema=replace(made.schema, vocabularies=vocabularies))
+    return counted(tiny_dataset(1500))
 
 
 def trainer_of(dataset: PreparedDataset, budget: str | None, objective: Any = "logloss", **settings: Any) -> Trainer:

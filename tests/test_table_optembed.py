@@ -123,6 +123,15 @@ def test_the_push_has_the_gradient_of_the_paper(vocabularies: list[Vocabulary]) 
     torch.testing.assert_close(table.threshold.grad, -0.3 * torch.exp(-table.threshold.detach()))
 
 
+def test_thresholds_never_fall_below_zero(vocabularies: list[Vocabulary]) -> None:
+    table = supernet(vocabularies)
+    with torch.no_grad():
+        table.threshold.copy_(torch.tensor([-0.2, 0.0, 0.3, -1.0]))
+    table.after_step(1)
+    assert table.threshold.tolist() == pytest.approx([0.0, 0.0, 0.3, 0.0])
+    assert table.threshold_curve.to_json()["values"][0] == pytest.approx([0.0, 0.0, 0.3, 0.0])
+
+
 def test_widths_are_drawn_per_sample_and_field_in_training_only(vocabularies: list[Vocabulary]) -> None:
     table = supernet(vocabularies)
     ids, columns = torch.ones(4000, 4, dtype=torch.int64), torch.arange(4)

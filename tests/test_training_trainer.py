@@ -216,6 +216,12 @@ def test_settings_round_trip_through_json() -> None:
     assert TrainConfig.from_json(json.loads(json.dumps(QUICK.to_json()))) == QUICK
 
 
+def test_ratings_are_not_trained_as_clicks(dataset: PreparedDataset) -> None:
+    train = replace(dataset.train, _labels=dataset.train.labels * 4 + 1)
+    with pytest.raises(ValueError, match="objective = 'mse'"):
+        trainer_of(replace(dataset, train=train))
+
+
 # What staged tables ask of the trainer.
 
 

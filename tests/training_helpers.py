@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -62,3 +63,12 @@ def tiny_dataset(rows: int = 3000, seed: int = 0) -> PreparedDataset:
 
     splits = {"train": split("train", rows), "valid": split("valid", rows // 3), "test": split("test", rows // 3)}
     return PreparedDataset(Path("tiny"), "tiny", schema, **splits, summary={}, description={"name": f"tiny-{seed}"})
+
+
+def counted(dataset: PreparedDataset) -> PreparedDataset:
+    """The same data, vocabularies with how often each id occurs in the training rows."""
+    columns = {f.vocabulary: dataset.train.column(f.name) for f in dataset.schema.categorical}
+    vocabularies = tuple(
+        replace(v, counts=np.bincount(columns[v.name], minlength=v.num_embeddings)) for v in dataset.schema.vocabularies
+    )
+    return replace(dataset, schema=replace(dataset.schema, vocabularies=vocabularies))

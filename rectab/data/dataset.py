@@ -96,7 +96,7 @@ class Split:
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """float32 [n]: 0 or 1."""
+        """float32 [n]: 0 or 1, or ratings."""
         return self._select(self._labels)
 
     @cached_property

@@ -108,15 +108,23 @@ class Derived(Strict):
 
 
 class LabelRecipe(Strict):
-    """The label: a column that holds 0 or 1, or is compared with a threshold.
+    """The label: a column that holds 0 or 1, is compared with a threshold, or is a number to predict.
 
     Attributes:
         column: its name.
         at_least: if given, a row is positive if the column's number is at least this.
+        rating: the number itself is predicted (``objective = "mse"``).
     """
 
     column: str
     at_least: float | None = None
+    rating: bool = False
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> LabelRecipe:
+        if self.rating and self.at_least is not None:
+            raise ValueError("label: give at_least (clicks) or rating, not both")
+        return self
 
 
 class FeatureRecipe(Strict):

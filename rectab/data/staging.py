@@ -216,6 +216,9 @@ def _label(recipe: Recipe, checks: Checks) -> list[pl.Expr]:
         return []
     column = recipe.label.column
     number = pl.col(column).cast(pl.Float64, strict=False)
+    if recipe.label.rating:
+        checks.add(column, ~number.is_finite().fill_null(False), "a rating must be a finite number")
+        return [number.cast(pl.Float32).alias(LABEL)]
     if recipe.label.at_least is not None:
         checks.add(column, number.is_null(), "the label needs a number")
         return [(number >= recipe.label.at_least).cast(pl.Float32).alias(LABEL)]

@@ -31,11 +31,13 @@ def render_summary(dataset: PreparedDataset) -> RenderableType:
 def _splits(summary: dict[str, Any]) -> Table:
     table = Table("split", title="rows", title_justify="left")
     known = all(split.get("best_auc") is not None for split in summary["splits"].values())  # synthetic rows only
-    for heading in ("rows", "positive", *(["best possible AUC"] if known else [])):
+    ratings = any(not 0.0 <= split["positive_rate"] <= 1.0 for split in summary["splits"].values())
+    for heading in ("rows", "mean label" if ratings else "positive", *(["best possible AUC"] if known else [])):
         table.add_column(heading, justify="right")
     for name, split in summary["splits"].items():
         best = [f"{split['best_auc']:.4f}"] if known else []
-        table.add_row(name, f"{split['rows']:,}", f"{split['positive_rate']:.2%}", *best)
+        rate = f"{split['positive_rate']:.3f}" if ratings else f"{split['positive_rate']:.2%}"
+        table.add_row(name, f"{split['rows']:,}", rate, *best)
     return table
 
 

@@ -299,7 +299,8 @@ def _cost(section: Section) -> ReportTable:
         "cost",
         "Time and memory of training",
         f"Means over seeds. Training bytes: table, gradients and optimizer state, counted. Peak memory: of the whole "
-        f"process, measured. Seconds are of training steps, without evaluation, on {_circumstances(section)}.",
+        f"process, measured. Seconds are of training steps and searches in all stages, without evaluation, on "
+        f"{_circumstances(section)}.",
         _columns(
             "Table", "Budget", "Bytes", "Share", "Training bytes", "Peak memory", "Training time", "Samples a second"
         ),

@@ -68,7 +68,7 @@ class StageRunner(Protocol):
         ...
 
     def record_search(self, stage: str, seconds: float, evaluations: int) -> None:
-        """Note in the history a stage that evaluated models and trained none, so that its cost is counted."""
+        """Note in the history a stage that evaluated models and trained none, so that its cost counts as training."""
         ...
 
     def loss(self, batch: Batch) -> Tensor:

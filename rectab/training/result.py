@@ -30,8 +30,8 @@ class RunResult:
         serving_bytes: of the table as deployed, counted.
         training_bytes: most that the table, its gradients and its optimizer took in any stage, counted.
         dense_bytes: of the model outside the table.
-        train_seconds: on training steps, all stages.
-        evaluation_seconds: on evaluations while training.
+        train_seconds: on training steps and on searches for a shape, all stages.
+        evaluation_seconds: on the evaluations that select models.
         test_seconds: on the final evaluations.
         wall_seconds: of the whole run in this process; after an interruption, of what came after it.
         samples: rows trained on.

@@ -69,6 +69,8 @@ class Trainer:
         self.dataset = dataset
         self.config = config
         self.model_config = model_config
+        if config.objective == "logloss" and not bool(np.isin(dataset.train.labels, (0.0, 1.0)).all()):
+            raise ValueError(f"{dataset.name}: labels are not clicks (0 or 1); train on ratings with objective = 'mse'")
         self.train: Split = dataset.train
         self.valid: Split = dataset.valid
         self._search: Split | None = None
@@ -206,7 +208,7 @@ class Trainer:
         )
 
     def record_search(self, stage: str, seconds: float, evaluations: int) -> None:
-        """Note a stage that evaluated models and trained none."""
+        """Note a stage that evaluated models and trained none; its time is training time, as it learned the table."""
         self.stages.append(
             {
                 "stage": stage,
@@ -216,8 +218,8 @@ class Trainer:
                 "epochs": 0.0,
                 "best_evaluation": 0,
                 "evaluations": evaluations,
-                "seconds": 0.0,
-                "evaluation_seconds": seconds,
+                "seconds": seconds,
+                "evaluation_seconds": 0.0,
                 "wall_seconds": seconds,
                 "table_training_bytes": self.table.ledger().bytes,
                 "table_bytes": self.table.ledger().bytes,
