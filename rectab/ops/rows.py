@@ -138,7 +138,7 @@ class _RecordingGather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[None, None, None]:
         (rows,) = ctx.saved_tensors
-        ctx.store.pending.append((rows.reshape(-1), grad_output.reshape(rows.numel(), -1)))
+        ctx.store.pending.append((rows.reshape(-1), grad_output.reshape(rows.numel(), ctx.store.row_dim)))
         return None, None, None
 
 
