@@ -1,7 +1,7 @@
 """Lookup, and lookup + backward + update: rectab beside FBGEMM's TBE, nn.EmbeddingBag, SparseAdam and dense Adam.
 
-Everything runs in one process, interleaved: each round times every candidate once, so a busy machine slows all alike.
-Prints the median of every candidate and the median and quartiles of its per-round ratio to rectab.
+Every candidate gets its ids in the layout it reads. Prints the median of every candidate and the quartiles of its
+per-round ratio to rectab.
 
     .venv-peers/bin/python bench/peers/compare_rows.py --rows 100000 1420000 --dims 16 --rounds 30
 """
@@ -11,26 +11,23 @@ from __future__ import annotations
 import argparse
 import gc
 import itertools
-import json
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
+from rounds import Candidate, add_arguments, copy_bandwidth, header, interleaved, report, write_json
 from torch import Tensor, nn
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+sys.path[:0] = [str(Path(__file__).parents[1])]
 
 from workloads import Workload  # noqa: E402
 
-from rectab.ops import RowStore, kernel_name  # noqa: E402
+from rectab.ops import RowStore  # noqa: E402
 from rectab.optim import RowAdagrad, RowAdam  # noqa: E402
 
 DENSE_LIMIT = 2_000_000  # rows up to which a dense Adam step is worth waiting for
-Run = Callable[[Tensor], object]  # one step or one lookup of a batch
-Candidate = tuple[str, str, Run]  # name, gradient layout
+Run = Callable[[Tensor], object]
 
 
 def rectab_step(workload: Workload, gradient: Tensor, optimizer: type, **options: object) -> Run:
@@ -47,147 +44,90 @@ def rectab_step(workload: Workload, gradient: Tensor, optimizer: type, **options
 def torch_step(module: nn.Module, optimizer: torch.optim.Optimizer, gradient: Tensor) -> Run:
     def step(batch: Tensor) -> None:
         optimizer.zero_grad()
-        out = module(batch) if isinstance(module, nn.Embedding) else module(batch.reshape(-1, 1))
+        out = module(batch)
         out.backward(gradient.view(out.shape))
         optimizer.step()
 
     return step
 
 
-def table_batched(workload: Workload, gradient: Tensor) -> tuple[Run, Run]:
-    """FBGEMM's fused table-batched embedding on CPU: (step, lookup); F tables of equal size, bags of one."""
-    from fbgemm_gpu.split_embedding_configs import EmbOptimType
-    from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation
-    from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
-        ComputeDevice,
-        SplitTableBatchedEmbeddingBagsCodegen,
-    )
+class TableBatched:
+    """FBGEMM's fused table-batched embedding on CPU: F tables of equal size, bags of one."""
 
-    features, batch_size = workload.num_features, workload.batch_size
-    per_feature = workload.num_rows // features
-    spec = (per_feature, workload.row_dim, EmbeddingLocation.HOST, ComputeDevice.CPU)
-    tables = SplitTableBatchedEmbeddingBagsCodegen(
-        [spec] * features, optimizer=EmbOptimType.EXACT_ROWWISE_ADAGRAD, learning_rate=0.01, eps=1e-10
-    )
-    tables.init_embedding_weights_uniform(-0.01, 0.01)
-    offsets = torch.arange(batch_size * features + 1)
-    flat_gradient = gradient.reshape(batch_size, -1)
-    first = torch.arange(features) * per_feature
+    def __init__(self, workload: Workload, gradient: Tensor) -> None:
+        from fbgemm_gpu.split_embedding_configs import EmbOptimType
+        from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation
+        from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
+            ComputeDevice,
+            SplitTableBatchedEmbeddingBagsCodegen,
+        )
 
-    def lookup(batch: Tensor) -> Tensor:
-        return tables((batch - first).t().reshape(-1), offsets)
+        features, batch_size = workload.num_features, workload.batch_size
+        self.per_feature = workload.num_rows // features
+        spec = (self.per_feature, workload.row_dim, EmbeddingLocation.HOST, ComputeDevice.CPU)
+        self.tables = SplitTableBatchedEmbeddingBagsCodegen(
+            [spec] * features, optimizer=EmbOptimType.EXACT_ROWWISE_ADAGRAD, learning_rate=0.01, eps=1e-10
+        )
+        self.tables.init_embedding_weights_uniform(-0.01, 0.01)
+        self.offsets = torch.arange(batch_size * features + 1)
+        self.gradient = gradient.reshape(batch_size, -1)
 
-    def step(batch: Tensor) -> None:
-        lookup(batch).backward(flat_gradient)
+    def inputs(self, batches: list[Tensor]) -> list[Tensor]:
+        """Row numbers within each table, table after table."""
+        first = torch.arange(batches[0].shape[1]) * self.per_feature
+        return [(batch - first).t().reshape(-1) for batch in batches]
 
-    return step, lookup
+    def lookup(self, indices: Tensor) -> Tensor:
+        return self.tables(indices, self.offsets)
+
+    def step(self, indices: Tensor) -> None:
+        self.lookup(indices).backward(self.gradient)
 
 
-def steps(workload: Workload, gradient: Tensor) -> list[Candidate]:
+def steps(workload: Workload, gradient: Tensor, batches: list[Tensor]) -> list[Candidate]:
     shape = (workload.num_rows, workload.row_dim)
     sparse, bag = nn.Embedding(*shape, sparse=True), nn.EmbeddingBag(*shape, mode="sum", sparse=True)
-    candidates: list[Candidate] = [
-        ("rectab RowAdagrad", "row", rectab_step(workload, gradient, RowAdagrad)),
-        ("rectab RowAdam", "row", rectab_step(workload, gradient, RowAdam)),
-        ("rectab RowAdam + L2", "row", rectab_step(workload, gradient, RowAdam, weight_decay=0.01)),
-        ("fbgemm TBE rowwise Adagrad", "fused", table_batched(workload, gradient)[0]),
-        ("Embedding + SparseAdam", "sparse", torch_step(sparse, torch.optim.SparseAdam(sparse.parameters()), gradient)),
-        ("EmbeddingBag + Adagrad", "sparse", torch_step(bag, torch.optim.Adagrad(bag.parameters()), gradient)),
+    tables = TableBatched(workload, gradient)
+    of_bags = [batch.reshape(-1, 1) for batch in batches]
+    sparse_adam = torch_step(sparse, torch.optim.SparseAdam(sparse.parameters()), gradient)
+    sparse_adagrad = torch_step(bag, torch.optim.Adagrad(bag.parameters()), gradient)
+    candidates = [
+        Candidate("rectab RowAdagrad", "row", rectab_step(workload, gradient, RowAdagrad), batches),
+        Candidate("rectab RowAdam", "row", rectab_step(workload, gradient, RowAdam), batches),
+        Candidate("rectab RowAdam + L2", "row", rectab_step(workload, gradient, RowAdam, weight_decay=0.01), batches),
+        Candidate("fbgemm TBE rowwise Adagrad", "fused", tables.step, tables.inputs(batches)),
+        Candidate("Embedding + SparseAdam", "sparse", sparse_adam, batches),
+        Candidate("EmbeddingBag + Adagrad", "sparse", sparse_adagrad, of_bags),
     ]
     if workload.num_rows <= DENSE_LIMIT:
         dense = nn.Embedding(*shape)
-        candidates.append(
-            ("Embedding + Adam", "dense", torch_step(dense, torch.optim.Adam(dense.parameters()), gradient))
-        )
+        dense_adam = torch_step(dense, torch.optim.Adam(dense.parameters()), gradient)
+        candidates.append(Candidate("Embedding + Adam", "dense", dense_adam, batches))
     return candidates
 
 
-def lookups(workload: Workload, gradient: Tensor) -> list[Candidate]:
+def lookups(workload: Workload, gradient: Tensor, batches: list[Tensor]) -> list[Candidate]:
     shape = (workload.num_rows, workload.row_dim)
-    store, plain, bag = RowStore(*shape), nn.Embedding(*shape), nn.EmbeddingBag(*shape, mode="sum")
+    tables = TableBatched(workload, gradient)
+    of_bags = [batch.reshape(-1, 1) for batch in batches]
     return [
-        ("rectab RowStore", "none", store),
-        ("fbgemm TBE", "none", table_batched(workload, gradient)[1]),
-        ("nn.Embedding", "none", plain),
-        ("nn.EmbeddingBag", "none", lambda batch: bag(batch.reshape(-1, 1))),
+        Candidate("rectab RowStore", "none", RowStore(*shape), batches),
+        Candidate("fbgemm TBE", "none", tables.lookup, tables.inputs(batches)),
+        Candidate("nn.Embedding", "none", nn.Embedding(*shape), batches),
+        Candidate("nn.EmbeddingBag", "none", nn.EmbeddingBag(*shape, mode="sum"), of_bags),
     ]
-
-
-def interleaved(
-    candidates: list[Candidate], batches: list[Tensor], rounds: int, clock: Callable[[], float]
-) -> np.ndarray:
-    """Seconds [rounds, candidates] by ``clock``."""
-    for (_, _, run), batch in itertools.product(candidates, batches[:2]):
-        run(batch)
-    seconds = np.zeros((rounds, len(candidates)))
-    for index, batch in zip(range(rounds), itertools.cycle(batches), strict=False):
-        for column, (_, _, run) in enumerate(candidates):
-            start = clock()
-            run(batch)
-            seconds[index, column] = clock() - start
-    return seconds
-
-
-def copy_bandwidth() -> float:
-    """Bytes a second, read and written, of a copy larger than the caches; the best of five."""
-    source = torch.ones(64 * 2**20)
-    target = torch.empty_like(source)
-    best = min(_seconds(lambda: target.copy_(source)) for _ in range(5))
-    return 2 * source.numel() * 4 / best
-
-
-def _seconds(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
-def report(
-    what: str, workload: Workload, candidates: list[Candidate], seconds: np.ndarray, bandwidth: float
-) -> list[dict]:
-    moved = 2 * workload.batch_size * workload.num_features * workload.row_dim * 4  # rows read, vectors written
-    rows = []
-    for column, (name, layout, _) in enumerate(candidates):
-        low, middle, high = np.percentile(seconds[:, column] / seconds[:, 0], [25, 50, 75])
-        median = float(np.median(seconds[:, column]))
-        row = {
-            "what": what,
-            "rows": workload.num_rows,
-            "dim": workload.row_dim,
-            "name": name,
-            "gradient": layout,
-            "threads": torch.get_num_threads(),
-            "kernel": kernel_name("cpu") if name.startswith("rectab") else "",
-            "median_ms": median * 1e3,
-            "ratio": middle,
-            "ratio_quartiles": [low, high],
-            "copy_share": moved / median / bandwidth if what == "lookup" else None,
-        }
-        rows.append(row)
-        share = f"  {row['copy_share']:6.1%} of copy bandwidth" if what == "lookup" else ""
-        print(
-            f"{what:7s} {workload.num_rows:>10,d} x {workload.row_dim:<3d} {name:28s} {layout:7s}"
-            f" {median * 1e3:9.3f} ms  x{middle:7.2f} [{low:.2f}, {high:.2f}]{share}",
-            flush=True,
-        )
-    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_420_000, 10_000_000, 50_000_000])
     parser.add_argument("--dims", type=int, nargs="+", default=[8, 16, 64])
-    parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--max-bytes", type=float, default=4e9, help="skip tables larger than this")
-    parser.add_argument("--cpu-time", action="store_true", help="of one thread; for a machine that others use as well")
-    parser.add_argument("--json", type=Path, help="also write the rows here")
+    add_arguments(parser, rounds=30)
     arguments = parser.parse_args()
-    clock = time.process_time if arguments.cpu_time else time.perf_counter
-    if arguments.cpu_time:
-        torch.set_num_threads(1)
+    clock = header(arguments)
     bandwidth = copy_bandwidth()
-    print("CPU time of one thread" if arguments.cpu_time else "wall time", end="; ")
-    print(f"copy bandwidth {bandwidth / 1e9:.1f} GB/s, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(f"copy bandwidth {bandwidth / 1e9:.1f} GB/s", flush=True)
     results = []
     for num_rows, dim in itertools.product(arguments.rows, arguments.dims):
         workload = Workload(num_rows, dim)
@@ -198,13 +138,18 @@ def main() -> None:
         gradient = torch.randn(workload.batch_size, workload.num_features, dim) * 0.01
         for what, make in (("lookup", lookups), ("step", steps)):
             with torch.set_grad_enabled(what == "step"):
-                candidates = make(workload, gradient)
-                seconds = interleaved(candidates, batches, arguments.rounds, clock)
-            results += report(what, workload, candidates, seconds, bandwidth)
+                candidates = make(workload, gradient, batches)
+                seconds = interleaved(candidates, arguments.rounds, clock)
+            rows = report(f"{what} {num_rows:,} x {dim}", candidates, seconds, rows=num_rows, dim=dim)
+            if what == "lookup":
+                moved = 2 * gradient.numel() * 4  # rows read, vectors written
+                share = moved / (rows[0]["median_ms"] / 1e3) / bandwidth
+                rows[0]["copy_share"] = share
+                print(f"{'':28s} rectab's lookup moves {share:.0%} of what a copy would")
+            results += rows
             del candidates
             gc.collect()
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps({"copy_bytes_per_second": bandwidth, "rows": results}, indent=1))
+    write_json(arguments.json, results, copy_bytes_per_second=bandwidth)
 
 
 if __name__ == "__main__":

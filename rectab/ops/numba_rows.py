@@ -1,19 +1,20 @@
 """Numba kernels that read rows and collect gradients. Called through :mod:`rectab.ops.kernels_numba`."""
 
-# Kernels have no type hints: numba infers them.
-# mypy: allow-untyped-defs
+# Kernels have no type hints: numba infers them, and mypy misreads numba's decorators.
+# mypy: ignore-errors
 
 from __future__ import annotations
 
 import numpy as np
 from numba import njit, prange
 
+from rectab.ops.numba_lanes import LANES, load_lanes, store_lanes
 from rectab.ops.numba_support import compiled, parallel
-from rectab.ops.numba_values import load, mix, owner_of, prefetch, spread
+from rectab.ops.numba_values import copy_row, mix, owner_of, prefetch, spread
 
 _U32 = np.uint64(32)
 _LOW_32 = np.uint64(0xFFFFFFFF)
-_AHEAD = 16  # rows asked for before they are needed: about one memory latency
+_AHEAD = 32  # rows asked for before they are needed
 
 
 @njit(inline="always")
@@ -53,7 +54,7 @@ def address(threads, ids, repeat, salt, first_row, num_rows, out, outside):
 
 @compiled
 def _gather(thread, threads, weight, rows, out, outside):
-    num_rows, row_dim = weight.shape
+    num_rows = weight.shape[0]
     begin, end = thread * rows.size // threads, (thread + 1) * rows.size // threads
     for i in range(begin, end):
         if i + _AHEAD < end:
@@ -63,8 +64,7 @@ def _gather(thread, threads, weight, rows, out, outside):
             outside[1] = row
             outside[0] = 1
             return
-        for j in range(row_dim):
-            out[i, j] = weight[row, j]
+        copy_row(weight, row, out, i)
 
 
 @parallel
@@ -141,11 +141,11 @@ def _add_gradients(thread, part, gradients, lists, cursor, filled, out_rows, sum
         if slots[k] == fresh:  # the first gradient of its row: nothing to add to
             fresh += 1
             out_rows[slot] = distinct[owned[thread] + slots[k]]
-            for j in range(row_dim):
-                sums[slot, j] = load(gradients, i, j)
+            for j in range(0, row_dim, LANES):
+                store_lanes(sums, slot, j, load_lanes(gradients, i, j))
         else:
-            for j in range(row_dim):
-                sums[slot, j] += load(gradients, i, j)
+            for j in range(0, row_dim, LANES):
+                store_lanes(sums, slot, j, load_lanes(sums, slot, j) + load_lanes(gradients, i, j))
         k += 1
     cursor[thread] = k
     filled[thread] = fresh

@@ -1,7 +1,7 @@
 """Numba kernels that update distinct rows by one step. Called through :mod:`rectab.ops.kernels_numba`."""
 
-# Kernels have no type hints: numba infers them.
-# mypy: allow-untyped-defs
+# Kernels have no type hints: numba infers them, and mypy misreads numba's decorators.
+# mypy: ignore-errors
 
 from __future__ import annotations
 
@@ -10,10 +10,21 @@ import math
 import numpy as np
 from numba import njit, prange
 
+from rectab.ops.numba_lanes import (
+    LANES,
+    load_lanes,
+    read_block,
+    scratch,
+    splat,
+    sqrt_lanes,
+    store_row,
+    sum_lanes,
+    write_block,
+)
 from rectab.ops.numba_support import compiled, parallel
-from rectab.ops.numba_values import load, prefetch, store_row
+from rectab.ops.numba_values import load, prefetch
 
-_AHEAD = 8
+_AHEAD = 16  # rows asked for before they are needed
 
 
 @njit(inline="always")
@@ -24,16 +35,16 @@ def share_of(decay, shares, row):
 
 @compiled
 def _sgd(thread, threads, weight, rows, gradients, shares, lr, decay, salt):
-    w = np.empty(weight.shape[1], dtype=np.float32)
+    w = scratch(weight.shape[1])
     begin, end = thread * rows.size // threads, (thread + 1) * rows.size // threads
     for i in range(begin, end):
         if i + _AHEAD < end:
             prefetch(weight, rows[i + _AHEAD])
         row = rows[i]
         row_decay = share_of(decay, shares, row)
-        for j in range(w.size):
-            old = load(weight, row, j)
-            w[j] = old - lr * (gradients[i, j] + row_decay * old)
+        for j in range(0, w.size, LANES):
+            old = load_lanes(weight, row, j)
+            write_block(w, j, old - lr * (load_lanes(gradients, i, j) + row_decay * old))
         store_row(weight, row, w, salt)
 
 
@@ -45,9 +56,9 @@ def sgd(threads, weight, rows, gradients, shares, lr, decay, salt):
 
 @compiled
 def _adagrad(thread, threads, weight, square, rows, gradients, shares, lr, decay, eps, salt):
-    w = np.empty(weight.shape[1], dtype=np.float32)
-    g = np.empty(weight.shape[1], dtype=np.float32)
-    s = np.empty(square.shape[1], dtype=np.float32)
+    w = scratch(weight.shape[1])
+    g = scratch(weight.shape[1])
+    s = scratch(square.shape[1])
     per_row = square.shape[1] == 1
     begin, end = thread * rows.size // threads, (thread + 1) * rows.size // threads
     for i in range(begin, end):
@@ -56,21 +67,25 @@ def _adagrad(thread, threads, weight, square, rows, gradients, shares, lr, decay
             prefetch(square, rows[i + _AHEAD])
         row = rows[i]
         row_decay = share_of(decay, shares, row)
-        for j in range(w.size):
-            w[j] = load(weight, row, j)
-            g[j] = gradients[i, j] + row_decay * w[j]
         if per_row:
-            total = np.float32(0.0)
-            for j in range(w.size):
-                total += g[j] * g[j]
-            s[0] = load(square, row, 0) + total / np.float32(w.size)
+            total = splat(np.float32(0.0))
+            for j in range(0, w.size, LANES):
+                old = load_lanes(weight, row, j)
+                gradient = load_lanes(gradients, i, j) + row_decay * old
+                total = total + gradient * gradient
+                write_block(w, j, old)
+                write_block(g, j, gradient)
+            s[0] = load(square, row, 0) + sum_lanes(total) / np.float32(weight.shape[1])
             rate = lr / (np.float32(math.sqrt(s[0])) + eps)
-            for j in range(w.size):
-                w[j] -= rate * g[j]
+            for j in range(0, w.size, LANES):
+                write_block(w, j, read_block(w, j) - rate * read_block(g, j))
         else:
-            for j in range(w.size):
-                s[j] = load(square, row, j) + g[j] * g[j]
-                w[j] -= lr * g[j] / (np.float32(math.sqrt(s[j])) + eps)
+            for j in range(0, w.size, LANES):
+                old = load_lanes(weight, row, j)
+                gradient = load_lanes(gradients, i, j) + row_decay * old
+                grown = load_lanes(square, row, j) + gradient * gradient
+                write_block(s, j, grown)
+                write_block(w, j, old - lr * gradient / (sqrt_lanes(grown) + eps))
         store_row(square, row, s, salt + 1)
         store_row(weight, row, w, salt)
 
@@ -86,9 +101,9 @@ def _adam(thread, threads, tensors, steps, step, rows, gradients, shares, lr, de
     weight, moment, square = tensors
     beta_1, beta_2, eps = options
     one = np.float32(1.0)
-    w = np.empty(weight.shape[1], dtype=np.float32)
-    m = np.empty(weight.shape[1], dtype=np.float32)
-    v = np.empty(weight.shape[1], dtype=np.float32)
+    w = scratch(weight.shape[1])
+    m = scratch(weight.shape[1])
+    v = scratch(weight.shape[1])
     begin, end = thread * rows.size // threads, (thread + 1) * rows.size // threads
     latest = corrections.shape[1] - 1
     for i in range(begin, end):
@@ -104,12 +119,14 @@ def _adam(thread, threads, tensors, steps, step, rows, gradients, shares, lr, de
             row_step = np.int64(steps[row])
         rate = lr / corrections[0, min(row_step, latest)]
         root = one / np.float32(math.sqrt(corrections[1, min(row_step, latest)]))
-        for j in range(w.size):
-            old = load(weight, row, j)
-            g = gradients[i, j] + row_decay * old
-            m[j] = beta_1 * load(moment, row, j) + (one - beta_1) * g
-            v[j] = beta_2 * load(square, row, j) + (one - beta_2) * g * g
-            w[j] = old - rate * m[j] / (np.float32(math.sqrt(v[j])) * root + eps)
+        for j in range(0, w.size, LANES):
+            old = load_lanes(weight, row, j)
+            g = load_lanes(gradients, i, j) + row_decay * old
+            mean = beta_1 * load_lanes(moment, row, j) + (one - beta_1) * g
+            mean_square = beta_2 * load_lanes(square, row, j) + (one - beta_2) * g * g
+            write_block(m, j, mean)
+            write_block(v, j, mean_square)
+            write_block(w, j, old - rate * mean / (sqrt_lanes(mean_square) * root + eps))
         store_row(moment, row, m, salt + 1)
         store_row(square, row, v, salt + 2)
         store_row(weight, row, w, salt)

@@ -1,7 +1,7 @@
-"""What numba kernels compute with: prefetching, hashing, ownership of rows, loads and stores by dtype.
+"""What numba kernels compute with: prefetching, copying, hashing, ownership of rows, values by dtype.
 
-A bf16 array reaches numba as uint16 and an fp16 one as int16 (numba knows neither); :func:`load` and :func:`store_row`
-convert by the type of the array.
+A bf16 array reaches numba as uint16 and an fp16 one as int16 (numba knows neither); :func:`load` converts by the type
+of the array. Rows are read and stored in blocks: :mod:`rectab.ops.numba_lanes`.
 """
 
 # Kernels have no type hints: numba infers them, and mypy misreads numba's decorators.
@@ -15,7 +15,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
-__all__ = ["load", "mix", "owner_of", "prefetch", "spread", "store_row"]
+__all__ = ["LOW_16", "copy_row", "load", "mix", "owner_of", "prefetch", "round_to_bf16", "round_to_fp16", "spread"]
 
 
 @intrinsic
@@ -57,12 +57,44 @@ def prefetch(array, row):
         _prefetch_address(start + line)
 
 
+def _chunk_copier(size):
+    @intrinsic
+    def copy_chunk(context, target, source):
+        def generate(context, builder, signature, arguments):
+            chunk = ir.VectorType(ir.IntType(8), size).as_pointer()
+            target, source = (builder.inttoptr(address, chunk) for address in arguments)
+            builder.store(builder.load(source, align=1), target, align=1)
+            return context.get_dummy_value()
+
+        return types.void(types.intp, types.intp), generate
+
+    return copy_chunk
+
+
+_copy_64, _copy_8, _copy_2 = (_chunk_copier(size) for size in (64, 8, 2))
+
+
+@njit(forceinline=True)
+def copy_row(source, row, target, to):
+    """``target[to] = source[row]``: contiguous arrays of one dtype and width."""
+    size, at = source.shape[1] * source.itemsize, 0
+    start, end = source.ctypes.data + row * size, target.ctypes.data + to * size
+    while at + 64 <= size:
+        _copy_64(end + at, start + at)
+        at += 64
+    while at + 8 <= size:
+        _copy_8(end + at, start + at)
+        at += 8
+    while at < size:
+        _copy_2(end + at, start + at)
+        at += 2
+
+
 _MULTIPLIER_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MULTIPLIER_2 = np.uint64(0x94D049BB133111EB)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _LOW_32 = np.uint64(0xFFFFFFFF)
-_LOW_16 = np.uint64(0xFFFF)
-_U16 = np.uint64(16)
+LOW_16 = np.uint64(0xFFFF)
 _U27 = np.uint64(27)
 _U30 = np.uint64(30)
 _U31 = np.uint64(31)
@@ -95,11 +127,6 @@ def owner_of(spread_row, threads):
 
 def load(array, row, column):
     """fp32 value of ``array[row, column]``; in kernels only."""
-    raise NotImplementedError
-
-
-def store_row(array, row, values, salt):
-    """``array[row] = values`` (fp32 [D]), rounded as :mod:`rectab.ops.rounding` does; in kernels only."""
     raise NotImplementedError
 
 
@@ -140,36 +167,14 @@ def _load(array, row, column):
 
 
 @njit(inline="always")
-def _round_to_bf16(value, random):
+def round_to_bf16(value, random):
     return np.uint16(np.uint32(_bits_of_float(value) + random) >> np.uint32(16))
 
 
 @njit(inline="always")
-def _round_to_fp16(value, random):
+def round_to_fp16(value, random):
     if abs(value) >= np.float32(2.0**-14):
         bits = np.int32((_bits_of_float(value) + (random & np.int32(0x1FFF))) & np.int32(-0x2000))
         return _exact_half(_float_of_bits(bits))
     scaled = value * np.float32(2.0**24) + np.float32(random) * np.float32(2.0**-16)
     return _exact_half(np.float32(np.floor(scaled)) * np.float32(2.0**-24))
-
-
-@overload(store_row)
-def _store_row(array, row, values, salt):
-    if array.dtype == types.float32:
-
-        def store_fp32(array, row, values, salt):
-            for j in range(values.size):
-                array[row, j] = values[j]
-
-        return store_fp32
-    rounded = _round_to_bf16 if array.dtype == types.uint16 else _round_to_fp16
-
-    def store_half(array, row, values, salt):
-        groups = (values.size + 3) // 4
-        for group in range(groups):
-            word = mix(np.uint64(row * groups + group), np.uint64(salt))
-            for j in range(group * 4, min(group * 4 + 4, values.size)):
-                array[row, j] = rounded(values[j], np.int32(word & _LOW_16))
-                word >>= _U16
-
-    return store_half

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from rectab.ops.dispatch import is_eager, kernels_for
+from rectab.ops.memory import empty_rows
 
 __all__ = ["Combination", "Gradient", "RowStore"]
 
@@ -56,7 +57,7 @@ class RowStore(nn.Module):
         self.pending: list[tuple[Tensor, Tensor]] = []
         self.before_lookup: Callable[[Tensor], None] | None = None
         """Set by a row optimizer whose decay is ``full``: brings rows up to date before they are read."""
-        weight = torch.empty(num_rows, row_dim, dtype=dtype, device=device)
+        weight = empty_rows(num_rows, row_dim, dtype=dtype, device=device)
         if weight.device.type != "meta":
             weight.normal_(0.0, init_std, generator=generator)
         self.weight = nn.Parameter(weight)

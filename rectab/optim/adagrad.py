@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rectab.ops.dispatch import kernels_for
+from rectab.ops.memory import empty_rows
 from rectab.ops.rows import RowStore
 from rectab.optim.base import RowOptimizer
 
@@ -51,7 +52,7 @@ class RowAdagrad(RowOptimizer):
 
     def _new_state(self, store: RowStore, device: torch.device) -> dict[str, Tensor]:
         shape = (store.num_rows,) if self._state_kind == "row" else (store.num_rows, store.row_dim)
-        return {"square": torch.full(shape, self._initial, dtype=self.state_dtype, device=device)}
+        return {"square": empty_rows(*shape, dtype=self.state_dtype, device=device).fill_(self._initial)}
 
     def _update(self, name: str, rows: Tensor, gradients: Tensor, lr: float, decay: float) -> None:
         weight = self.stores[name].weight

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rectab.ops.dispatch import kernels_for
+from rectab.ops.memory import empty_rows
 from rectab.ops.rows import RowStore
 from rectab.optim.base import RowOptimizer
 
@@ -58,10 +59,12 @@ class RowAdam(RowOptimizer):
         }
 
     def _new_state(self, store: RowStore, device: torch.device) -> dict[str, Tensor]:
-        shape = (store.num_rows, store.row_dim)
-        state = {key: torch.zeros(shape, dtype=self.state_dtype, device=device) for key in ("moment", "square")}
+        state = {
+            key: empty_rows(store.num_rows, store.row_dim, dtype=self.state_dtype, device=device).zero_()
+            for key in ("moment", "square")
+        }
         if self._bias_correction == "row" and not self._decays("full"):
-            state["steps"] = torch.zeros(store.num_rows, dtype=torch.int32, device=device)
+            state["steps"] = empty_rows(store.num_rows, dtype=torch.int32, device=device).zero_()
         return state
 
     def _update(self, name: str, rows: Tensor, gradients: Tensor, lr: float, decay: float) -> None:

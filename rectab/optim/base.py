@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rectab.ops.dispatch import KernelName, kernel_name, kernels_for
 from rectab.ops.hashing import salt_of
+from rectab.ops.memory import empty_rows
 from rectab.ops.replay import Clock
 from rectab.ops.rows import RowStore
 
@@ -80,7 +81,7 @@ class RowOptimizer(torch.optim.Optimizer):
         self._shares = self._shares_of(row_counts) if self._decays("minibatch") else {}
         if self._decays("full"):
             for name, store in self.stores.items():
-                seen = torch.zeros(store.num_rows, dtype=torch.int32, device=store.weight.device)
+                seen = empty_rows(store.num_rows, dtype=torch.int32, device=store.weight.device).zero_()
                 self.row_state[name]["seen"] = seen
                 store.before_lookup = self._refresher(name)
 

@@ -1,0 +1,103 @@
+"""Candidates timed in turn: each round runs every candidate once, so that a busy machine slows all of them alike."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+__all__ = ["Candidate", "add_arguments", "copy_bandwidth", "header", "interleaved", "report", "write_json"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Something to time.
+
+    Attributes:
+        name: whose it is and what it does.
+        gradient: layout of the table's gradient (``row``, ``fused``, ``sparse``, ``dense``, ``none``).
+        run: one step or lookup of one batch, as ``inputs`` gives it.
+        inputs: its batches, in its own format; converting to it is not timed.
+        precision: of the dense part.
+    """
+
+    name: str
+    gradient: str
+    run: Callable[[Any], object] = field(repr=False)
+    inputs: Sequence[Any] = field(repr=False)
+    precision: str = "fp32"
+
+
+def add_arguments(parser: argparse.ArgumentParser, rounds: int) -> None:
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--json", type=Path, help="also write the rows here")
+    parser.add_argument("--cpu-time", action="store_true", help="of one thread; for a machine that others use as well")
+
+
+def header(arguments: argparse.Namespace) -> Callable[[], float]:
+    """Print the circumstances; returns the clock."""
+    if arguments.cpu_time:
+        torch.set_num_threads(1)
+    kind = "CPU time of one thread" if arguments.cpu_time else "wall time"
+    print(f"{kind}, {torch.get_num_threads()} threads, torch {torch.__version__}", flush=True)
+    return time.process_time if arguments.cpu_time else time.perf_counter
+
+
+def interleaved(candidates: Sequence[Candidate], rounds: int, clock: Callable[[], float]) -> np.ndarray:
+    """Seconds [rounds, candidates] by ``clock``, after two rounds that are not counted."""
+    seconds = np.zeros((rounds, len(candidates)))
+    for index in range(-2, rounds):
+        for column, candidate in enumerate(candidates):
+            batch = candidate.inputs[index % len(candidate.inputs)]
+            start = clock()
+            candidate.run(batch)
+            if index >= 0:
+                seconds[index, column] = clock() - start
+    return seconds
+
+
+def copy_bandwidth() -> float:
+    """Bytes a second, read and written, of a copy larger than the caches; the best of five."""
+    source = torch.ones(64 * 2**20)
+    target = torch.empty_like(source)
+    best = min(_seconds(lambda: target.copy_(source)) for _ in range(5))
+    return 2 * source.numel() * 4 / best
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def report(
+    what: str, candidates: Sequence[Candidate], seconds: np.ndarray, references: Sequence[int] = (0,), **more: Any
+) -> list[dict[str, Any]]:
+    """Print and return a row per candidate: median, and the quartiles of its per-round ratio to each reference."""
+    rows = []
+    for column, candidate in enumerate(candidates):
+        ratios = {}
+        for reference in references:
+            quartiles = np.percentile(seconds[:, column] / seconds[:, reference], [25, 50, 75])
+            ratios[f"{candidates[reference].name} {candidates[reference].precision}"] = quartiles.tolist()
+        described = {key: getattr(candidate, key) for key in ("name", "gradient", "precision")}
+        median = float(np.median(seconds[:, column])) * 1e3
+        row = {"what": what, **more, **described, "threads": torch.get_num_threads(), "rounds": len(seconds)}
+        rows.append(row | {"median_ms": median, "ratios": ratios})
+        texts = [f"x{middle:6.2f} [{low:.2f}, {high:.2f}] of {name}" for name, (low, middle, high) in ratios.items()]
+        print(f"{what:28s} {candidate.name:30s} {candidate.precision:5s} {candidate.gradient:7s}{median:10.3f} ms  ",
+              "  ".join(texts), flush=True)  # fmt: skip
+    return rows
+
+
+def write_json(path: Path | None, rows: list[dict[str, Any]], **more: Any) -> None:
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({**more, "rows": rows}, indent=1))

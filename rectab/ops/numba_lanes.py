@@ -1,0 +1,290 @@
+"""Rows in blocks of 16 fp32 lanes: what the numba kernels compute with.
+
+A loop over the elements of a short row is slow where its length is unknown: before every row LLVM checks that no two
+arrays overlap. Here a block of a row is one value of a vector type, which LLVM maps to whatever registers there are.
+Row kernels keep their results in scratch arrays of whole blocks (:func:`scratch`) until a row is stored.
+"""
+
+# Kernels have no type hints: numba infers them, and mypy misreads numba's decorators.
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+import operator
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, overload, register_model
+
+from rectab.ops.numba_values import LOW_16, load, mix, round_to_bf16, round_to_fp16
+
+__all__ = [
+    "LANES",
+    "load_lanes",
+    "read_block",
+    "scratch",
+    "splat",
+    "sqrt_lanes",
+    "store_lanes",
+    "store_row",
+    "sum_lanes",
+    "write_block",
+]
+
+LANES = 16
+_U16 = np.uint64(16)
+_FLOATS = ir.VectorType(ir.FloatType(), LANES)
+_INLINE = {
+    "forceinline": True,
+    "error_model": "numpy",
+}  # by LLVM: numba's own inliner is slow and stumbles over returns
+_FLAGS = ("contract", "reassoc", "nsz")  # as numba_support compiles
+
+
+class _LanesType(types.Type):
+    def __init__(self):
+        super().__init__(name=f"float32x{LANES}")
+
+
+_lanes = _LanesType()
+
+
+@register_model(_LanesType)
+class _LanesModel(models.PrimitiveModel):
+    def __init__(self, manager, frontend_type):
+        super().__init__(manager, frontend_type, _FLOATS)
+
+
+def _index(number):
+    return ir.Constant(ir.IntType(32), number)
+
+
+def _shuffle(builder, vector, indices):
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), len(indices)), indices)
+    return builder.shuffle_vector(vector, vector, mask)
+
+
+@intrinsic
+def splat(context, value):
+    """float32 -> lanes that all hold it."""
+
+    def generate(context, builder, signature, arguments):
+        first = builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), arguments[0], _index(0))
+        return _shuffle(builder, first, [0] * LANES)
+
+    return _lanes(types.float32), generate
+
+
+@intrinsic
+def sum_lanes(context, value):
+    """The sum over all lanes, in halves: always in the same order."""
+
+    def generate(context, builder, signature, arguments):
+        vector, width = arguments[0], LANES
+        while width > 1:
+            width //= 2
+            low, high = (_shuffle(builder, vector, list(range(at, at + width))) for at in (0, width))
+            vector = builder.fadd(low, high)
+        return builder.extract_element(vector, _index(0))
+
+    return types.float32(_lanes), generate
+
+
+@intrinsic
+def sqrt_lanes(context, value):
+    """Square root of every lane."""
+
+    def generate(context, builder, signature, arguments):
+        function_type = ir.FunctionType(_FLOATS, [_FLOATS])
+        function = cgutils.get_or_insert_function(builder.module, function_type, f"llvm.sqrt.v{LANES}f32")
+        return builder.call(function, arguments)
+
+    return _lanes(_lanes), generate
+
+
+def _arithmetic(python_operator, instruction):
+    """Let ``python_operator`` take lanes on both sides, or a float32 on one."""
+
+    @intrinsic
+    def apply(context, left, right):
+        def generate(context, builder, signature, arguments):
+            return getattr(builder, instruction)(*arguments, flags=_FLAGS)
+
+        return _lanes(_lanes, _lanes), generate
+
+    @overload(python_operator, jit_options=_INLINE)
+    def implementation(left, right):
+        kinds = (isinstance(left, _LanesType), isinstance(right, _LanesType))
+        if kinds == (True, True):
+            return lambda left, right: apply(left, right)
+        if kinds == (True, False) and right == types.float32:
+            return lambda left, right: apply(left, splat(right))
+        if kinds == (False, True) and left == types.float32:
+            return lambda left, right: apply(splat(left), right)
+        return None
+
+
+for _operator, _instruction in (("add", "fadd"), ("sub", "fsub"), ("mul", "fmul"), ("truediv", "fdiv")):
+    _arithmetic(getattr(operator, _operator), _instruction)
+
+
+# Memory.
+
+
+@intrinsic
+def _load_floats(context, address):
+    def generate(context, builder, signature, arguments):
+        return builder.load(builder.inttoptr(arguments[0], _FLOATS.as_pointer()), align=4)
+
+    return _lanes(types.intp), generate
+
+
+@intrinsic
+def _load_upper_halves(context, address):
+    """bf16: the upper halves of fp32."""
+
+    def generate(context, builder, signature, arguments):
+        halves, words = (ir.VectorType(ir.IntType(bits), LANES) for bits in (16, 32))
+        loaded = builder.load(builder.inttoptr(arguments[0], halves.as_pointer()), align=2)
+        shifted = builder.shl(builder.zext(loaded, words), ir.Constant(words, [16] * LANES))
+        return builder.bitcast(shifted, _FLOATS)
+
+    return _lanes(types.intp), generate
+
+
+@intrinsic
+def _store_floats(context, address, value):
+    def generate(context, builder, signature, arguments):
+        builder.store(arguments[1], builder.inttoptr(arguments[0], _FLOATS.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, _lanes), generate
+
+
+@intrinsic
+def _keep_first(context, value, count):
+    """Lanes from ``count`` on become 0."""
+
+    def generate(context, builder, signature, arguments):
+        vector, count = arguments
+        words = ir.VectorType(ir.IntType(64), LANES)
+        first = builder.insert_element(ir.Constant(words, ir.Undefined), count, _index(0))
+        kept = builder.icmp_signed("<", ir.Constant(words, list(range(LANES))), _shuffle(builder, first, [0] * LANES))
+        return builder.select(kept, vector, ir.Constant(_FLOATS, [0.0] * LANES))
+
+    return _lanes(_lanes, types.int64), generate
+
+
+@intrinsic
+def _with_lane(context, value, lane, element):
+    def generate(context, builder, signature, arguments):
+        return builder.insert_element(arguments[0], arguments[2], arguments[1])
+
+    return _lanes(_lanes, types.int64, types.float32), generate
+
+
+@intrinsic
+def _lane(context, value, lane):
+    def generate(context, builder, signature, arguments):
+        return builder.extract_element(*arguments)
+
+    return types.float32(_lanes, types.int64), generate
+
+
+@njit(error_model="numpy")
+def _load_one_by_one(array, row, column, count):
+    value = splat(np.float32(0.0))
+    for k in range(LANES):
+        if k < count:
+            value = _with_lane(value, np.int64(k), load(array, row, column + k))
+    return value
+
+
+def load_lanes(array, row, column):
+    """``array[row, column:column + 16]`` of a contiguous array in fp32, bf16 or fp16; 0 beyond the row's end."""
+    raise NotImplementedError
+
+
+@overload(load_lanes, jit_options=_INLINE)
+def _load_lanes(array, row, column):
+    if array.dtype == types.int16:  # not every processor converts fp16
+        return lambda array, row, column: _load_one_by_one(array, row, column, array.shape[1] - column)
+    load_block = _load_upper_halves if array.dtype == types.uint16 else _load_floats
+
+    @njit(error_model="numpy")
+    def load_tail(array, row, column):
+        count, start = array.shape[1] - column, row * array.shape[1] + column
+        if start + LANES > array.size:  # a whole block would reach beyond the array
+            return _load_one_by_one(array, row, column, count)
+        return _keep_first(load_block(array.ctypes.data + start * array.itemsize), count)
+
+    def load_any(array, row, column):
+        if column + LANES <= array.shape[1]:
+            return load_block(array.ctypes.data + (row * array.shape[1] + column) * array.itemsize)
+        return load_tail(array, row, column)
+
+    return load_any
+
+
+@njit(error_model="numpy")
+def _store_tail(array, row, column, value):
+    for k in range(LANES):
+        if column + k < array.shape[1]:
+            array[row, column + k] = _lane(value, np.int64(k))
+
+
+@njit(**_INLINE)
+def store_lanes(array, row, column, value):
+    """``array[row, column:column + 16] = value`` as far as the row reaches; fp32 and contiguous."""
+    if column + LANES <= array.shape[1]:
+        _store_floats(array.ctypes.data + (row * array.shape[1] + column) * array.itemsize, value)
+    else:
+        _store_tail(array, row, column, value)
+
+
+@njit(**_INLINE)
+def scratch(row_dim):
+    """fp32 zeros in whole blocks, at least ``row_dim`` of them."""
+    return np.zeros((row_dim + LANES - 1) // LANES * LANES, dtype=np.float32)
+
+
+@njit(**_INLINE)
+def read_block(values, column):
+    """Lanes ``values[column:column + 16]`` of a scratch array."""
+    return _load_floats(values.ctypes.data + column * values.itemsize)
+
+
+@njit(**_INLINE)
+def write_block(values, column, value):
+    """``values[column:column + 16] = value`` of a scratch array."""
+    _store_floats(values.ctypes.data + column * values.itemsize, value)
+
+
+def store_row(array, row, values, salt):
+    """``array[row] = values`` (a scratch array), rounded as :mod:`rectab.ops.rounding` does; in kernels only."""
+    raise NotImplementedError
+
+
+@overload(store_row, jit_options=_INLINE)
+def _store_row(array, row, values, salt):
+    if array.dtype == types.float32:
+
+        def store_fp32(array, row, values, salt):
+            for j in range(0, array.shape[1], LANES):
+                store_lanes(array, row, j, read_block(values, j))
+
+        return store_fp32
+    rounded = round_to_bf16 if array.dtype == types.uint16 else round_to_fp16
+
+    def store_half(array, row, values, salt):
+        row_dim = array.shape[1]
+        groups = (row_dim + 3) // 4
+        for group in range(groups):
+            word = mix(np.uint64(row * groups + group), np.uint64(salt))
+            for j in range(group * 4, min(group * 4 + 4, row_dim)):
+                array[row, j] = rounded(values[j], np.int32(word & LOW_16))
+                word >>= _U16
+
+    return store_half
