@@ -58,16 +58,6 @@ def test_any_interaction_with_any_tower(interaction: str, history: str, batch: B
     assert not without
 
 
-@pytest.mark.parametrize("method", ["full", "hashed", "unified"])
-@pytest.mark.parametrize("history", ["mean", "din"])
-def test_gradients_reach_target_and_history_rows_of_any_table(method: str, history: str, batch: Batch) -> None:
-    model = model_of("deepfm", history, method)
-    model(batch).sum().backward()
-    for _, store in model.table.row_stores():
-        assert store.weight.grad is not None
-        assert store.weight.grad.abs().sum() > 0
-
-
 @pytest.mark.parametrize("interaction", INTERACTIONS)
 @pytest.mark.parametrize("history", ["mean", "din"])
 def test_evaluation_of_a_row_does_not_depend_on_its_batch_mates(interaction: str, history: str) -> None:
