@@ -28,10 +28,11 @@ bench: $(VENV)/.dev
 bench-peers: .venv-peers/.installed
 	.venv-peers/bin/python bench/peers/compare_rows.py
 
+# torch, torchrec, FuxiCTR and DeepCTR-Torch with rectab tables in them; exports; sharding over several processes.
 test-hosts: .venv-peers/.installed
-	.venv-peers/bin/python -m pytest tests/hosts
+	OMP_NUM_THREADS=1 .venv-peers/bin/python -m pytest tests/hosts tests/test_swap_examples.py
 
-.venv-peers/.installed: bench/peers/requirements.txt bench/peers/install.sh
+.venv-peers/.installed: bench/peers/requirements.txt bench/peers/constraints.txt bench/peers/install.sh
 	bench/peers/install.sh .venv-peers
 	touch $@
 

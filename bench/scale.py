@@ -8,9 +8,11 @@ Nothing is allocated and no GPU is used: tables are on the meta device, and time
 from __future__ import annotations
 
 import logging
+import warnings
 
 import torch
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig
+from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
 from torchrec.distributed.planner.types import PlannerError
@@ -24,6 +26,7 @@ BATCH, HISTORY = 2048, 50
 GIB = 2**30
 HBM = 80 * GIB
 GPUS = (8, 32, 128)
+FEWEST = (1, 2, 4, 8, 16, 24, 32)
 # 32 vocabularies as log-evenly spread as a large CTR model's, 1 TB in fp32 all together; the largest has a history too.
 LARGEST, COUNT, FALL = 470_000_000, 32, 1.29
 
@@ -40,21 +43,25 @@ def full_collection() -> EmbeddingBagCollection:
     return EmbeddingBagCollection(tables=configs, device=torch.device("meta"))
 
 
-def plan(module: torch.nn.Module, rows: EmbeddingBagCollection, gpus: int) -> tuple[float, float, float] | None:
+def plan(
+    module: torch.nn.Module, rows: EmbeddingBagCollection, gpus: int, on_gpu: bool = False
+) -> tuple[float, float, float] | None:
     """(memory of the fullest GPU, host memory of the fullest rank, both in GiB, estimated milliseconds of a step).
 
-    None if it does not fit.
+    None if it does not fit. ``on_gpu`` leaves the planner no host memory.
     """
     apply_optimizer_in_backward(RowWiseAdagrad, module.parameters(), {"lr": 0.01})
+    kernels = [EmbeddingComputeKernel.FUSED.value] if on_gpu else None
     constraints = {
         config.name: ParameterConstraints(
-            pooling_factors=[float(HISTORY if name.startswith("history") else 1) for name in config.feature_names]
+            compute_kernels=kernels,
+            pooling_factors=[float(HISTORY if name.startswith("history") else 1) for name in config.feature_names],
         )
         for config in rows.embedding_bag_configs()
     }
     topology = Topology(
         world_size=gpus,
-        local_world_size=8,
+        local_world_size=min(gpus, 8),
         compute_device="cuda",
         hbm_cap=HBM,
         hbm_mem_bw=3350 * GIB / 1000,
@@ -75,21 +82,34 @@ def plan(module: torch.nn.Module, rows: EmbeddingBagCollection, gpus: int) -> tu
     return max(memory), max(host), max(time)
 
 
+def module_of(method: str, budget: str | None) -> torch.nn.Module:
+    return shardable(full_collection(), method, budget, "meta", **({"num_tables": 8} if method == "unified" else {}))
+
+
+def fewest(method: str, budget: str | None) -> int | None:
+    """GPUs whose own memory holds rows and optimizer state, of the numbers tried."""
+    for gpus in FEWEST:
+        module = module_of(method, budget)
+        if plan(module, module.rows, gpus, on_gpu=True) is not None:
+            return gpus
+    return None
+
+
 def main() -> None:
     logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
     total = sum(vocabularies().values()) * DIM * 4
     print(f"{COUNT} tables, {sum(vocabularies().values()):,} ids, width {DIM}: {total / 1e12:.2f} TB in fp32\n")
-    print("| method | budget | rows, GiB | " + " | ".join(f"{n} GPUs" for n in GPUS) + " |")
-    print("|---|---|---|" + "---|" * len(GPUS))
+    print("| method | budget | rows, GiB | fewest GPUs | " + " | ".join(f"{n} GPUs" for n in GPUS) + " |")
+    print("|---|---|---|---|" + "---|" * len(GPUS))
     cases = [("full", None)] + [(m, b) for m in ("hashed", "unified") for b in ("25%", "10%")]
     for method, budget in cases:
-        cells = []
+        size = module_of(method, budget).planned.serving.bytes / GIB
+        cells = [str(fewest(method, budget) or f"over {FEWEST[-1]}")]
         for gpus in GPUS:
-            options = {"num_tables": 8} if method == "unified" else {}
-            module = shardable(full_collection(), method, budget, device="meta", **options)
+            module = module_of(method, budget)
             found = plan(module, module.rows, gpus)
             cells.append("does not fit" if found is None else f"{found[0]:.0f} + {found[1]:.0f} GiB, {found[2]:.1f} ms")
-        size = module.planned.serving.bytes / GIB
         print(f"| {method} | {budget or '100%'} | {size:.0f} | " + " | ".join(cells) + " |", flush=True)
 
 

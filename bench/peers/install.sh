@@ -6,6 +6,6 @@ cd "$(dirname "$0")/../.."
 folder="${1:-.venv-peers}"
 "${PYTHON:-python3.11}" -m venv "$folder"
 pip=("$folder/bin/python" -m pip install --quiet)
-"${pip[@]}" -r bench/peers/requirements.txt
+"${pip[@]}" -r bench/peers/requirements.txt -c bench/peers/constraints.txt
 "${pip[@]}" --no-deps torchrec==1.8.0
 "${pip[@]}" --no-deps -e .
