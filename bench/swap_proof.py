@@ -1,10 +1,11 @@
 """Real models of every host on real rows, with their own tables and with swapped ones, trained in the host's own loop.
 
     .venv-peers/bin/python bench/swap_proof.py frappe FOLDER [--hosts torch torchrec deepctr fuxictr]
-    .venv-peers/bin/python bench/swap_proof.py kuairand FOLDER --hosts din
+    .venv-peers/bin/python bench/swap_proof.py kuairand FOLDER --hosts din torchrec-weighted
 
 FOLDER is a data set that ``rectab prepare`` wrote. Every run of a host has the same rows, order, optimizer and number
-of epochs; the test split is read once, at the end. Prints a Markdown table: test AUC, bytes of the tables, seconds.
+of epochs; the test split is read once, at the end. Prints a Markdown table: test AUC, bytes of the tables, and seconds
+of training: CPU time of one thread, which a busy machine does not change.
 """
 
 from __future__ import annotations
@@ -25,11 +26,13 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 import rectab
-from rectab.batch import Batch
+from rectab.batch import Batch, Jagged
 from rectab.data import PreparedDataset
+from rectab.optim import RowAdam
 
 DIM, UNITS, BATCH, RATE, LENGTH = 16, [128, 64], 2048, 3e-3, 30
-Trained = tuple[nn.Module, Callable[[int], None], Callable[[], np.ndarray]]
+Host = tuple[nn.Module, torch.optim.Optimizer, Callable[[int], None], Callable[[], np.ndarray]]
+"""Model, the optimizer its loop steps, training for some epochs, predictions of the test split."""
 
 
 def shuffled(data: PreparedDataset, seed: int, history: int | None) -> list[Batch]:
@@ -42,12 +45,15 @@ def in_order(data: PreparedDataset, split: str, history: int | None) -> list[Bat
     return [rows.batch(slice(at, min(at + BATCH, len(rows))), history) for at in range(0, len(rows), BATCH)]
 
 
-def plain_loop(model: nn.Module, forward: Callable[[Batch], Tensor], data: PreparedDataset) -> Trained:
+def plain_loop(
+    model: nn.Module, forward: Callable[[Batch], Tensor], data: PreparedDataset, history: int | None = 0
+) -> Host:
+    optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
+
     def fit(epochs: int) -> None:
-        optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
         model.train()
         for epoch in range(epochs):
-            for batch in shuffled(data, epoch, 0):
+            for batch in shuffled(data, epoch, history):
                 optimizer.zero_grad()
                 nn.functional.binary_cross_entropy_with_logits(forward(batch), batch.labels).backward()
                 optimizer.step()
@@ -55,12 +61,12 @@ def plain_loop(model: nn.Module, forward: Callable[[Batch], Tensor], data: Prepa
     @torch.no_grad()
     def predict() -> np.ndarray:
         model.eval()
-        return torch.cat([forward(batch) for batch in in_order(data, "test", 0)]).numpy()
+        return torch.cat([forward(batch) for batch in in_order(data, "test", history)]).numpy()
 
-    return model, fit, predict
+    return model, optimizer, fit, predict
 
 
-def torch_mlp(data: PreparedDataset, folder: Path) -> Trained:
+def torch_mlp(data: PreparedDataset, folder: Path) -> Host:
     sizes = [v.num_embeddings for v in data.schema.vocabularies]
     tables = nn.ModuleList(nn.Embedding(size, DIM) for size in sizes)
     for table in tables:
@@ -77,26 +83,47 @@ def torch_mlp(data: PreparedDataset, folder: Path) -> Trained:
     return plain_loop(model, forward, data)
 
 
-def torchrec_dlrm(data: PreparedDataset, folder: Path) -> Trained:
+def torchrec_dlrm(data: PreparedDataset, folder: Path, weighted: bool = False) -> Host:
+    """Bags of one id a column; weighted: the histories too, where the nth last id counts 1 / sqrt(n)."""
     from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
     from torchrec.models.dlrm import DLRM
 
-    names = [feature.name for feature in data.schema.categorical]
+    columns = data.schema.categorical
+    sequences = [f for f in data.schema.features if f.kind == "sequence"] if weighted else []
+    readers: dict[str, list[str]] = {v.name: [] for v in data.schema.vocabularies}
+    for feature in [*columns, *sequences]:
+        readers[feature.vocabulary].append(feature.name)
     tables = [
-        EmbeddingBagConfig(name=v.name, embedding_dim=DIM, num_embeddings=v.num_embeddings, feature_names=[v.name])
+        EmbeddingBagConfig(name=v.name, embedding_dim=DIM, num_embeddings=v.num_embeddings, feature_names=names)
         for v in data.schema.vocabularies
+        if (names := readers[v.name])
     ]
-    model = DLRM(EmbeddingBagCollection(tables=tables), 1, [DIM], [*UNITS, 1])
+    numbers = max(data.train.batch(slice(0, 1), 0).dense.shape[1], 1)
+    model = DLRM(EmbeddingBagCollection(tables=tables, is_weighted=weighted), numbers, [DIM], [*UNITS, 1])
 
     def forward(batch: Batch) -> Tensor:
-        lengths = torch.ones(batch.ids.numel(), dtype=torch.int32)
-        ids = KeyedJaggedTensor(keys=names, values=batch.ids.t().flatten(), lengths=lengths)
-        return model(torch.zeros(len(batch), 1), ids).squeeze(1)
+        bags = [batch.histories[feature.name] for feature in sequences]
+        lengths = [torch.ones(batch.ids.numel(), dtype=torch.int64), *(bag.lengths() for bag in bags)]
+        weights = [torch.ones(batch.ids.numel()), *(recency(bag) for bag in bags)]
+        ids = KeyedJaggedTensor(
+            keys=[feature.name for feature in [*columns, *sequences]],
+            values=torch.cat([batch.ids.t().flatten(), *(bag.values for bag in bags)]),
+            lengths=torch.cat(lengths),
+            weights=torch.cat(weights) if weighted else None,
+        )
+        dense = batch.dense if batch.dense.shape[1] else torch.zeros(len(batch), 1)
+        return model(dense, ids).squeeze(1)
 
-    return plain_loop(model, forward, data)
+    return plain_loop(model, forward, data, LENGTH if weighted else 0)
 
 
-def deepctr_deepfm(data: PreparedDataset, folder: Path) -> Trained:
+def recency(bag: Jagged) -> Tensor:
+    """float [sum L]: 1 for the last id of a bag, 1 / sqrt(2) for the one before it, and so on."""
+    from_end = bag.offsets[1:][bag.segment_ids()] - torch.arange(bag.values.numel())
+    return from_end.to(torch.float32).rsqrt()
+
+
+def deepctr_deepfm(data: PreparedDataset, folder: Path) -> Host:
     from deepctr_torch.inputs import SparseFeat
     from deepctr_torch.models import DeepFM
 
@@ -111,10 +138,10 @@ def deepctr_deepfm(data: PreparedDataset, folder: Path) -> Trained:
     def fit(epochs: int) -> None:
         model.fit(inputs(data.train), data.train.labels.astype("float32"), BATCH, epochs, verbose=0)
 
-    return model, fit, lambda: model.predict(inputs(data.test), BATCH).ravel()
+    return model, model.optim, fit, lambda: model.predict(inputs(data.test), BATCH).ravel()
 
 
-def fuxictr(name: str, data: PreparedDataset, folder: Path) -> Trained:
+def fuxictr(name: str, data: PreparedDataset, folder: Path) -> Host:
     """LongCTR's models: item features (target and history end to end), the other features, a mask of the history."""
     from fuxictr.features import FeatureMap
 
@@ -151,16 +178,44 @@ def fuxictr(name: str, data: PreparedDataset, folder: Path) -> Trained:
         valid = [convert(batch) for batch in in_order(data, "valid", LENGTH)]
         model.fit([convert(batch) for batch in shuffled(data, 0, LENGTH)], epochs=epochs, validation_data=valid)
 
-    return model, fit, lambda: model.predict([convert(batch) for batch in in_order(data, "test", LENGTH)])
+    return (
+        model,
+        model.optimizer,
+        fit,
+        lambda: model.predict([convert(batch) for batch in in_order(data, "test", LENGTH)]),
+    )
 
 
-HOSTS: dict[str, tuple[str, Callable[[PreparedDataset, Path], Trained]]] = {
+HOSTS: dict[str, tuple[str, Callable[[PreparedDataset, Path], Host]]] = {
     "torch": ("torch MLP", torch_mlp),
     "torchrec": ("torchrec DLRM", torchrec_dlrm),
+    "torchrec-weighted": ("torchrec DLRM, weighted bags", lambda data, folder: torchrec_dlrm(data, folder, True)),
     "deepctr": ("DeepCTR-Torch DeepFM", deepctr_deepfm),
     "fuxictr": ("FuxiCTR DCNv2", lambda data, folder: fuxictr("DCNv2", data, folder)),
     "din": ("FuxiCTR DIN", lambda data, folder: fuxictr("DIN", data, folder)),
 }
+
+
+def run(host: str, data: PreparedDataset, method: str, budget: str, gradient: str, epochs: int, seed: int) -> str:
+    """The cells of one row: tables, bytes, test AUC, seconds. Without a method the host keeps its own tables."""
+    torch.manual_seed(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        model, optimizer, fit, predict = HOSTS[host][1](data, Path(folder))
+        torch.manual_seed(seed)
+        size = rectab.plan_swap(model, budget="100%").bytes_before
+        if method:
+            result = rectab.swap_(
+                model, method, budget, optimizer=optimizer, gradient=gradient, seed=seed, verbose=False
+            )
+            size = result.bytes_after
+            if gradient == "row":
+                result.step_with(optimizer, RowAdam(result.row_stores(), lr=RATE))
+        start = time.process_time()
+        fit(epochs)
+        seconds = time.process_time() - start
+        auc = roc_auc_score(data.test.labels, predict())
+    tables = f"{method} {budget}, {gradient} gradients" if method else "its own"
+    return f"{tables} | {size:,} | {auc:.4f} | {seconds:.0f}"
 
 
 def main() -> None:
@@ -169,28 +224,21 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--hosts", nargs="+", choices=list(HOSTS), default=["torch", "torchrec", "deepctr", "fuxictr"])
     parser.add_argument("--methods", nargs="+", default=["unified"])
+    parser.add_argument("--budgets", nargs="+", default=["25%", "10%"])
+    parser.add_argument("--gradients", nargs="+", default=["dense"], choices=["dense", "row"])
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
     data = PreparedDataset.open(options.folder)
+    cases = [("", "", "dense")]
+    cases += [(m, b, g) for m in options.methods for b in options.budgets for g in options.gradients]
     print("| data | model | tables | bytes | test AUC | seconds |\n|---|---|---|---|---|---|")
     for host in options.hosts:
-        label, build = HOSTS[host]
-        for method, budget in [("", ""), *((m, b) for b in ("25%", "10%") for m in options.methods)]:
-            torch.manual_seed(options.seed)
-            with tempfile.TemporaryDirectory() as folder:
-                model, fit, predict = build(data, Path(folder))
-                torch.manual_seed(options.seed)
-                size = rectab.plan_swap(model, budget="100%").bytes_before
-                if method:
-                    size = rectab.swap_(model, method, budget, seed=options.seed, verbose=False).bytes_after
-                start = time.perf_counter()
-                fit(options.epochs)
-                seconds = time.perf_counter() - start
-                auc = roc_auc_score(data.test.labels, predict())
-            tables = f"{method} {budget}" if method else "its own"
-            print(f"| {options.name} | {label} | {tables} | {size:,} | {auc:.4f} | {seconds:.0f} |", flush=True)
+        for method, budget, gradient in cases:
+            cells = run(host, data, method, budget, gradient, options.epochs, options.seed)
+            print(f"| {options.name} | {HOSTS[host][0]} | {cells} |", flush=True)
 
 
 if __name__ == "__main__":
