@@ -1,18 +1,22 @@
-"""One process of a sharded training run; started by test_torchrec_sharded.py, once a rank.
+"""A sharded training run on several processes; started by test_torchrec_sharded.py.
 
-    torchrec_worker.py OUT METHOD SHARDING STEPS [--save-at N] [--resume] [--die-at N]
+    torchrec_worker.py OUT METHOD SHARDING STEPS --world N [--adagrad] [--save-at N] [--resume] [--die-at N]
 
-Writes the losses of the whole batch to OUT/losses.json (rank 0), and checkpoints to OUT/checkpoint.
+Imports once and forks the ranks: most of a short run is importing torchrec. Writes the losses of the whole batch to
+OUT/losses.json (rank 0), checkpoints to OUT/checkpoint, and the exit code of every rank to OUT/codes.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import signal
+import socket
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -66,40 +70,46 @@ def batch(step: int, rank: int, world: int) -> tuple[torch.Tensor, KeyedJaggedTe
     return dense[mine], sparse, labels[mine]
 
 
-def shard(model: DLRM, names: list[str], sharding: str, world: int) -> DistributedModelParallel:
-    apply_optimizer_in_backward(torch.optim.SGD, model.sparse_arch.parameters(), {"lr": RATE})
-    constraints = {name: ParameterConstraints(sharding_types=[sharding], min_partition=4) for name in names}
+def optimizer_of(adagrad: bool) -> tuple[type[torch.optim.Optimizer], dict[str, float]]:
+    return (torch.optim.Adagrad, {"lr": 0.05, "eps": 1e-8}) if adagrad else (torch.optim.SGD, {"lr": RATE})
+
+
+def shard(model: DLRM, names: list[str], options: argparse.Namespace) -> DistributedModelParallel:
+    kind, arguments = optimizer_of(options.adagrad)
+    apply_optimizer_in_backward(kind, model.sparse_arch.parameters(), arguments)
+    constraints = {name: ParameterConstraints(sharding_types=[options.sharding], min_partition=4) for name in names}
     planner = EmbeddingShardingPlanner(
-        topology=Topology(world_size=world, compute_device="cpu"), constraints=constraints
+        topology=Topology(world_size=options.world, compute_device="cpu"), constraints=constraints
     )
     sharders = [EmbeddingBagCollectionSharder()]
     plan = planner.collective_plan(model, sharders, dist.group.WORLD)
     return DistributedModelParallel(model, device=torch.device("cpu"), plan=plan, sharders=sharders)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("out", type=Path)
-    parser.add_argument("method")
-    parser.add_argument("sharding")
-    parser.add_argument("steps", type=int)
-    parser.add_argument("--save-at", type=int)
-    parser.add_argument("--die-at", type=int)
-    parser.add_argument("--resume", action="store_true")
-    options = parser.parse_args()
+def train(rank: int, port: int, options: argparse.Namespace) -> None:
+    log = os.open(options.out / f"log{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    world = options.world
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", timeout=timedelta(seconds=30))
-    rank, world = dist.get_rank(), dist.get_world_size()
-    model = shard(*build(options.method), options.sharding, world)
+    # Long, because a busy machine may hold a rank up for minutes. A rank that dies is noticed at once, not by this.
+    dist.init_process_group("gloo", timeout=timedelta(minutes=30))
+    model = shard(*build(options.method), options)
     bags = model.module.sparse_arch.embedding_bag_collection
     bags.copy_rows_from(bags.planned.build())
     dense = [p for name, p in model.named_parameters() if "sparse_arch" not in name]
     optimizer = torch.optim.SGD(dense, lr=RATE)
-    start = load_sharded(options.out / "checkpoint", {"model": model.state_dict()}) if options.resume else 0
+
+    def state() -> dict[str, Any]:
+        return {"model": model.state_dict(), "rows": model.fused_optimizer.state_dict()["state"]}
+
+    start = load_sharded(options.out / "checkpoint", state()) if options.resume else 0
     losses = []
     for step in range(start, options.steps):
         if step == options.save_at:
-            save_sharded(options.out / "checkpoint", {"model": model.state_dict()}, step)
+            save_sharded(options.out / "checkpoint", state(), step)
         if step == options.die_at and rank == world - 1:
             os.kill(os.getpid(), signal.SIGKILL)
         features, sparse, labels = batch(step, rank, world)
@@ -113,6 +123,30 @@ def main() -> None:
     if rank == 0:
         (options.out / "losses.json").write_text(json.dumps(losses))
     dist.destroy_process_group()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("out", type=Path)
+    parser.add_argument("method")
+    parser.add_argument("sharding")
+    parser.add_argument("steps", type=int)
+    parser.add_argument("--world", type=int, required=True)
+    parser.add_argument("--adagrad", action="store_true")
+    parser.add_argument("--save-at", type=int)
+    parser.add_argument("--die-at", type=int)
+    parser.add_argument("--resume", action="store_true")
+    options = parser.parse_args()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    fork = multiprocessing.get_context("fork")
+    ranks = [fork.Process(target=train, args=(rank, port, options)) for rank in range(options.world)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join()
+    (options.out / "codes.json").write_text(json.dumps([rank.exitcode for rank in ranks]))
 
 
 if __name__ == "__main__":
