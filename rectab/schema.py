@@ -71,6 +71,9 @@ class Feature:
         behaviour: for a sequence, the behaviour it belongs to (``click``, ``like``). The sequences of one behaviour
             have the same lengths position by position (item and category of the same event) and share one tower.
         target: for a sequence, the categorical feature it is compared with by attention; None if there is none.
+        context: for a sequence, what it says of an event in place of a stored attribute: ``position`` (how many events
+            back) or ``time_gap`` (how long before the row); None for a stored attribute.
+        edges: of the buckets of a ``context``, see :mod:`rectab.data.context`.
     """
 
     name: str
@@ -78,12 +81,16 @@ class Feature:
     kind: Literal["categorical", "sequence"] = "categorical"
     behaviour: str | None = None
     target: str | None = None
+    context: Literal["position", "time_gap"] | None = None
+    edges: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in ("categorical", "sequence"):
             raise ValueError(f"feature {self.name!r}: kind must be 'categorical' or 'sequence', got {self.kind!r}")
         if self.kind == "sequence" and self.behaviour is None:
             raise ValueError(f"feature {self.name!r}: a sequence needs the name of its behaviour")
+        if self.context is not None and (self.kind != "sequence" or self.target is not None or not self.edges):
+            raise ValueError(f"feature {self.name!r}: a context is a sequence with edges and without a target")
 
 
 @dataclass(frozen=True)
@@ -155,6 +162,7 @@ class Schema:
         """Plain data, without counts and hashed ids; :meth:`from_json` reads it back."""
         features = [
             {"name": f.name, "vocabulary": f.vocabulary, "kind": f.kind, "behaviour": f.behaviour, "target": f.target}
+            | ({} if f.context is None else {"context": f.context, "edges": list(f.edges)})
             for f in self.features
         ]
         return {
@@ -178,7 +186,7 @@ class Schema:
         vocabularies = tuple(
             Vocabulary(**v, counts=counts.get(v["name"]), ids=ids.get(v["name"])) for v in data["vocabularies"]
         )
-        features = tuple(Feature(**f) for f in data["features"])
+        features = tuple(Feature(**{**f, "edges": tuple(f.get("edges", ()))}) for f in data["features"])
         return cls(vocabularies, features, tuple(data["dense"]), data["label"], data["group"], data["slice_by"])
 
 

@@ -12,64 +12,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 
-from rectab.batch import Batch, Jagged
+from rectab.batch import Batch
 from rectab.data.errors import DataError
+from rectab.data.history_store import HistoryStore
 from rectab.data.storage import SPLITS, open_array, read_description
 from rectab.schema import Feature, Schema, Vocabulary
 
 __all__ = ["HistoryStore", "PreparedDataset", "Split"]
-
-
-@dataclass(frozen=True)
-class HistoryStore:
-    """The histories of one behaviour: every event once, and which of them each row sees.
-
-    Attributes:
-        features: the sequence features of the behaviour.
-        ranges: int64 [n, 2]: row i sees the events ``start .. start + length - 1``, oldest first.
-        values: one int32 or int64 [E] per feature, shared by all splits.
-    """
-
-    features: tuple[Feature, ...]
-    ranges: np.ndarray
-    values: tuple[np.ndarray, ...]
-
-    def gather(self, rows: np.ndarray | slice, max_history: int | None) -> dict[str, Jagged]:
-        """The histories of ``rows``, each cut to its ``max_history`` most recent events."""
-        ranges = self.ranges[rows]
-        starts, lengths = ranges[:, 0], ranges[:, 1]
-        if max_history is not None:
-            kept = np.minimum(lengths, max_history)
-            starts, lengths = starts + (lengths - kept), kept
-        offsets = np.zeros(len(lengths) + 1, np.int64)
-        np.cumsum(lengths, out=offsets[1:])
-        shared_offsets = torch.from_numpy(offsets)
-        histories = {}
-        for feature, values in zip(self.features, self.values, strict=True):
-            gathered = np.empty(offsets[-1], np.int64)
-            _gather_ranges(values, starts, offsets, gathered)
-            histories[feature.name] = Jagged(torch.from_numpy(gathered), shared_offsets)
-        return histories
-
-    def times_seen(self, rows: np.ndarray | slice, max_history: int | None) -> np.ndarray:
-        """int64 [E]: how many of ``rows`` see each event among their ``max_history`` most recent ones."""
-        ranges, events = self.ranges[rows], len(self.values[0])
-        ends = ranges.sum(axis=1)
-        lengths = ranges[:, 1] if max_history is None else np.minimum(ranges[:, 1], max_history)
-        change = np.bincount(ends - lengths, minlength=events + 1) - np.bincount(ends, minlength=events + 1)
-        return np.cumsum(change)[:events]
-
-
-@numba.njit(nogil=True, cache=True)
-def _gather_ranges(values: np.ndarray, starts: np.ndarray, offsets: np.ndarray, out: np.ndarray) -> None:
-    for row in range(len(starts)):
-        shift = starts[row] - offsets[row]
-        for position in range(offsets[row], offsets[row + 1]):
-            out[position] = values[position + shift]
 
 
 @dataclass(frozen=True)
@@ -157,9 +109,13 @@ class Split:
         for feature in self.schema.categorical:
             counts[feature.vocabulary] += _count(self._vocabulary(feature), self.column(feature.name), None)
         for store in self._histories if max_history != 0 else ():
-            seen = store.times_seen(slice(None) if self._rows is None else self._rows, max_history)
+            rows = np.arange(len(self._labels)) if self._rows is None else self._rows
+            seen, contexts = store.times_seen(rows, max_history), store.context_counts(rows, max_history)
             for feature, values in zip(store.features, store.values, strict=True):
-                counts[feature.vocabulary] += _count(self._vocabulary(feature), values, seen)
+                if feature.context is not None:
+                    counts[feature.vocabulary] += contexts[feature.name]
+                elif values is not None:
+                    counts[feature.vocabulary] += _count(self._vocabulary(feature), values, seen)
         return counts
 
     def _vocabulary(self, feature: Feature) -> Vocabulary:
@@ -266,7 +222,11 @@ def _open_split(name: str, schema: Schema, arrays: dict[str, np.ndarray]) -> Spl
         HistoryStore(
             features=features,
             ranges=arrays[f"{name}/history_{b}.npy"],
-            values=tuple(arrays[f"histories/{b}_{s}.npy"] for s in range(len(features))),
+            values=tuple(
+                None if feature.context == "position" else arrays[f"histories/{b}_{s}.npy"]
+                for s, feature in enumerate(features)
+            ),
+            row_times=arrays.get(f"{name}/history_{b}_time.npy"),
         )
         for b, features in enumerate(schema.behaviours.values())
     )

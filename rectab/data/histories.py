@@ -48,12 +48,16 @@ class EventOrder:
         ranges: int64 [n, 2]: (start, length) of the events each staged row sees, not yet cut to ``max_length``.
         pieces: (key, table or None for the rows, rows taken): the events are these pieces' rows, laid end to end ...
         order: ... and then taken in this order, int64 [E].
+        times: float64 [E] of the events, in stored order; minus infinity for prior ones. None if no context needs it.
+        row_times: float64 [n] of the staged rows; None likewise.
     """
 
     history: HistoryRecipe
     ranges: np.ndarray
     order: np.ndarray
     pieces: list[tuple[str, StagedTable | None, np.ndarray | None]] = field(default_factory=list)
+    times: np.ndarray | None = None
+    row_times: np.ndarray | None = None
 
     def cut(self) -> np.ndarray:
         """int64 [n, 2]: ranges of at most ``max_length`` most recent events."""
@@ -73,7 +77,7 @@ def build_history(history: HistoryRecipe, rows: StagedTable, groups: Groups | No
         return _from_lists(history, rows)
     assert groups is not None
     pieces: list[tuple[str, StagedTable | None, np.ndarray | None]] = []
-    event_groups, event_times = [], []
+    event_groups, event_times, clocks = [], [], []
     if history.prior is not None:
         prior = stage_prior(sources, history)
         codes = groups.codes_of(prior.column(GROUP))
@@ -81,7 +85,8 @@ def build_history(history: HistoryRecipe, rows: StagedTable, groups: Groups | No
         pieces.append((f"prior:{history.behaviour}", prior, known))
         event_groups.append(codes[known])
         event_times.append(np.full(len(known), -np.inf))
-    row_time = rows.column(TIME).to_numpy()
+        clocks.append(event_times[-1])
+    row_time = clock = rows.column(TIME).to_numpy()
     if history.source == "log":
         if history.by == "position":
             row_time = rank_in_group(groups.codes, row_time)
@@ -91,6 +96,7 @@ def build_history(history: HistoryRecipe, rows: StagedTable, groups: Groups | No
         pieces.append(("rows", None, chosen))
         event_groups.append(groups.codes if chosen is None else groups.codes[chosen])
         event_times.append(row_time if chosen is None else row_time[chosen])
+        clocks.append(clock if chosen is None else clock[chosen])
     else:
         events = stage_events(sources, history)
         codes = groups.codes_of(events.column(GROUP))
@@ -98,13 +104,17 @@ def build_history(history: HistoryRecipe, rows: StagedTable, groups: Groups | No
         pieces.append((f"events:{history.behaviour}", events, known))
         event_groups.append(codes[known])
         event_times.append(events.column(TIME).to_numpy()[known])
+        clocks.append(event_times[-1])
     group, time = np.concatenate(event_groups), np.concatenate(event_times)
     order = np.lexsort((time, group))
     starts = np.zeros(len(groups.values) + 1, np.int64)
     np.cumsum(np.bincount(group, minlength=len(groups.values)), out=starts[1:])
     ranges = np.empty((rows.rows, 2), np.int64)
     _count_before(groups.codes, row_time.astype(np.float64), starts, time[order].astype(np.float64), ranges)
-    return EventOrder(history, ranges, order, pieces)
+    if not any(context.of == "time_gap" for context in history.context):
+        return EventOrder(history, ranges, order, pieces)
+    times = np.concatenate(clocks).astype(np.float64)[order]
+    return EventOrder(history, ranges, order, pieces, times, clock.astype(np.float64))
 
 
 def mark_seen(ranges: np.ndarray, events: int) -> np.ndarray:

@@ -81,7 +81,7 @@ class Recipe(Strict):
             return self
         if not self.files or not self.features:
             raise ValueError("a recipe needs [[files]] and [[features]]")
-        sequences = [s for h in self.histories for s in h.sequences]
+        sequences = [s for h in self.histories for s in (*h.sequences, *h.context)]
         repeated = [
             n for n, c in Counter([f.name for f in self.features] + [s.name for s in sequences]).items() if c > 1
         ]
@@ -125,6 +125,9 @@ class Recipe(Strict):
                     raise ValueError(
                         f"sequence {sequence.name!r}: target {sequence.target!r} is no categorical feature"
                     )
+            for context in history.context:
+                if context.name in settings or any(s.vocabulary == context.name for s in history.sequences):
+                    raise ValueError(f"context {context.name!r}: a vocabulary has that name; give it another")
         if self.slice_by is not None and self.slice_by not in categorical:
             raise ValueError(f"slice_by {self.slice_by!r} is no categorical feature")
 

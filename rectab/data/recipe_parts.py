@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 __all__ = [
+    "ContextRecipe",
     "Derived",
     "FeatureRecipe",
     "Format",
@@ -201,6 +202,27 @@ class SequenceRecipe(Strict):
         return self
 
 
+class ContextRecipe(Strict):
+    """What an event is to the row that reads it, as a sequence of bucket ids that attention reads beside the event.
+
+    Attributes:
+        name: of the sequence feature, and of its vocabulary.
+        of: ``position`` = how many events back it is (1 is the most recent), ``time_gap`` = the row's time minus the
+            event's, in the unit of the time column; prior events have none and get id 0.
+        edges: ascending; bucket k holds edges[k-1] <= x < edges[k].
+    """
+
+    name: str
+    of: Literal["position", "time_gap"]
+    edges: tuple[float, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> ContextRecipe:
+        if list(self.edges) != sorted(set(self.edges)):
+            raise ValueError(f"context {self.name!r}: edges must be ascending")
+        return self
+
+
 class PriorHistory(Strict):
     """Events from before the log begins: one row per group with list columns, oldest first.
 
@@ -232,6 +254,7 @@ class HistoryRecipe(Strict):
         separator: for ``list`` columns written as text.
         newest_first: for ``list``: the lists are stored newest first.
         sequences: the attributes of an event.
+        context: what an event is to the row: how far back, how long ago.
     """
 
     behaviour: str
@@ -248,6 +271,7 @@ class HistoryRecipe(Strict):
     separator: str | None = None
     newest_first: bool = False
     sequences: tuple[SequenceRecipe, ...] = Field(min_length=1)
+    context: tuple[ContextRecipe, ...] = ()
 
     @model_validator(mode="after")
     def _check(self) -> HistoryRecipe:
@@ -257,6 +281,8 @@ class HistoryRecipe(Strict):
             raise ValueError(f"behaviour {self.behaviour!r}: by = 'position' is for source = 'log'")
         if self.source == "list" and (self.where or self.prior):
             raise ValueError(f"behaviour {self.behaviour!r}: where and prior are not for source = 'list'")
+        if self.source == "list" and any(c.of == "time_gap" for c in self.context):
+            raise ValueError(f"behaviour {self.behaviour!r}: lists have no times, so no context of time_gap")
         return self
 
 

@@ -9,7 +9,9 @@ Layout of a prepared folder (all arrays are .npy, read as memory maps; nothing i
     {split}/groups.npy                  int64 [n]               only where the recipe has a group
     {split}/probability.npy             float32 [n]             synthetic data only
     {split}/history_{b}.npy             int64 [n, 2]            (start, length) of the row's events of behaviour b
+    {split}/history_{b}_time.npy        float64 [n]             the rows' times, where a sequence of b is a time gap
     histories/{b}_{s}.npy               int32 or int64 [E]      every event of behaviour b once, sequence s of it
+                                        float64 [E]             its time, where the sequence is a time gap
     vocabularies/{v}_counts.npy         int64 [num_embeddings]
     vocabularies/{v}_ids.npy            int64 [num_embeddings]  hashed vocabularies only
     vocabularies/{v}_values.parquet     raw value -> id

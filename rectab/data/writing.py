@@ -9,7 +9,11 @@ import numpy as np
 import torch
 
 from rectab.data.assemble import Assembly, event_codes, feature_key
-from rectab.data.recipe_parts import FeatureRecipe
+from rectab.data.context import bucket_names
+from rectab.data.dataset import HistoryStore
+from rectab.data.histories import EventOrder
+from rectab.data.recipe_parts import FeatureRecipe, HistoryRecipe
+from rectab.data.splits import TRAIN
 from rectab.data.staging import PROBABILITY
 from rectab.data.storage import SPLITS, ArrayWriter
 from rectab.schema import Feature, Schema, Vocabulary
@@ -34,7 +38,7 @@ class DatasetWriter:
     def run(self) -> None:
         """Write everything; the last file is ``schema.json``."""
         schema = self._schema()
-        self._write_vocabularies()
+        self._write_vocabularies(schema)
         histories = self._write_histories()
         columns = self._write_rows(schema)
         self._finish(schema, columns, histories)
@@ -49,6 +53,11 @@ class DatasetWriter:
             for s in history.sequences:
                 vocabulary = self.data.vocabulary_of(s.target, s.vocabulary)
                 features.append(Feature(s.name, vocabulary, "sequence", history.behaviour, s.target))
+            features += _context_features(history)
+        training = np.arange(len(self.data.final[TRAIN].source))
+        for order in self.data.orders:
+            counted = self._context_store(order, TRAIN).context_counts(training, None)
+            vocabularies += [Vocabulary(name, len(counts), counts=counts) for name, counts in counted.items()]
         largest = max(
             self.data.categorical(), key=lambda f: len(self.data.encoded[f.vocabulary].fitted.counts), default=None
         )
@@ -63,12 +72,24 @@ class DatasetWriter:
             slice_by=self.data.made.slice_by or next(iter(by_column), largest.name if largest else None),
         )
 
-    def _write_vocabularies(self) -> None:
+    def _context_store(self, order: EventOrder, split: int) -> HistoryStore:
+        """The context features of a behaviour, over the rows of a split."""
+        source = self.data.final[split].source
+        features = _context_features(order.history)
+        values = tuple(order.times if f.context == "time_gap" else None for f in features)
+        row_times = None if order.row_times is None else order.row_times[source]
+        return HistoryStore(features, order.cut()[source], values, row_times)
+
+    def _write_vocabularies(self, schema: Schema) -> None:
         for index, encoded in enumerate(self.data.encoded.values()):
             self.writer.save(f"vocabularies/{index}_counts.npy", encoded.fitted.counts)
             if encoded.fitted.ids is not None:
                 self.writer.save(f"vocabularies/{index}_ids.npy", encoded.fitted.ids)
             encoded.fitted.values.write_parquet(self.writer.folder / f"vocabularies/{index}_values.parquet")
+        for feature in (f for f in schema.features if f.context is not None):
+            index = schema.vocabulary_index(feature.vocabulary)
+            self.writer.save(f"vocabularies/{index}_counts.npy", np.asarray(schema.vocabularies[index].counts))
+            bucket_names(feature.edges).write_parquet(self.writer.folder / f"vocabularies/{index}_values.parquet")
 
     def _write_histories(self) -> list[dict[str, Any]]:
         described = []
@@ -77,10 +98,16 @@ class DatasetWriter:
                 encoded = self.data.encoded[self.data.vocabulary_of(sequence.target, sequence.vocabulary)]
                 ids = encoded.fitted.id_of_code[event_codes(order, sequence.column, encoded.codes)]
                 self.writer.save(f"histories/{b}_{s}.npy", ids if encoded.hashed else ids.astype(np.int32))
+            for c, context in enumerate(order.history.context, len(order.history.sequences)):
+                if context.of == "time_gap":
+                    self.writer.save(f"histories/{b}_{c}.npy", np.asarray(order.times))
             ranges = order.cut()
             chosen = [ranges[rows.source] for rows in self.data.final]
             for name, part in zip(SPLITS, chosen, strict=True):
                 self.writer.save(f"{name}/history_{b}.npy", part)
+            if order.row_times is not None:
+                for name, rows in zip(SPLITS, self.data.final, strict=True):
+                    self.writer.save(f"{name}/history_{b}_time.npy", order.row_times[rows.source])
             lengths = np.concatenate([part[:, 1] for part in chosen])
             described.append(
                 {
@@ -179,3 +206,10 @@ class DatasetWriter:
             probability = torch.from_numpy(self.data.rows.column(PROBABILITY).to_numpy()[rows.source])
             facts["best_auc"] = float(binary_auroc(probability, torch.from_numpy(rows.labels).long()))
         return facts
+
+
+def _context_features(history: HistoryRecipe) -> tuple[Feature, ...]:
+    """What the schema says of a behaviour's context; each has a vocabulary of its own."""
+    return tuple(
+        Feature(c.name, c.name, "sequence", history.behaviour, context=c.of, edges=c.edges) for c in history.context
+    )

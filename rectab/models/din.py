@@ -84,7 +84,8 @@ class DINTower(HistoryTower):
     """Interest vectors as sums of the events weighted by their relevance to the target.
 
     The sequences of the behaviour (item, category, ...) are attended together: the concatenated vectors of an event
-    against the concatenated vectors of the targets give one weight. Sequences without a target only inform the score.
+    against the concatenated vectors of the targets give one weight. Sequences without a target (positions, time gaps)
+    inform the score beside them, and are summed by the same weights.
 
     Raises:
         ValueError: no sequence of the behaviour has a target.
