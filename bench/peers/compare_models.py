@@ -17,33 +17,17 @@ from pathlib import Path
 
 import deepctr
 import fuxi
-import torch
 from ours import RectabModel
 from rounds import Candidate, add_arguments, header, interleaved, report, write_json
 
 sys.path[:0] = [str(Path(__file__).parents[1])]
 
-from workloads import Workload  # noqa: E402
+from workloads import Workload, model_batches, schema_of  # noqa: E402
 
 from rectab.batch import Batch  # noqa: E402
 from rectab.models import ModelConfig  # noqa: E402
-from rectab.schema import Feature, Schema, Vocabulary  # noqa: E402
 
 HIDDEN, DIM, RATE = (400, 400, 400), 16, 1e-3
-
-
-def schema_of(workload: Workload) -> Schema:
-    names = [f"field_{index}" for index in range(workload.num_features)]
-    per_feature = workload.num_rows // workload.num_features
-    return Schema(tuple(Vocabulary(n, per_feature) for n in names), tuple(Feature(n, n) for n in names))
-
-
-def batches_of(workload: Workload, count: int) -> list[Batch]:
-    first = torch.arange(workload.num_features) * (workload.num_rows // workload.num_features)
-    generator = torch.Generator().manual_seed(0)
-    labels = [(torch.rand(workload.batch_size, generator=generator) < 0.25).float() for _ in range(count)]
-    ids = workload.batches(count)
-    return [Batch(i - first, torch.zeros(len(i), 0), labels=y) for i, y in zip(ids, labels, strict=True)]
 
 
 def candidates_of(
@@ -75,7 +59,7 @@ def main() -> None:
     clock, results = header(arguments), []
     for num_rows in arguments.rows:
         workload = Workload(num_rows, DIM)
-        batches = batches_of(workload, 8)
+        batches = model_batches(workload, 8)
         for name in arguments.models:
             with tempfile.TemporaryDirectory() as folder:
                 candidates = candidates_of(name, workload, batches, Path(folder), arguments.peers)

@@ -27,6 +27,7 @@ from rectab.ops import RowStore  # noqa: E402
 from rectab.optim import RowAdagrad, RowAdam  # noqa: E402
 
 DENSE_LIMIT = 2_000_000  # rows up to which a dense Adam step is worth waiting for
+ALL_LIMIT = 20_000_000  # rows up to which all candidates' tables and states lie in memory together
 Run = Callable[[Tensor], object]
 
 
@@ -85,17 +86,22 @@ class TableBatched:
 
 
 def steps(workload: Workload, gradient: Tensor, batches: list[Tensor]) -> list[Candidate]:
+    tables = TableBatched(workload, gradient)
+    row_wise = [
+        Candidate("rectab RowAdagrad", "row", rectab_step(workload, gradient, RowAdagrad), batches),
+        Candidate("fbgemm TBE rowwise Adagrad", "fused", tables.step, tables.inputs(batches)),
+    ]
+    if workload.num_rows > ALL_LIMIT:
+        return row_wise
     shape = (workload.num_rows, workload.row_dim)
     sparse, bag = nn.Embedding(*shape, sparse=True), nn.EmbeddingBag(*shape, mode="sum", sparse=True)
-    tables = TableBatched(workload, gradient)
     of_bags = [batch.reshape(-1, 1) for batch in batches]
     sparse_adam = torch_step(sparse, torch.optim.SparseAdam(sparse.parameters()), gradient)
     sparse_adagrad = torch_step(bag, torch.optim.Adagrad(bag.parameters()), gradient)
     candidates = [
-        Candidate("rectab RowAdagrad", "row", rectab_step(workload, gradient, RowAdagrad), batches),
+        *row_wise,
         Candidate("rectab RowAdam", "row", rectab_step(workload, gradient, RowAdam), batches),
         Candidate("rectab RowAdam + L2", "row", rectab_step(workload, gradient, RowAdam, weight_decay=0.01), batches),
-        Candidate("fbgemm TBE rowwise Adagrad", "fused", tables.step, tables.inputs(batches)),
         Candidate("Embedding + SparseAdam", "sparse", sparse_adam, batches),
         Candidate("EmbeddingBag + Adagrad", "sparse", sparse_adagrad, of_bags),
     ]
