@@ -162,11 +162,17 @@ def sweep(
 
 
 @app.command()
-def report(out: Annotated[Path, typer.Argument(help="Folder of a sweep.")]) -> None:
+def report(
+    out: Annotated[Path, typer.Argument(help="Folder of a sweep.")],
+    timing: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Result of `make bench` (runs/bench.json): draw AUC against the time of a step too."),
+    ] = None,
+) -> None:
     """Write the report of a sweep's results again."""
     from rectab.sweep import write_report
 
-    Console().print(f"report: {write_report(out)}")
+    Console().print(f"report: {write_report(out, timing)}")
 
 
 def _options(pairs: list[str] | None) -> dict[str, Any]:

@@ -24,28 +24,33 @@ from rectab.sweep.results import write_results
 from rectab.sweep.store import SweepFolderError, write_atomic
 from rectab.sweep.summary import answer, status_counts
 from rectab.sweep.sweep import SweepPlan, plan_from_folder
+from rectab.sweep.timing import TimesByCell, auc_against_time, read_times, timing_table
 from rectab.sweep.tuning import validation_auc
+from rectab.training.run import model_config
 
 __all__ = ["write_report"]
 
 
-def write_report(out_dir: Path | str) -> Path:
+def write_report(out_dir: Path | str, timing: Path | str | None = None) -> Path:
     """Rebuild ``report.html``, ``report.md`` and ``results.parquet`` from the run files of a sweep.
 
     Args:
         out_dir: the sweep's folder.
+        timing: a result of ``make bench``, whose times of tables are drawn beside their AUC.
 
     Returns:
         Path of ``report.html``.
 
     Raises:
         SweepFolderError: it is not the folder of a sweep, or no run has finished.
+        ValueError: ``timing`` is not a result of ``make bench``.
     """
+    times = {} if timing is None else read_times(timing)
     plan = plan_from_folder(Path(out_dir))
     results = write_results(plan)
     if results.is_empty():
         raise SweepFolderError(f"{out_dir}: no run of the present configuration has finished")
-    content = _content(plan, results)
+    content = _content(plan, results, times)
     write_atomic(plan.store.folder / "report.md", _environment(html=False).get_template("report.md.j2").render(content))
     page = _environment(html=True).get_template("report.html.j2")
     path = plan.store.folder / "report.html"
@@ -64,6 +69,7 @@ class _SectionView:
     tables: dict[str, ReportTable]
     runs: ReportTable
     main_chart: dict[str, Any] | None
+    timing: dict[str, Any] | None
     slices: list[dict[str, Any]]
     learned: list[LearnedChart]
     attention: list[AttentionChart]
@@ -73,14 +79,17 @@ class _SectionView:
         return f"{self.section.dataset}: {self.section.model}"
 
 
-def _content(plan: SweepPlan, results: pl.DataFrame) -> dict[str, Any]:
+def _content(plan: SweepPlan, results: pl.DataFrame, times: TimesByCell) -> dict[str, Any]:
     sections = sections_of(results)
     styles = method_styles(sections)
     datasets = {info.name: info for info in plan.datasets}
     kept = _kept(plan, results)
-    views = [_view(f"s{i}", section, datasets[section.dataset], styles, kept) for i, section in enumerate(sections)]
+    views = [
+        _view(f"s{i}", section, datasets[section.dataset], styles, kept, times) for i, section in enumerate(sections)
+    ]
     counts = status_counts(sections)
     charts = {f"{view.key}-auc": view.main_chart for view in views if view.main_chart}
+    charts |= {f"{view.key}-timing": view.timing for view in views if view.timing}
     charts |= {f"{view.key}-{chart['slice']}": chart for view in views for chart in view.slices}
     charts |= {f"{view.key}-{chart.key}": chart.figure for view in views for chart in view.learned}
     charts |= {f"{view.key}-{chart.key}": chart.figure for view in views for chart in view.attention}
@@ -111,16 +120,18 @@ def _view(
     dataset: DatasetInfo,
     styles: dict[str, dict[str, str]],
     kept: dict[str, dict[str, Any]],
+    times: TimesByCell,
 ) -> _SectionView:
-    attention = attention_table(section, kept["attention"])
+    further = (attention_table(section, kept["attention"]), timing_table(section, times))
     return _SectionView(
         key=key,
         section=section,
         dataset=dataset,
         answer=answer(section, dataset.best_auc),
-        tables=section_tables(section) | ({attention.key: attention} if attention.rows else {}),
+        tables=section_tables(section) | {table.key: table for table in further if table.rows},
         runs=every_run(section),
         main_chart=auc_against_bytes(section, styles, dataset.best_auc) if section.cells else None,
+        timing=auc_against_time(section, styles, times),
         slices=slice_charts(section, styles),
         learned=learned_charts(section, kept["learned"], styles),
         attention=attention_charts(section, kept["attention"]),
@@ -164,6 +175,9 @@ def _training(plan: SweepPlan) -> list[dict[str, str]]:
         for model in plan.config.models:
             settings = {**plan.config.training, **entry.training, **model.training}
             options = _settings(model.options) or "defaults"
+            tower = model_config(model.model, model.history, model.options).history_config
+            if weights := getattr(tower, "weights", None):
+                options += f"; attention weights: {weights}"
             rows.append({"dataset": info.name, "model": model.label, "options": options}
                         | {"training": _settings(settings) or "defaults", "embedding_dim": str(dim)})  # fmt: skip
     return rows
