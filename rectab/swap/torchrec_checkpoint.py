@@ -1,8 +1,8 @@
 """Checkpoints of a model that torchrec has sharded: safetensors, one file a rank, no pickle.
 
 Every rank writes the shards it holds; rank 0 also writes what is replicated, and the index last: a checkpoint without
-its index is not one. Loading reads whatever part of whatever file a shard needs, so the number of ranks and the way
-tables are sharded may have changed.
+its index is not one. Every part has a checksum, because safetensors loads a flipped bit as another number. Loading
+reads the parts that a shard needs, so the number of ranks and the way tables are sharded may have changed.
 
 This module needs torchrec only in so far as its tensors are ``ShardedTensor``; it imports torch.
 """
@@ -22,9 +22,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 
+from rectab.tables.files import checksum
+
 __all__ = ["load_sharded", "save_sharded"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 def save_sharded(folder: str | Path, state: Mapping[str, Any], step: int = 0) -> None:
@@ -32,28 +34,32 @@ def save_sharded(folder: str | Path, state: Mapping[str, Any], step: int = 0) ->
 
     Args:
         folder: seen by all ranks; made if it does not exist. Give every checkpoint its own.
-        state: tensors and ShardedTensors, nested in dicts and lists (``{"model": model.state_dict(), "optimizer":
-            model.fused_optimizer.state_dict()}``); other values must be numbers, strings, booleans or None.
+        state: tensors and ShardedTensors, nested in dicts and lists (``{"model": model.state_dict(), "rows":
+            model.fused_optimizer.state_dict()["state"]}``).
         step: kept in the index.
+
+    Raises:
+        TypeError: something in ``state`` is not a tensor.
     """
     folder, rank = Path(folder), dist.get_rank()
     folder.mkdir(parents=True, exist_ok=True)
     name = f"rank-{rank:05d}-of-{dist.get_world_size():05d}.safetensors"
     tensors: dict[str, Tensor] = {}
     entries: list[dict[str, Any]] = []
-    values: dict[str, Any] = {}
     for key, value in _leaves(state):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{key} is a {type(value).__name__}; a sharded checkpoint holds tensors only")
         if isinstance(value, ShardedTensor):
             for number, shard in enumerate(value.local_shards()):
                 tensors[f"{key}@{number}"] = shard.tensor.detach().contiguous().cpu()
                 entry = {"key": key, "stored": f"{key}@{number}", "file": name, "shape": list(value.size())}
                 entries.append({**entry, "offsets": list(shard.metadata.shard_offsets)})
-        elif rank == 0 and isinstance(value, Tensor):
+        elif rank == 0:
             tensors[key] = value.detach().contiguous().cpu()
             entry = {"key": key, "stored": key, "file": name, "shape": list(value.shape)}
             entries.append({**entry, "offsets": [0] * value.dim()})
-        elif not isinstance(value, Tensor):
-            values[key] = value
+    for entry in entries:
+        entry["checksum"] = checksum({}, {"part": tensors[entry["stored"]]})
     partial = folder / f"{name}.partial"
     save_file({key: tensor.clone() for key, tensor in tensors.items()}, partial)
     partial.replace(folder / name)
@@ -61,7 +67,7 @@ def save_sharded(folder: str | Path, state: Mapping[str, Any], step: int = 0) ->
     dist.all_gather_object(gathered, entries)
     if rank == 0:
         parts = [{**e, "size": _size_in(folder, e)} for rank_entries in gathered for e in rank_entries]
-        index = {"format_version": FORMAT_VERSION, "step": step, "values": values, "parts": parts}
+        index = {"format_version": FORMAT_VERSION, "step": step, "parts": parts}
         draft = folder / "index.json.partial"
         draft.write_text(json.dumps(index))
         draft.replace(folder / "index.json")
@@ -82,15 +88,20 @@ def load_sharded(folder: str | Path, state: Mapping[str, Any]) -> int:
     folder = Path(folder)
     if not (folder / "index.json").exists():
         raise FileNotFoundError(f"{folder}: no finished checkpoint (no index.json)")
-    index = json.loads((folder / "index.json").read_text())
-    if index.get("format_version") != FORMAT_VERSION:
-        raise ValueError(f"{folder}: format version {index.get('format_version')}, this rectab reads {FORMAT_VERSION}")
+    try:
+        index = json.loads((folder / "index.json").read_text())
+        version = index["format_version"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{folder}: its index.json is damaged ({error})") from error
+    if version != FORMAT_VERSION:
+        raise ValueError(f"{folder}: format version {version}, this rectab reads {FORMAT_VERSION}")
     parts: dict[str, list[dict[str, Any]]] = {}
     for part in index["parts"]:
         parts.setdefault(part["key"], []).append(part)
-    wanted = {key: value for key, value in _leaves(state) if isinstance(value, Tensor)}
-    if wanted.keys() != parts.keys():
-        missing, extra = sorted(wanted.keys() - parts.keys()), sorted(parts.keys() - wanted.keys())
+    wanted = dict(_leaves(state))
+    everywhere = _keys_of_all_ranks(wanted)
+    if everywhere != parts.keys():
+        missing, extra = sorted(everywhere - parts.keys()), sorted(parts.keys() - everywhere)
         raise ValueError(f"{folder}: the checkpoint is of another model: it lacks {missing} and has {extra}")
     for key, value in wanted.items():
         if list(value.size()) != parts[key][0]["shape"]:
@@ -101,6 +112,13 @@ def load_sharded(folder: str | Path, state: Mapping[str, Any]) -> int:
         else:
             _fill(folder, parts[key], value, [0] * value.dim())
     return int(index["step"])
+
+
+def _keys_of_all_ranks(wanted: Mapping[str, Any]) -> set[str]:
+    """A rank without a shard of a table has no optimizer state of it, so no rank alone knows every key."""
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, list(wanted))
+    return {key for keys in gathered for key in keys}
 
 
 def _leaves(state: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -131,15 +149,18 @@ def _fill(folder: Path, parts: Sequence[Mapping[str, Any]], target: Tensor, offs
             continue
         source = tuple(slice(at - o, h - o) for at, h, o in zip(low, high, part["offsets"], strict=True))
         here = tuple(slice(at - o, h - o) for at, h, o in zip(low, high, offsets, strict=True))
-        target[here] = _read(folder / part["file"], part["stored"], source).to(target.device)
+        target[here] = _read(folder / part["file"], part)[source].to(target.device)
         covered += math.prod(h - at for at, h in zip(low, high, strict=True))
     if covered != target.numel():
         raise ValueError(f"{folder}: {parts[0]['key']} is not complete: {covered} of {target.numel()} elements")
 
 
-def _read(path: Path, stored: str, where: tuple[slice, ...]) -> Tensor:
+def _read(path: Path, part: Mapping[str, Any]) -> Tensor:
     try:
         with safe_open(path, framework="pt") as file:
-            return file.get_slice(stored)[where] if where else file.get_tensor(stored)
+            tensor: Tensor = file.get_tensor(part["stored"])
     except (SafetensorError, FileNotFoundError) as error:
         raise ValueError(f"{path}: damaged or missing ({error})") from error
+    if checksum({}, {"part": tensor}) != part["checksum"]:
+        raise ValueError(f"{path}: {part['stored']} does not match its checksum, so the file is damaged")
+    return tensor
