@@ -48,7 +48,7 @@ class HistoryStore:
         for feature, values in zip(self.features, self.values, strict=True):
             gathered = np.empty(offsets[-1], np.int64)
             edges = np.asarray(feature.edges, np.float64)
-            if feature.context == "position":
+            if values is None:
                 positions_back(offsets, edges, gathered)
             elif feature.context == "time_gap":
                 assert self.row_times is not None

@@ -81,10 +81,9 @@ class Recipe(Strict):
             return self
         if not self.files or not self.features:
             raise ValueError("a recipe needs [[files]] and [[features]]")
-        sequences = [s for h in self.histories for s in (*h.sequences, *h.context)]
-        repeated = [
-            n for n, c in Counter([f.name for f in self.features] + [s.name for s in sequences]).items() if c > 1
-        ]
+        sequences = [s.name for h in self.histories for s in h.sequences]
+        sequences += [c.name for h in self.histories for c in h.context]
+        repeated = [n for n, c in Counter([f.name for f in self.features] + sequences).items() if c > 1]
         if repeated:
             raise ValueError(f"feature names must be unique; repeated: {repeated}")
         self._check_roles()
