@@ -54,9 +54,12 @@ class AlphaStep:
         self.table, self.trainer, self.config = table, trainer, table.config
         self._search = _forever(trainer, "search_batches")
         self._train = _forever(trainer, "train_batches")
+        self._taken = 0
 
     def __call__(self, step: int) -> None:
-        """Take step number ``step``."""
+        """Take step number ``step``, counted from 1."""
+        self._skip(step - 1 - self._taken)
+        self._taken = step
         model = self.trainer.model
         model.eval()  # no dropout, and no validation batch in the statistics of batch norm
         self.table.alpha.requires_grad_(True)
@@ -69,6 +72,13 @@ class AlphaStep:
         model.train()
         select_softly(self.table.alpha, gradient, self.config.alpha_lr, self.config.l1)
         self.table.alpha_curve.add(step, self.table.alpha.mean(1))
+
+    def _skip(self, steps: int) -> None:
+        """Pass over the batches of steps taken before an interruption."""
+        for _ in range(steps):
+            next(self._search)
+            if self.config.second_order:
+                next(self._train)
 
 
 def second_order_gradient(
