@@ -58,8 +58,8 @@ def save_sharded(folder: str | Path, state: Mapping[str, Any], step: int = 0) ->
             tensors[key] = value.detach().contiguous().cpu()
             entry = {"key": key, "stored": key, "file": name, "shape": list(value.shape)}
             entries.append({**entry, "offsets": [0] * value.dim()})
-    for entry in entries:
-        entry["checksum"] = checksum({}, {"part": tensors[entry["stored"]]})
+    for described in entries:
+        described["checksum"] = checksum({}, {"part": tensors[described["stored"]]})
     partial = folder / f"{name}.partial"
     save_file({key: tensor.clone() for key, tensor in tensors.items()}, partial)
     partial.replace(folder / name)
