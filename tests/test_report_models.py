@@ -145,6 +145,7 @@ def test_the_reports_hold_the_comparison_and_escape_names(sweep: SweepPlan) -> N
     text, page = ((sweep.store.folder / f"report.{kind}").read_text() for kind in ("md", "html"))
     assert "## Models against each other: clicks" in text
     assert "RelaImpr of GAUC" in text
+    assert text.count("attention weights: raw") == 1  # DIN's; the other towers have none
     assert 'id="models0-models"' in page
     assert "DIN <b>" not in page
     assert "i<9>" not in page[: page.index("<script>")]

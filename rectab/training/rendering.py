@@ -20,6 +20,8 @@ _BAR_WIDTH = 30
 def render_result(result: RunResult) -> RenderableType:
     """Metrics on validation and test, AUC by id frequency, bytes, times."""
     title = f"{result.dataset}: {result.method}, {result.model['interaction']}, history {result.model['history']}"
+    if weights := result.model["history_options"].get("weights"):
+        title += f" ({weights} weights)"
     metrics = Table(title=title, title_justify="left", box=box.SIMPLE)
     metrics.add_column("")
     for name in result.valid:
