@@ -256,3 +256,12 @@ def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
 def test_a_store_with_ordinary_gradients_is_refused() -> None:
     with pytest.raises(ValueError, match="gradient='dense'"):
         RowSGD([("t", RowStore(3, 2, gradient="dense"))])
+
+
+def test_weight_decay_cannot_change_unnoticed() -> None:
+    optimizer = RowAdam([("t", a_store())], weight_decay=0.1)
+    optimizer.param_groups[0]["weight_decay"] = 0.2
+    with pytest.raises(ValueError, match="weight_decay"):
+        optimizer.step()
+    with pytest.raises(ValueError, match="weight_decay"):
+        RowAdam([("t", a_store())], weight_decay=0.1).load_state_dict(optimizer.state_dict())

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from rectab.models.activations import make_activation
 from rectab.models.history import HistoryTower, check_max_history
-from rectab.models.jagged import Segments, expand_rows, segment_softmax, segment_sum
+from rectab.models.jagged import Segments, segment_softmax
 from rectab.models.layers import MLP, PositionLinear, init_linear, linear_of_positions
 from rectab.models.registry import TowerInfo, register_tower
+from rectab.ops import segment_sum, spread_bags
 from rectab.schema import Feature
 
 __all__ = ["DINConfig", "DINTower", "LocalActivationUnit"]
@@ -70,13 +71,13 @@ class LocalActivationUnit(nn.Module):
             [self.width] * 4 + [self.extra_width], dim=1
         )
         of_row = nn.functional.linear(query, of_query + of_difference, self.first.bias)
-        parts = [keys, expand_rows(query, segments) * keys]
+        parts = [keys, spread_bags(query, segments.offsets) * keys]
         weights = [of_key - of_difference, of_product]
         if extra is not None:
             parts.append(extra)
             weights.append(of_extra)
         of_position = linear_of_positions(torch.cat(parts, dim=1), torch.cat(weights, dim=1), None)
-        hidden = self.activation(of_position + expand_rows(of_row, segments))
+        hidden = self.activation(of_position + spread_bags(of_row, segments.offsets))
         return self.rest(hidden).squeeze(1)
 
 
@@ -117,7 +118,7 @@ class DINTower(HistoryTower):
 
     def forward(self, events: Tensor, segments: Segments, targets: Tensor) -> Tensor:
         weights = self.weights(events, segments, targets)
-        return segment_sum(events.flatten(1), segments, weights).unflatten(1, events.shape[1:])
+        return segment_sum(events.flatten(1), segments.offsets, weights).unflatten(1, events.shape[1:])
 
 
 register_tower(TowerInfo("din", "attention against the target", "Zhou et al., KDD 2018", DINConfig, DINTower))

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from rectab.models.jagged import Segments, segment_sum
+from rectab.models.jagged import Segments
 from rectab.models.registry import TowerInfo, register_tower
+from rectab.ops import segment_sum
 from rectab.schema import Feature
 
 __all__ = ["HistoryTower", "MeanConfig", "MeanTower", "NoneConfig", "check_max_history"]
@@ -80,7 +81,7 @@ class MeanTower(HistoryTower):
 
     def forward(self, events: Tensor, segments: Segments, targets: Tensor) -> Tensor:
         lengths = (segments.offsets[1:] - segments.offsets[:-1]).clamp(min=1)
-        total = segment_sum(events.flatten(1), segments)
+        total = segment_sum(events.flatten(1), segments.offsets)
         return (total / lengths.unsqueeze(1).to(total.dtype)).unflatten(1, (len(self.features), self.embedding_dim))
 
 

@@ -142,10 +142,14 @@ def segment_sum(values: Tensor, offsets: Tensor, weights: Tensor | None) -> Tens
 
 def spread_bags(vectors: Tensor, offsets: Tensor, count: int, weights: Tensor | None) -> Tensor:
     """[B, D], int64 [B + 1], [count] or None -> [count, D]: the bag's vector, times the value's weight."""
-    dtype = _computed_in(vectors)
+    dtype = vectors.dtype if weights is None else _computed_in(vectors)
     out = torch.empty(count, vectors.shape[1], dtype=dtype)
-    arrays = (as_array(vectors), _offset_array(offsets, count), _weight_array(weights, dtype), out.numpy())
-    launch(bag_kernels.spread_bags, thread_count(out.numel()), *arrays)
+    threads, bags = thread_count(out.numel()), _offset_array(offsets, count)
+    if weights is None:
+        launch(bag_kernels.spread_bags, threads, as_array(vectors), bags, as_array(out))
+    else:
+        arrays = (as_array(vectors), bags, _weight_array(weights, dtype), out.numpy())
+        launch(bag_kernels.spread_weighted, threads, *arrays)
     return out.to(vectors.dtype)
 
 

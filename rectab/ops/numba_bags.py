@@ -1,18 +1,21 @@
 """Numba kernels over jagged rows. Called through :mod:`rectab.ops.kernels_numba`.
 
-Threads take whole bags, shared out by the number of values in them.
+Threads take whole bags, shared out by the number of values in them. fp32 and halves go in blocks of lanes; fp64, which
+only tests of gradients use, element by element.
 """
 
-# Kernels have no type hints: numba infers them.
-# mypy: allow-untyped-defs
+# Kernels have no type hints: numba infers them, and mypy misreads numba's decorators.
+# mypy: ignore-errors
 
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
+from numba import prange, types
+from numba.extending import overload
 
+from rectab.ops.numba_lanes import LANES, load_lanes, splat, store_lanes, sum_lanes
 from rectab.ops.numba_support import compiled, parallel
-from rectab.ops.numba_values import load
+from rectab.ops.numba_values import copy_row
 
 
 @compiled
@@ -30,19 +33,42 @@ def first_bag(thread, threads, offsets):
     return low
 
 
+def _sum_bag(values, weights, begin, end, out, bag):
+    """``out[bag]`` = sum of ``values[begin:end]``, weighted if there are weights; in kernels only."""
+    raise NotImplementedError
+
+
+@overload(_sum_bag)
+def _sum_bag_of(values, weights, begin, end, out, bag):
+    if values.dtype == types.float64:
+
+        def by_element(values, weights, begin, end, out, bag):
+            for j in range(out.shape[1]):
+                out[bag, j] = 0
+            for i in range(begin, end):
+                for j in range(out.shape[1]):
+                    out[bag, j] += values[i, j] * (weights[i] if weights.size else 1)
+
+        return by_element
+
+    def by_block(values, weights, begin, end, out, bag):
+        for j in range(0, out.shape[1], LANES):
+            total = splat(np.float32(0.0))
+            if weights.size:
+                for i in range(begin, end):
+                    total = total + weights[i] * load_lanes(values, i, j)
+            else:
+                for i in range(begin, end):
+                    total = total + load_lanes(values, i, j)
+            store_lanes(out, bag, j, total)
+
+    return by_block
+
+
 @compiled
 def _segment_sum(thread, threads, values, offsets, weights, out):
     for bag in range(first_bag(thread, threads, offsets), first_bag(thread + 1, threads, offsets)):
-        for j in range(out.shape[1]):
-            out[bag, j] = 0
-        for i in range(offsets[bag], offsets[bag + 1]):
-            if weights.size:
-                weight = weights[i]
-                for j in range(out.shape[1]):
-                    out[bag, j] += weight * load(values, i, j)
-            else:
-                for j in range(out.shape[1]):
-                    out[bag, j] += load(values, i, j)
+        _sum_bag(values, weights, offsets[bag], offsets[bag + 1], out, bag)
 
 
 @parallel
@@ -52,32 +78,84 @@ def segment_sum(threads, values, offsets, weights, out):
 
 
 @compiled
-def _spread_bags(thread, threads, vectors, offsets, weights, out):
+def _spread_bags(thread, threads, vectors, offsets, out):
     for bag in range(first_bag(thread, threads, offsets), first_bag(thread + 1, threads, offsets)):
         for i in range(offsets[bag], offsets[bag + 1]):
-            if weights.size:
-                weight = weights[i]
-                for j in range(out.shape[1]):
-                    out[i, j] = weight * load(vectors, bag, j)
-            else:
-                for j in range(out.shape[1]):
-                    out[i, j] = load(vectors, bag, j)
+            copy_row(vectors, bag, out, i)
 
 
 @parallel
-def spread_bags(threads, vectors, offsets, weights, out):
+def spread_bags(threads, vectors, offsets, out):
     for thread in prange(threads):
-        _spread_bags(thread, threads, vectors, offsets, weights, out)
+        _spread_bags(thread, threads, vectors, offsets, out)
+
+
+def _scale_into(vectors, bag, weight, out, i):
+    """``out[i] = weight * vectors[bag]``; in kernels only."""
+    raise NotImplementedError
+
+
+@overload(_scale_into)
+def _scale_into_of(vectors, bag, weight, out, i):
+    if vectors.dtype == types.float64:
+
+        def by_element(vectors, bag, weight, out, i):
+            for j in range(out.shape[1]):
+                out[i, j] = weight * vectors[bag, j]
+
+        return by_element
+
+    def by_block(vectors, bag, weight, out, i):
+        for j in range(0, out.shape[1], LANES):
+            store_lanes(out, i, j, weight * load_lanes(vectors, bag, j))
+
+    return by_block
+
+
+@compiled
+def _spread_weighted(thread, threads, vectors, offsets, weights, out):
+    for bag in range(first_bag(thread, threads, offsets), first_bag(thread + 1, threads, offsets)):
+        for i in range(offsets[bag], offsets[bag + 1]):
+            _scale_into(vectors, bag, weights[i], out, i)
+
+
+@parallel
+def spread_weighted(threads, vectors, offsets, weights, out):
+    for thread in prange(threads):
+        _spread_weighted(thread, threads, vectors, offsets, weights, out)
+
+
+def _dot(vectors, bag, values, i):
+    """Product of ``vectors[bag]`` and ``values[i]``; in kernels only."""
+    raise NotImplementedError
+
+
+@overload(_dot)
+def _dot_of(vectors, bag, values, i):
+    if values.dtype == types.float64:
+
+        def by_element(vectors, bag, values, i):
+            total = 0.0
+            for j in range(values.shape[1]):
+                total += vectors[bag, j] * values[i, j]
+            return total
+
+        return by_element
+
+    def by_block(vectors, bag, values, i):
+        total = splat(np.float32(0.0))
+        for j in range(0, values.shape[1], LANES):
+            total = total + load_lanes(vectors, bag, j) * load_lanes(values, i, j)
+        return sum_lanes(total)
+
+    return by_block
 
 
 @compiled
 def _segment_dot(thread, threads, vectors, offsets, values, out):
     for bag in range(first_bag(thread, threads, offsets), first_bag(thread + 1, threads, offsets)):
         for i in range(offsets[bag], offsets[bag + 1]):
-            total = np.float32(0.0) * load(values, i, 0)
-            for j in range(values.shape[1]):
-                total += load(vectors, bag, j) * load(values, i, j)
-            out[i] = total
+            out[i] = _dot(vectors, bag, values, i)
 
 
 @parallel

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
+from rectab.ops import segment_sum
+
 if TYPE_CHECKING:
     from rectab.tables.base import EmbeddingTable
 
@@ -112,15 +114,11 @@ class BagView(_View):
 
 def pool(vectors: Tensor, offsets: Tensor, mode: Literal["sum", "mean"], weights: Tensor | None = None) -> Tensor:
     """[sum L, D], int64 offsets [B + 1], weights [sum L] -> [B, D]; an empty bag (or one of weight 0) gives zeros."""
-    lengths = offsets[1:] - offsets[:-1]
-    bags = torch.repeat_interleave(torch.arange(lengths.numel(), device=vectors.device), lengths)
-    if weights is not None:
-        vectors = vectors * weights.unsqueeze(-1)
-    total = vectors.new_zeros(lengths.numel(), vectors.shape[-1]).index_add(0, bags, vectors)
+    total = segment_sum(vectors, offsets, weights)
     if mode == "sum":
         return total
     if weights is None:
-        mass = lengths.to(vectors.dtype)
+        mass = (offsets[1:] - offsets[:-1]).to(vectors.dtype).unsqueeze(-1)
     else:
-        mass = vectors.new_zeros(lengths.numel()).index_add(0, bags, weights.to(vectors.dtype))
-    return torch.where(mass.unsqueeze(-1) != 0, total / mass.unsqueeze(-1).where(mass.unsqueeze(-1) != 0, 1), 0.0)
+        mass = segment_sum(weights.to(vectors.dtype).unsqueeze(-1), offsets)
+    return torch.where(mass != 0, total / mass.where(mass != 0, 1), 0.0)
