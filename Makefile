@@ -25,8 +25,18 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m pytest bench --benchmark-only --benchmark-json=runs/bench.json
 
 # Side by side with other libraries, interleaved in one run; the environment is large (torchrec, FuxiCTR, DeepCTR-Torch).
+# PEER_DATA holds prepared data sets (rectab prepare datasets/movielens_1m.toml ... --out data/ml1m; frappe likewise).
+PEER_DATA ?= data
+PEER := .venv-peers/bin/python -W ignore bench/peers
+
 bench-peers: .venv-peers/.installed
-	.venv-peers/bin/python bench/peers/compare_rows.py
+	$(PEER)/compare_rows.py --json runs/bench/rows.json
+	$(PEER)/compare_models.py --json runs/bench/models.json
+	$(PEER)/compare_prepare.py --json runs/bench/prepare.json
+	if [ -d $(PEER_DATA)/ml1m ]; then $(PEER)/compare_din.py $(PEER_DATA)/ml1m --json runs/bench/din.json; \
+	else echo "DIN: no $(PEER_DATA)/ml1m"; fi
+	if [ -d $(PEER_DATA)/frappe ]; then $(PEER)/compare_auc.py $(PEER_DATA)/frappe --json runs/bench/auc.json; \
+	else echo "time to equal AUC: no $(PEER_DATA)/frappe"; fi
 
 # torch, torchrec, FuxiCTR and DeepCTR-Torch with rectab tables in them; exports; sharding over several processes.
 test-hosts: .venv-peers/.installed

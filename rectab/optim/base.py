@@ -33,8 +33,8 @@ class RowOptimizer(torch.optim.Optimizer):
 
     * ``full``: ``weight_decay / 2 * ||row||^2`` over the whole table, at the batch's cost: a row that comes back first
       replays the steps it was away from (:mod:`rectab.ops.replay`), before it is read. With ``max_replay=None``
-      training equals the dense optimizer's to rounding; with 32, a row that was away for 50 to 5,000 steps was off by at
-      most 2.5 % of the way that decay moved it (docs/performance.md). Call :meth:`catch_up` before rows are read by
+      training equals the dense optimizer's to rounding; with 32, a row that was away for 50 to 5,000 steps was off by
+      at most 2.5 % of the way that decay moved it (docs/performance.md). Call :meth:`catch_up` before rows are read by
       other means than a store's ``forward``: saving, serving, copying.
     * ``lazy``: the same penalty on the rows of the batch only.
     * ``minibatch``: DIN's mini-batch aware penalty (Zhou et al., KDD 2018, section 5.1):
