@@ -1,4 +1,4 @@
-"""Candidates timed in turn: each round runs every candidate once, so that a busy machine slows all of them alike."""
+"""Candidates timed in turns: a round runs every candidate once, so that a busy machine slows all of them alike."""
 
 from __future__ import annotations
 
@@ -51,10 +51,14 @@ def header(arguments: argparse.Namespace) -> Callable[[], float]:
 
 
 def interleaved(candidates: Sequence[Candidate], rounds: int, clock: Callable[[], float]) -> np.ndarray:
-    """Seconds [rounds, candidates] by ``clock``, after two rounds that are not counted."""
-    seconds = np.zeros((rounds, len(candidates)))
+    """Seconds [rounds, candidates] by ``clock``, after two rounds that are not counted.
+
+    The order is another in every round: what a candidate leaves in the caches is good or bad for its successor.
+    """
+    seconds, generator = np.zeros((rounds, len(candidates))), np.random.default_rng(0)
     for index in range(-2, rounds):
-        for column, candidate in enumerate(candidates):
+        for column in generator.permutation(len(candidates)):
+            candidate = candidates[column]
             batch = candidate.inputs[index % len(candidate.inputs)]
             start = clock()
             candidate.run(batch)
