@@ -90,6 +90,7 @@ def browser() -> Iterator[Any]:
 
 def open_page(browser: Any, folder: Path, width: int, problems: list[str], **options: Any) -> Any:
     context = browser.new_context(viewport={"width": width, "height": 900}, offline=True, **options)
+    context.set_default_timeout(120_000)  # milliseconds; a browser on a busy machine may take its time
     page = context.new_page()
     page.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: problems.append(str(error)))
