@@ -8,15 +8,10 @@ from typing import Any
 import pytest
 import torch
 from test_training_checkpoints import comparable
-from training_helpers import counted, tiny_dataset
+from training_helpers import counted, run_with_kills, tiny_dataset
 
 from rectab.data.dataset import PreparedDataset
 from rectab.training import RunResult, TrainConfig, train_once
-from rectab.training.checkpoint import Checkpoints
-
-
-class _Killed(Exception):
-    pass
 
 
 @pytest.fixture(scope="module")
@@ -55,22 +50,7 @@ def test_interrupted_in_every_stage(
     dataset: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, options: dict[str, Any]
 ) -> None:
     undisturbed = run(dataset, None, method, options)
-    original, calls = Checkpoints.save_current, 0
-
-    def save_and_stop(self: Checkpoints, *arguments: Any) -> None:
-        nonlocal calls
-        original(self, *arguments)
-        calls += 1
-        if calls % 7 == 0:
-            raise _Killed
-
-    monkeypatch.setattr(Checkpoints, "save_current", save_and_stop)
-    for _ in range(50):
-        try:
-            resumed = run(dataset, tmp_path / "run", method, options)
-            break
-        except _Killed:
-            continue
+    resumed, calls = run_with_kills(monkeypatch, 7, lambda: run(dataset, tmp_path / "run", method, options))
     steps = [stage["steps"] for stage in undisturbed.stages if stage["steps"]]
     assert calls >= sum(steps)
     assert len(steps) > 1

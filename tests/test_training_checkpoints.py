@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from training_helpers import tiny_dataset
+from training_helpers import run_with_kills, tiny_dataset
 
 from rectab.models import ModelConfig
 from rectab.tables import TableOptions, plan
@@ -95,10 +95,6 @@ for threads in (1, 2):
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-class _Killed(Exception):
-    pass
-
-
 @pytest.mark.parametrize("optimizer", ["adam", "adagrad", "sgd"])
 @pytest.mark.parametrize("gradient", ["row", "dense", "sparse"])
 def test_interrupted_at_every_kind_of_step(
@@ -107,22 +103,7 @@ def test_interrupted_at_every_kind_of_step(
     settings = {"gradient": gradient, "optimizer": optimizer, "max_epochs": 2}
     settings |= {"embedding_l2": 0.0} if gradient == "sparse" else {}
     undisturbed = run(None, **settings)
-    original, calls = Checkpoints.save_current, 0
-
-    def save_and_stop(self: Checkpoints, *arguments: Any) -> None:
-        nonlocal calls
-        original(self, *arguments)
-        calls += 1
-        if calls % 9 == 0:
-            raise _Killed
-
-    monkeypatch.setattr(Checkpoints, "save_current", save_and_stop)
-    for _ in range(50):
-        try:
-            resumed = run(tmp_path / "run", **settings)
-            break
-        except _Killed:
-            continue
+    resumed, calls = run_with_kills(monkeypatch, 9, lambda: run(tmp_path / "run", **settings))
     assert calls > 9
     assert comparable(resumed) == comparable(undisturbed)
 

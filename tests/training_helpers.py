@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 
 from rectab.data.dataset import HistoryStore, PreparedDataset, Split
 from rectab.schema import Feature, Schema, Vocabulary
+from rectab.training.checkpoint import Checkpoints
+from rectab.training.result import RunResult
 
 USERS, ITEMS, GENRES = 60, 90, 6
 
@@ -67,8 +72,30 @@ def tiny_dataset(rows: int = 3000, seed: int = 0) -> PreparedDataset:
 
 def counted(dataset: PreparedDataset) -> PreparedDataset:
     """The same data, vocabularies with how often each id occurs in the training rows."""
-    columns = {f.vocabulary: dataset.train.column(f.name) for f in dataset.schema.categorical}
-    vocabularies = tuple(
-        replace(v, counts=np.bincount(columns[v.name], minlength=v.num_embeddings)) for v in dataset.schema.vocabularies
-    )
+    counts = dataset.train.occurrences(max_history=0)
+    vocabularies = tuple(replace(v, counts=counts[v.name]) for v in dataset.schema.vocabularies)
     return replace(dataset, schema=replace(dataset.schema, vocabularies=vocabularies))
+
+
+class _Killed(Exception):
+    pass
+
+
+def run_with_kills(monkeypatch: pytest.MonkeyPatch, every: int, run: Callable[[], RunResult]) -> tuple[RunResult, int]:
+    """``run`` stopped after every so many checkpoints and started again until it ends: (its result, checkpoints)."""
+    original, calls = Checkpoints.save_current, 0
+
+    def save_and_stop(self: Checkpoints, *arguments: Any) -> None:
+        nonlocal calls
+        original(self, *arguments)
+        calls += 1
+        if calls % every == 0:
+            raise _Killed
+
+    monkeypatch.setattr(Checkpoints, "save_current", save_and_stop)
+    for _ in range(50):
+        try:
+            return run(), calls
+        except _Killed:
+            continue
+    raise AssertionError("the run did not end")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
@@ -88,7 +88,7 @@ def learned_charts(section: Section, learned: Learned, styles: Mapping[str, Mapp
 
 
 def _numbered(chart: LearnedChart, number: int) -> LearnedChart:
-    return LearnedChart(**{**vars(chart), "key": f"learned-{number}-{chart.key}"})
+    return replace(chart, key=f"learned-{number}-{chart.key}")
 
 
 def _label(cell: Cell) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from rectab.sweep import formatting as fmt
 from rectab.sweep.analysis import Cell, Section
-from rectab.sweep.report_tables import Column, ReportTable, Value
+from rectab.sweep.report_tables import Column, ReportTable, Value, cell_head, estimate_value
 
 __all__ = ["Times", "TimesByCell", "auc_against_time", "read_times", "timing_table"]
 
@@ -117,19 +117,13 @@ def auc_against_time(
 
 def timing_table(section: Section, times: TimesByCell) -> ReportTable:
     """The same in numbers."""
+    joined = _joined(section, times)
     rows = []
-    for cell, found in _joined(section, times):
-        rows.append(
-            [
-                Value(cell.method, cell.method, method=cell.method),
-                Value(cell.budget or "none", -1.0 if cell.budget is None else cell.any_row["budget_bytes"]),
-                Value(fmt.size(cell.serving_bytes), cell.serving_bytes),
-                Value(fmt.with_interval(cell.auc), cell.auc.mean),
-                Value(f"{found.lookup:.2f} ms", found.lookup),
-                Value(f"{found.step:.2f} ms", found.step),
-            ]
-        )
-    workloads = ", ".join(dict.fromkeys(found.workload for _, found in _joined(section, times)))
+    for cell, found in joined:
+        method, budget, size, _ = cell_head(cell)
+        milliseconds = [Value(f"{value:.2f} ms", value) for value in (found.lookup, found.step)]
+        rows.append([method, budget, size, estimate_value(cell.auc), *milliseconds])
+    workloads = ", ".join(dict.fromkeys(found.workload for _, found in joined))
     titles = (("Table", False), ("Budget", False), ("Bytes", True), ("AUC", True), ("Lookup", True), ("Step", True))
     return ReportTable(
         "timing",

@@ -14,7 +14,6 @@ from rectab.data.dataset import PreparedDataset, Split
 from rectab.data.values import RawValues
 from rectab.models import CTRModel
 from rectab.models.history import HistoryTower
-from rectab.models.jagged import most_recent
 from rectab.training.artifact import MODEL_FILE, load_model
 
 __all__ = [
@@ -100,8 +99,15 @@ def has_attention(model: CTRModel) -> bool:
 
 
 @torch.no_grad()
-def explain_row(model: CTRModel, dataset: PreparedDataset, split: SplitName, row: int) -> Explanation:
+def explain_row(
+    model: CTRModel, dataset: PreparedDataset, split: SplitName, row: int, values: RawValues | None = None
+) -> Explanation:
     """The attention weights for one row, in evaluation mode.
+
+    Args:
+        model: trained on ``dataset``.
+        dataset, split, row: which row, counted from 0.
+        values: of ``dataset``; share them between rows, as they read whole vocabularies.
 
     Raises:
         ValueError: the split has no such row, the model has no attention, or it was trained on data of another schema.
@@ -118,7 +124,7 @@ def explain_row(model: CTRModel, dataset: PreparedDataset, split: SplitName, row
     was_training = model.training
     model.eval()
     batch = rows.batch(np.array([row]), model.config.max_history)
-    values = RawValues(dataset)
+    values = values or RawValues(dataset)
     behaviours = tuple(_attention(model, batch, name, values) for name in dataset.schema.behaviours)
     probability = float(torch.sigmoid(model(batch).float())[0])
     model.train(was_training)
@@ -143,7 +149,7 @@ def _attention(model: CTRModel, batch: Batch, behaviour: str, values: RawValues)
     features = schema.behaviours[behaviour]
     columns = {}
     for feature in features:
-        ids = most_recent(batch.histories[feature.name], model.config.max_history).values
+        ids = batch.histories[feature.name].values  # as long as the tower reads: the batch was cut to that
         columns[feature.name] = values.of(feature.vocabulary, ids.tolist())
     targets = {
         feature.name: values.of(feature.vocabulary, [int(batch.ids[0, schema.categorical_index(feature.target)])])[0]

@@ -13,6 +13,7 @@ import torch
 
 from rectab import __version__
 from rectab.data.dataset import PreparedDataset
+from rectab.data.values import RawValues
 from rectab.models import ModelConfig
 from rectab.tables import Plan, TableOptions, plan
 from rectab.tables.base import EmbeddingTable
@@ -160,7 +161,8 @@ def _attention(trainer: Trainer, count: int) -> list[dict[str, Any]]:
     if not count or not has_attention(trainer.model):
         return []
     rows = rows_to_explain(trainer.dataset.valid, count)
-    explanations = [explain_row(trainer.model, trainer.dataset, "valid", row) for row in rows]
+    values = RawValues(trainer.dataset)
+    explanations = [explain_row(trainer.model, trainer.dataset, "valid", row, values) for row in rows]
     return [explanation.to_json(max_events=EXPLAINED_EVENTS) for explanation in explanations]
 
 
