@@ -18,6 +18,8 @@ import torch
 from training_helpers import run_with_kills, tiny_dataset
 
 from rectab.models import ModelConfig
+from rectab.sweep import runner
+from rectab.sweep.grid import RunSpec
 from rectab.tables import TableOptions, plan
 from rectab.training import CheckpointError, RunResult, TrainConfig, Trainer, train_once
 from rectab.training.checkpoint import Checkpoints
@@ -131,10 +133,36 @@ def test_stages_that_ended_are_not_trained_again(tmp_path: Path) -> None:
 
 
 def test_checkpoints_of_another_run_are_refused(tmp_path: Path) -> None:
-    Checkpoints(tmp_path, {"seed": 0}, 1.0)
-    Checkpoints(tmp_path, {"seed": 0}, 1.0)
-    with pytest.raises(CheckpointError, match="other settings"):
-        Checkpoints(tmp_path, {"seed": 1}, 1.0)
+    Checkpoints(tmp_path, {"train": {"seed": 0, "lr": 0.1}}, 1.0)
+    Checkpoints(tmp_path, {"train": {"seed": 0, "lr": 0.1}}, 1.0)
+    with pytest.raises(CheckpointError, match=r"other settings \(train\.seed: 0 there, 1 here\)"):
+        Checkpoints(tmp_path, {"train": {"seed": 1, "lr": 0.1}}, 1.0)
+
+
+def test_a_sweep_starts_a_run_over_that_another_number_of_threads_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "_open", lambda path, fingerprint: tiny_dataset(rows=300))
+    training = {"batch_size": 100, "max_epochs": 1}
+    spec = RunSpec(
+        "run", "tiny", "", "", "mlp", "mlp", "none", {"hidden": (8,)}, "full", "full", {}, None, 0, 4, training
+    )
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads + 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpoints, "save_stage", _interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                runner.train_run(spec, tmp_path / "killed")
+        assert (tmp_path / "killed/checkpoints/run.json").exists()
+    finally:
+        torch.set_num_threads(threads)
+    resumed, undisturbed = runner.train_run(spec, tmp_path / "killed"), runner.train_run(spec, tmp_path / "other")
+    assert without_times(resumed) == without_times(undisturbed)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_state_round_trips(tmp_path: Path) -> None:

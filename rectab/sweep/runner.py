@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from rectab.data import PreparedDataset
 from rectab.sweep.grid import RunSpec
 from rectab.training.config import TrainConfig
+from rectab.training.errors import CheckpointError
 from rectab.training.run import train_once
 
 __all__ = ["train_run"]
@@ -27,6 +29,9 @@ def _open(path: str, fingerprint: str) -> PreparedDataset:
 def train_run(spec: RunSpec, work: Path) -> dict[str, Any]:
     """Train what ``spec`` says; checkpoints go to ``work``, from which a killed run resumes.
 
+    A run that was killed under another ``--jobs`` starts over: with another number of threads it would not give the
+    result of an undisturbed one.
+
     Returns:
         :class:`rectab.training.result.RunResult` as plain data.
 
@@ -35,6 +40,14 @@ def train_run(spec: RunSpec, work: Path) -> dict[str, Any]:
         TrainingError: training diverged.
         ValueError: an option or setting is not valid.
     """
+    try:
+        return _train(spec, work)
+    except CheckpointError:
+        shutil.rmtree(work)
+        return _train(spec, work)
+
+
+def _train(spec: RunSpec, work: Path) -> dict[str, Any]:
     result = train_once(
         _open(spec.dataset_path, spec.fingerprint),
         method=spec.method,

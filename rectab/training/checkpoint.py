@@ -44,9 +44,10 @@ class Checkpoints:
         text = json.dumps(run, indent=1, sort_keys=True)
         if not identity.exists():
             _write_text(identity, text)
-        elif json.loads(identity.read_text()) != json.loads(text):
+        elif other := _differences(json.loads(identity.read_text()), json.loads(text)):
             raise CheckpointError(
-                f"{folder}: holds the checkpoints of a run with other settings; use another folder, or delete this one"
+                f"{folder}: holds the checkpoints of a run with other settings ({'; '.join(other)}); use another "
+                f"folder, or delete this one"
             )
 
     def due(self) -> bool:
@@ -115,6 +116,17 @@ class Checkpoints:
         for path in self.folder.glob("best-*.safetensors"):
             if path.name != but:
                 path.unlink(missing_ok=True)
+
+
+def _differences(kept: Any, given: Any, name: str = "") -> list[str]:
+    """``name: kept there, given here`` of every setting that differs."""
+    if not (isinstance(kept, dict) and isinstance(given, dict)):
+        return [] if kept == given else [f"{name}: {kept!r} there, {given!r} here"]
+    return [
+        difference
+        for key in sorted(kept.keys() | given.keys())
+        for difference in _differences(kept.get(key), given.get(key), f"{name}.{key}" if name else key)
+    ]
 
 
 def _write_text(path: Path, text: str) -> None:
