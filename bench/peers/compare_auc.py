@@ -4,7 +4,9 @@
 
 Both see the same rows in the same order and are evaluated on the whole validation split every so many steps. Training
 time is counted (for rectab with its loader, for FuxiCTR without one: its batches lie ready), evaluation is not. The
-libraries take turns: each trains one stretch between two evaluations, then the other does.
+libraries take turns: each trains one stretch between two evaluations, then the other does. Rows start as FuxiCTR's do
+(standard deviation 0.0001) and gradients are clipped as FuxiCTR clips them (norm 10): under batch norm the first
+gradients of such small rows are huge, and without clipping Adam's squares remember them for a thousand steps.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from rectab.data.loader import batches
 from rectab.models import ModelConfig
 
 HIDDEN = (400, 400, 400)
+INIT_STD, CLIP_NORM = 1e-4, 10.0  # FuxiCTR's own
 
 
 class Racer:
@@ -81,7 +84,9 @@ def main() -> None:
     valid = list(batches(data.valid, 8192, shuffle_seed=None, max_history=0))
     racers = []
     for precision in ("fp32", "bf16"):
-        ours = RectabModel(schema, config, arguments.dim, precision, arguments.lr)
+        ours = RectabModel(
+            schema, config, arguments.dim, precision, arguments.lr, init_std=INIT_STD, clip_norm=CLIP_NORM
+        )
         source = endless(data, batch_size, prefetch=2)
         racers.append(Racer(f"rectab {precision}, row", ours.step, lambda m=ours: m.predict(valid), source))
     with tempfile.TemporaryDirectory() as folder:

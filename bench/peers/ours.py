@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from rectab.batch import Batch
 from rectab.models import CTRModel, ModelConfig
 from rectab.schema import Schema
-from rectab.tables import plan
+from rectab.tables import TableOptions, plan
 from rectab.training import TrainConfig
 from rectab.training.optimizers import OptimizerSet
 
@@ -23,13 +23,26 @@ class RectabModel:
         embedding_dim: D.
         precision: ``fp32`` or ``bf16``, of the dense part.
         lr: learning rate of everything.
+        init_std: standard deviation of initial rows.
+        clip_norm: largest norm of all gradients together; None does not clip.
     """
 
-    def __init__(self, schema: Schema, config: ModelConfig, embedding_dim: int, precision: str, lr: float) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        config: ModelConfig,
+        embedding_dim: int,
+        precision: str,
+        lr: float,
+        *,
+        init_std: float = 0.01,
+        clip_norm: float | None = None,
+    ) -> None:
         torch.manual_seed(0)
-        table = plan("full", schema.vocabularies, embedding_dim).build()
+        options = TableOptions(init_std=init_std)
+        table = plan("full", schema.vocabularies, embedding_dim, options=options).build()
         self.model = CTRModel(schema, table, config)
-        self.optimizers = OptimizerSet(self.model, TrainConfig(lr=lr))
+        self.optimizers = OptimizerSet(self.model, TrainConfig(lr=lr, clip_norm=clip_norm))
         self.bf16 = precision == "bf16"
 
     def step(self, batch: Batch) -> float:

@@ -111,6 +111,8 @@ def _adam(thread, threads, tensors, steps, step, rows, gradients, shares, lr, de
             prefetch(weight, rows[i + _AHEAD])
             prefetch(moment, rows[i + _AHEAD])
             prefetch(square, rows[i + _AHEAD])
+            if steps.size:
+                prefetch(steps, rows[i + _AHEAD])
         row = rows[i]
         row_decay = share_of(decay, shares, row)
         row_step = step
