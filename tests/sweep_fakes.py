@@ -8,14 +8,20 @@ import math
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rectab.schema import Vocabulary
+from rectab.sweep.config import load_config
 from rectab.sweep.grid import DatasetInfo, RunSpec
+from rectab.sweep.store import RunStore
+from rectab.sweep.sweep import SweepPlan
+from rectab.sweep.worker import Runner, execute
 from rectab.tables import plan
 
 RUNNER = "sweep_fakes:fake_run"
+ENVIRONMENT = {"threads": 2, "device": "cpu", "versions": {"rectab": "0.1.0"}, "commit": "abc"}
 
 CONFIG = """
 budgets = ["50%", "10%", "2%"]
@@ -98,6 +104,30 @@ def fake_run(spec: RunSpec, work: Path) -> dict[str, Any]:
         "gradient": "row",
         "kernel": "numba",
     }
+
+
+def finished_sweep(
+    folder: Path,
+    config: str,
+    runner: Runner = fake_run,
+    failures: Callable[[RunSpec], str | None] = lambda spec: None,
+) -> SweepPlan:
+    """A sweep of ``config`` in ``folder``, run to its end but for its report; its results lie in ``folder / "out"``.
+
+    Args:
+        failures: the error that a run is to end with, or None.
+    """
+    (folder / "sweep.toml").write_text(config)
+    made = SweepPlan(
+        load_config(folder / "sweep.toml"), [fake_dataset()], RunStore(folder / "out"), "rectab sweep sweep.toml"
+    )
+    made.save()
+    for spec in made.runs():
+        record = execute(spec, folder / "work", runner, ENVIRONMENT)
+        if error := failures(spec):
+            record |= {"status": "failed", "error": error}
+        made.store.write_run(record)
+    return made
 
 
 def _spring_trap(spec: RunSpec) -> None:

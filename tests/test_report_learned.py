@@ -9,20 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sweep_fakes import CONFIG, fake_dataset, fake_run
-from test_report_page import ENVIRONMENT, browser, open_page  # noqa: F401
+from sweep_fakes import CONFIG, fake_dataset, fake_run, finished_sweep
+from test_report_page import browser, open_page  # noqa: F401
 
 from rectab.schema import Vocabulary
 from rectab.sweep.analysis import sections_of
 from rectab.sweep.charts import method_styles
-from rectab.sweep.config import load_config
 from rectab.sweep.grid import RunSpec
 from rectab.sweep.learned_charts import LearnedChart, learned_charts
 from rectab.sweep.report import write_report
 from rectab.sweep.results import collect_results
-from rectab.sweep.store import RunStore
 from rectab.sweep.sweep import SweepPlan
-from rectab.sweep.worker import execute
 from rectab.tables import plan
 from rectab.tables.base import TableOptions
 from rectab.tables.dnis import DNISTable
@@ -68,11 +65,7 @@ def _run(spec: RunSpec, work: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> SweepPlan:
     path = tmp_path_factory.mktemp("learned")
-    (path / "sweep.toml").write_text(LEARNED)
-    made = SweepPlan(load_config(path / "sweep.toml"), [fake_dataset()], RunStore(path / "out"), "rectab sweep x.toml")
-    made.save()
-    for spec in made.runs():
-        made.store.write_run(execute(spec, path / "work", _run, ENVIRONMENT))
+    made = finished_sweep(path, LEARNED, _run)
     write_report(path / "out")
     return made
 

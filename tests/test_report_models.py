@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from sweep_fakes import CONFIG, fake_dataset, fake_run
-from test_report_page import ENVIRONMENT, browser, open_page  # noqa: F401
+from sweep_fakes import CONFIG, fake_run, finished_sweep
+from test_report_page import browser, open_page  # noqa: F401
 
 from rectab.sweep.analysis import Section, sections_of
 from rectab.sweep.attention_charts import attention_charts, attention_table
@@ -19,9 +19,7 @@ from rectab.sweep.grid import RunSpec
 from rectab.sweep.model_tables import base_of, improvement, model_comparisons
 from rectab.sweep.report import write_report
 from rectab.sweep.results import collect_results
-from rectab.sweep.store import RunStore
 from rectab.sweep.sweep import SweepPlan
-from rectab.sweep.worker import execute
 from rectab.training.metrics import relative_improvement
 
 MODELS = """
@@ -76,14 +74,11 @@ def _run(spec: RunSpec, work: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> SweepPlan:
     path = tmp_path_factory.mktemp("models")
-    (path / "sweep.toml").write_text(TEXT)
-    made = SweepPlan(load_config(path / "sweep.toml"), [fake_dataset()], RunStore(path / "out"), "rectab sweep x.toml")
-    made.save()
-    for spec in made.runs():
-        record = execute(spec, path / "work", _run, ENVIRONMENT)
-        if (spec.history, spec.method, spec.budget, spec.seed) == ("din", "hashed", "2%", 1):
-            record |= {"status": "failed", "error": "boom"}
-        made.store.write_run(record)
+
+    def failures(spec: RunSpec) -> str | None:
+        return "boom" if (spec.history, spec.method, spec.budget, spec.seed) == ("din", "hashed", "2%", 1) else None
+
+    made = finished_sweep(path, TEXT, _run, failures)
     write_report(path / "out")
     return made
 

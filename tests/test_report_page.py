@@ -9,16 +9,13 @@ from typing import Any
 
 import polars as pl
 import pytest
-from sweep_fakes import CONFIG, fake_dataset, fake_run
+from sweep_fakes import CONFIG, finished_sweep
 
-from rectab.sweep.config import load_config
+from rectab.sweep.grid import RunSpec
 from rectab.sweep.report import write_report
-from rectab.sweep.store import RunStore, SweepFolderError
-from rectab.sweep.sweep import SweepPlan
-from rectab.sweep.worker import execute
+from rectab.sweep.store import SweepFolderError
 
 HOSTILE = "<script>alert('1')</script>|x"
-ENVIRONMENT = {"threads": 2, "device": "cpu", "versions": {"rectab": "0.1.0"}, "commit": "abc"}
 
 
 @pytest.fixture(scope="module")
@@ -28,16 +25,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = CONFIG.replace('"2%"]', '"5%", "2%", "16B"]').replace(
         'method = "hashed"', f'method = "hashed"\nname = "{HOSTILE}"'
     )
-    (path / "sweep.toml").write_text(text)
-    plan = SweepPlan(
-        load_config(path / "sweep.toml"), [fake_dataset()], RunStore(path / "out"), "rectab sweep sweep.toml"
-    )
-    plan.save()
-    for spec in plan.runs():
-        record = execute(spec, path / "work", fake_run, ENVIRONMENT)
-        if (spec.method, spec.budget, spec.seed) == ("hashed", "5%", 1):
-            record |= {"status": "failed", "error": f"boom {HOSTILE}"}
-        plan.store.write_run(record)
+
+    def failures(spec: RunSpec) -> str | None:
+        return f"boom {HOSTILE}" if (spec.method, spec.budget, spec.seed) == ("hashed", "5%", 1) else None
+
+    finished_sweep(path, text, failures=failures)
     write_report(path / "out")
     return path / "out"
 

@@ -7,16 +7,11 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from sweep_fakes import CONFIG, fake_dataset, fake_run
+from sweep_fakes import CONFIG, finished_sweep
 
-from rectab.sweep.config import load_config
 from rectab.sweep.report import write_report
-from rectab.sweep.store import RunStore
-from rectab.sweep.sweep import SweepPlan
 from rectab.sweep.timing import read_times
-from rectab.sweep.worker import execute
 
-ENVIRONMENT = {"threads": 2, "device": "cpu", "versions": {"rectab": "0.1.0"}, "commit": "abc"}
 STEPS = {("full", None): 5.5, ("hashed", "10%"): 4.4, ("unified", "10%"): 10.1, ("dnis", "10%"): 14.5}
 
 
@@ -35,11 +30,7 @@ def bench(tmp_path: Path) -> Path:
 
 
 def test_quality_bytes_and_time_stand_in_one_figure(tmp_path: Path, bench: Path) -> None:
-    (tmp_path / "sweep.toml").write_text(CONFIG)
-    plan = SweepPlan(load_config(tmp_path / "sweep.toml"), [fake_dataset()], RunStore(tmp_path / "out"), "rectab sweep")
-    plan.save()
-    for spec in plan.runs():
-        plan.store.write_run(execute(spec, tmp_path / "work", fake_run, ENVIRONMENT))
+    plan = finished_sweep(tmp_path, CONFIG)
     write_report(plan.store.folder, timing=bench)
     page = (plan.store.folder / "report.html").read_text()
     start = page.index('id="charts">') + len('id="charts">')
