@@ -137,6 +137,8 @@ def test_checkpoints_of_another_run_are_refused(tmp_path: Path) -> None:
     Checkpoints(tmp_path, {"train": {"seed": 0, "lr": 0.1}}, 1.0)
     with pytest.raises(CheckpointError, match=r"other settings \(train\.seed: 0 there, 1 here\)"):
         Checkpoints(tmp_path, {"train": {"seed": 1, "lr": 0.1}}, 1.0)
+    with pytest.raises(CheckpointError, match=r"\(train\.row_lr: not set there, None here\)"):
+        Checkpoints(tmp_path, {"train": {"seed": 0, "lr": 0.1, "row_lr": None}}, 1.0)
 
 
 def test_a_sweep_starts_a_run_over_that_another_number_of_threads_began(

@@ -31,7 +31,7 @@ from rectab.data.loader import batches
 from rectab.models import ModelConfig
 
 HIDDEN = (400, 400, 400)
-INIT_STD, CLIP_NORM = 1e-4, 10.0  # FuxiCTR's own
+INIT_STD = 1e-4  # FuxiCTR's own
 
 
 class Racer:
@@ -84,9 +84,8 @@ def main() -> None:
     valid = list(batches(data.valid, 8192, shuffle_seed=None, max_history=0))
     racers = []
     for precision in ("fp32", "bf16"):
-        ours = RectabModel(
-            schema, config, arguments.dim, precision, arguments.lr, init_std=INIT_STD, clip_norm=CLIP_NORM
-        )
+        start = {"init_std": INIT_STD, "clip_norm": fuxi.MAX_GRADIENT_NORM}
+        ours = RectabModel(schema, config, arguments.dim, precision, arguments.lr, **start)
         source = endless(data, batch_size, prefetch=2)
         racers.append(Racer(f"rectab {precision}, row", ours.step, lambda m=ours: m.predict(valid), source))
     with tempfile.TemporaryDirectory() as folder:

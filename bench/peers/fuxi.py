@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from rectab.batch import Batch
 from rectab.schema import Schema
 
-__all__ = ["FuxiCTRModel", "flat_inputs", "history_inputs"]
+__all__ = ["MAX_GRADIENT_NORM", "FuxiCTRModel", "flat_inputs", "history_inputs"]
+
+MAX_GRADIENT_NORM = 10.0  # as fit() sets it
 
 logging.getLogger().setLevel(logging.WARNING)
 _COMMON: dict[str, Any] = {"loss": "binary_crossentropy", "task": "binary_classification", "metrics": ["AUC"]}
@@ -69,7 +71,7 @@ class FuxiCTRModel:
         features = _feature_map(schema, embedding_dim, folder, with_items=name == "din")
         given = {**_COMMON, "embedding_dim": embedding_dim, "learning_rate": lr, "model_root": str(folder), **options}
         self.model = DIN(features, **given) if name == "din" else _Flat(features, name, **given)
-        self.model._max_gradient_norm, self.model._batch_index = 10.0, 0  # as fit() sets them
+        self.model._max_gradient_norm, self.model._batch_index = MAX_GRADIENT_NORM, 0  # as fit() sets them
 
     def step(self, batch: Any) -> float:
         self.model.train()

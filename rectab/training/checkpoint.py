@@ -20,6 +20,16 @@ __all__ = ["Checkpoints"]
 _COST_SHARE = 20.0
 
 
+class _Absent:
+    """Stands for a setting that is not there; None is a value that settings have."""
+
+    def __repr__(self) -> str:
+        return "not set"
+
+
+_ABSENT = _Absent()
+
+
 class Checkpoints:
     """The checkpoints of one run; does nothing without a folder.
 
@@ -122,11 +132,11 @@ def _differences(kept: Any, given: Any, name: str = "") -> list[str]:
     """``name: kept there, given here`` of every setting that differs."""
     if not (isinstance(kept, dict) and isinstance(given, dict)):
         return [] if kept == given else [f"{name}: {kept!r} there, {given!r} here"]
-    return [
-        difference
-        for key in sorted(kept.keys() | given.keys())
-        for difference in _differences(kept.get(key), given.get(key), f"{name}.{key}" if name else key)
-    ]
+    found = []
+    for key in sorted(kept.keys() | given.keys()):
+        inner = f"{name}.{key}" if name else key
+        found += _differences(kept.get(key, _ABSENT), given.get(key, _ABSENT), inner)
+    return found
 
 
 def _write_text(path: Path, text: str) -> None:
