@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 
+from rectab.atomic_file import atomic_file, write_atomic
 from rectab.tables.files import checksum
 
 __all__ = ["load_sharded", "save_sharded"]
@@ -60,17 +61,14 @@ def save_sharded(folder: str | Path, state: Mapping[str, Any], step: int = 0) ->
             entries.append({**entry, "offsets": [0] * value.dim()})
     for described in entries:
         described["checksum"] = checksum({}, {"part": tensors[described["stored"]]})
-    partial = folder / f"{name}.partial"
-    save_file({key: tensor.clone() for key, tensor in tensors.items()}, partial)
-    partial.replace(folder / name)
+    with atomic_file(folder / name) as draft:
+        save_file({key: tensor.clone() for key, tensor in tensors.items()}, draft)
     gathered: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(gathered, entries)
     if rank == 0:
         parts = [{**e, "size": _size_in(folder, e)} for rank_entries in gathered for e in rank_entries]
         index = {"format_version": FORMAT_VERSION, "step": step, "parts": parts}
-        draft = folder / "index.json.partial"
-        draft.write_text(json.dumps(index))
-        draft.replace(folder / "index.json")
+        write_atomic(folder / "index.json", json.dumps(index))
     dist.barrier()
 
 

@@ -12,6 +12,7 @@ import jinja2
 import polars as pl
 from markupsafe import Markup
 
+from rectab.atomic_file import write_atomic
 from rectab.sweep import formatting as fmt
 from rectab.sweep.analysis import Section, sections_of
 from rectab.sweep.attention_charts import AttentionChart, attention_charts, attention_table
@@ -21,7 +22,7 @@ from rectab.sweep.learned_charts import LearnedChart, learned_charts
 from rectab.sweep.model_tables import model_comparisons
 from rectab.sweep.report_tables import ReportTable, every_run, section_tables
 from rectab.sweep.results import write_results
-from rectab.sweep.store import SweepFolderError, write_atomic
+from rectab.sweep.store import SweepFolderError
 from rectab.sweep.summary import answer, status_counts
 from rectab.sweep.sweep import SweepPlan, plan_from_folder
 from rectab.sweep.timing import TimesByCell, auc_against_time, read_times, timing_table

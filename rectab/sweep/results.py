@@ -9,8 +9,8 @@ from typing import Any
 
 import polars as pl
 
+from rectab.atomic_file import write_atomic
 from rectab.sweep.grid import DatasetInfo, RunSpec
-from rectab.sweep.store import write_atomic
 from rectab.sweep.sweep import SweepPlan
 from rectab.tables.budget import parse_budget
 

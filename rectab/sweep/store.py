@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import os
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["FORMAT_VERSION", "RunStore", "SweepFolderError", "digest", "exclusive", "write_atomic"]
+from rectab.atomic_file import write_atomic
+from rectab.training.result import without_nan
+
+__all__ = ["FORMAT_VERSION", "RunStore", "SweepFolderError", "digest", "exclusive"]
 
 FORMAT_VERSION = 1
 
@@ -26,31 +26,6 @@ def digest(content: Any) -> str:
     """16 hex digits of plain data, independent of the order of its keys."""
     text = json.dumps(content, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader (or a killed writer) never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def without_nan(value: Any) -> Any:
-    """Plain data with NaN and infinity replaced by None, so that the file is valid JSON."""
-    if isinstance(value, dict):
-        return {str(key): without_nan(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [without_nan(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rectab import __version__
+from rectab.atomic_file import atomic_file
 
 __all__ = ["checksum", "read_file", "write_file"]
 
@@ -38,9 +39,8 @@ def write_file(
     stored = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     full = {"format_version": version, "rectab": __version__, **description}
     text = json.dumps({**full, "checksum": checksum(full, stored)})
-    partial = path.with_name(path.name + ".partial")
-    save_file(stored, partial, metadata={f"rectab_{kind}": text})
-    partial.replace(path)
+    with atomic_file(path) as draft:
+        save_file(stored, draft, metadata={f"rectab_{kind}": text})
 
 
 def read_file(path: Path, kind: str, version: int) -> tuple[dict[str, Any], dict[str, Tensor]]:

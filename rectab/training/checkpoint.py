@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from rectab.atomic_file import PARTIAL, remove_partial, write_atomic
 from rectab.training.errors import CheckpointError
 from rectab.training.state import load_state, save_state
 
@@ -53,7 +54,7 @@ class Checkpoints:
         identity = folder / "run.json"
         text = json.dumps(run, indent=1, sort_keys=True)
         if not identity.exists():
-            _write_text(identity, text)
+            write_atomic(identity, text)
         elif other := _differences(json.loads(identity.read_text()), json.loads(text)):
             raise CheckpointError(
                 f"{folder}: holds the checkpoints of a run with other settings ({'; '.join(other)}); use another "
@@ -109,7 +110,9 @@ class Checkpoints:
         """The run is over and its result is written: delete its checkpoints, and the folder if it is empty."""
         if self.folder is None:
             return
-        for pattern in ("stage-*.safetensors", "current.safetensors", "*.partial"):
+        for folder in self.folder.glob(f"*{PARTIAL}"):  # of a run that was killed
+            remove_partial(folder)
+        for pattern in ("stage-*.safetensors", "current.safetensors"):
             for path in self.folder.glob(pattern):
                 path.unlink(missing_ok=True)
         self._remove_best()
@@ -137,9 +140,3 @@ def _differences(kept: Any, given: Any, name: str = "") -> list[str]:
         inner = f"{name}.{key}" if name else key
         found += _differences(kept.get(key, _ABSENT), given.get(key, _ABSENT), inner)
     return found
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

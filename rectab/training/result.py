@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-__all__ = ["RunResult"]
+from rectab.atomic_file import write_atomic
+
+__all__ = ["RunResult", "without_nan"]
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class RunResult:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; what is not a number (the AUC of a slice with one class) becomes None."""
-        plain: dict[str, Any] = _without_nan(asdict(self))
+        plain: dict[str, Any] = without_nan(asdict(self))
         return plain
 
     @classmethod
@@ -91,16 +93,15 @@ class RunResult:
 
     def save(self, path: Path) -> None:
         """Write as JSON; the file appears whole."""
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False), encoding="utf-8")
-        partial.replace(path)
+        write_atomic(path, json.dumps(self.to_json(), indent=1, allow_nan=False))
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
+    """Plain data with NaN and infinity replaced by None, so that it is valid JSON."""
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

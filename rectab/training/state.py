@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from rectab.atomic_file import atomic_file
 
 __all__ = ["get_rng_state", "load_state", "save_state", "set_rng_state"]
 
@@ -24,11 +25,8 @@ def save_state(path: Path, state: Any) -> None:
     """
     tensors: dict[str, Tensor] = {}
     tree = _encode(state, tensors)
-    partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, metadata={"rectab_state": json.dumps(tree)})
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
+    with atomic_file(path) as draft:
+        save_file(tensors, draft, metadata={"rectab_state": json.dumps(tree)})
 
 
 def load_state(path: Path) -> Any:
