@@ -6,6 +6,7 @@ import random
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from rectab.tables.optembed import CompactOptEmbedTable, OptEmbedConfig, OptEmbe
 from rectab.tables.optembed.evolution import cross, evolve, mutate
 from rectab.tables.optembed.masks import keep_above_zero, keep_leading, surrogate_slope
 from rectab.tables.optembed.search import Fitness
-from rectab.tables.optembed.sizing import Shape, Sizer
+from rectab.tables.optembed.sizing import Shape, Sizer, row_scales
 from rectab.training import TrainConfig, Trainer
 
 DIM = 8
@@ -213,6 +214,34 @@ def test_the_shift_is_a_quantile_of_margins(vocabularies: list[Vocabulary]) -> N
     assert kept_narrow.sum() > 1.8 * kept_wide.sum()
     assert margins[kept_wide].min() > margins[~kept_wide].max()
     assert wide.widths == (8, 8, 8, 8)
+
+
+def test_a_scale_is_the_mean_norm_of_lookups_times_the_number_of_rows() -> None:
+    counted = [Vocabulary("a", 2, counts=np.array([3, 1])), Vocabulary("b", 3), Vocabulary("c", 2)]
+    counted.append(Vocabulary("d", 1, counts=np.array([0])))
+    norms = torch.tensor([2.0, 6.0, 1.0, 2.0, 6.0, 0.0, 0.0, 5.0])
+    assert row_scales(norms, counted).tolist() == [(2.0 * 3 + 6.0) / 4 * 2, 3.0 * 3, 1.0, 1.0]
+
+
+def test_a_budget_does_not_empty_a_vocabulary_for_its_small_norms(vocabularies: list[Vocabulary]) -> None:
+    """L2 can make the norms of a vocabulary a hundredth of the others'; a cut by norm alone took all its rows."""
+    table = supernet(vocabularies, "25%", search_dims=False)
+    first = 2000 + 5000 + 3
+    with torch.no_grad():
+        table.store.weight[first:].mul_(0.01)
+    compact = table.serving()
+    assert isinstance(compact, CompactOptEmbedTable)
+    assert min(compact.config.num_rows) > 0
+    assert compact.config.num_rows[2:] == (3, 150), "small vocabularies are cheap and serve as many lookups"
+
+
+def test_without_a_budget_scales_change_nothing(vocabularies: list[Vocabulary]) -> None:
+    table = supernet(vocabularies)
+    with torch.no_grad():
+        table.threshold.fill_(0.5)
+    norms = table.store.weight.abs().sum(-1)
+    table.serving()
+    assert torch.equal(table.margins(), norms - 0.5)
 
 
 def test_widths_that_leave_no_room_for_a_row_are_narrowed(vocabularies: list[Vocabulary]) -> None:

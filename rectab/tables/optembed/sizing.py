@@ -1,8 +1,11 @@
 """Fitting OptEmbed to a budget. The paper has no way to ask for a size; this is rectab's extension.
 
-The supernet's thresholds say in which order rows go: by margin, which is norm minus threshold. Moving all thresholds by
-one common shift is a quantile of the margins, so for any choice of widths there is a shift at which the rows kept fill
-the budget. The search over widths evaluates every candidate at its own shift; so rows and widths are chosen together.
+The supernet's thresholds say in which order the rows of a vocabulary go: by margin, which is norm minus threshold.
+Between vocabularies margins are compared in units of what a row of the vocabulary has to do (:func:`row_scales`): L2
+makes the norms of some vocabularies smaller than those of others, and a row of a small vocabulary serves more lookups.
+Moving all thresholds by one common shift, in these units, is a quantile of the margins, so for any choice of widths
+there is a shift at which the rows kept fill the budget. The search over widths evaluates every candidate at its own
+shift; so rows and widths are chosen together.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from rectab.tables.idset import IdSet
 from rectab.tables.optembed.config import CompactOptEmbedConfig, OptEmbedConfig
 from rectab.tables.optembed.serving import compact_bytes
 
-__all__ = ["Shape", "Sizer", "largest_bytes", "smallest_bytes"]
+__all__ = ["Shape", "Sizer", "largest_bytes", "row_scales", "smallest_bytes"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Shape:
 
     Attributes:
         widths: kept dimensions of every vocabulary.
-        shift: added to every threshold.
+        shift: added to every threshold, in units of its vocabulary's scale.
     """
 
     widths: tuple[int, ...]
@@ -44,7 +47,8 @@ class Sizer:
         embedding_dim: D.
         config: its budget is what is filled; without one nothing is moved.
         options: dtype of the rows.
-        margins: float32 [N], norm minus threshold of every row; all rows are kept if ``config.search_rows`` is off.
+        margins: float32 [N], norm minus threshold of every row, over its vocabulary's scale; all rows are kept if
+            ``config.search_rows`` is off.
     """
 
     def __init__(
@@ -100,6 +104,26 @@ class Sizer:
     def _bytes(self, num_rows: Sequence[int], widths: Sequence[int]) -> int:
         compact = CompactOptEmbedConfig(tuple(num_rows), tuple(widths), self.config.pruned)
         return compact_bytes(self.vocabularies, self.embedding_dim, compact, self.options)
+
+
+def row_scales(norms: Tensor, vocabularies: Sequence[Vocabulary]) -> Tensor:
+    """float32 [V], above 0: the average norm over a vocabulary's lookups in training, times its number of rows.
+
+    A margin over the first factor is the row's share of what a lookup gives; one over the number of rows is the share
+    of lookups that an average row serves.
+
+    Args:
+        norms: float32 [N], of all rows.
+        vocabularies: of N ids together; all rows of one without counts weigh the same.
+    """
+    scales = torch.ones(len(vocabularies), dtype=torch.float64, device=norms.device)
+    parts = norms.double().split([v.num_embeddings for v in vocabularies])
+    for index, (part, vocabulary) in enumerate(zip(parts, vocabularies, strict=True)):
+        counts = torch.ones_like(part) if vocabulary.counts is None else torch.from_numpy(vocabulary.counts).to(part)
+        total = (part * counts).sum() * part.numel()
+        if total > 0:
+            scales[index] = total / counts.sum()
+    return scales.float()
 
 
 def smallest_bytes(

@@ -19,7 +19,7 @@ from rectab.tables.optembed.evolution import Evolution, evolve
 from rectab.tables.optembed.masks import keep_above_zero, keep_leading, row_norms
 from rectab.tables.optembed.search import Fitness
 from rectab.tables.optembed.serving import CompactOptEmbedTable
-from rectab.tables.optembed.sizing import Shape, Sizer, largest_bytes
+from rectab.tables.optembed.sizing import Shape, Sizer, largest_bytes, row_scales
 from rectab.tables.ranges import RangeTable
 from rectab.tables.registry import build_table
 
@@ -33,17 +33,19 @@ __all__ = ["OptEmbedTable"]
 class OptEmbedTable(RangeTable[OptEmbedConfig]):
     """One row an id, times a row mask, times a dimension mask.
 
-    A row is kept if its L1 norm exceeds its vocabulary's threshold (plus a shift, 0 unless a budget asks for one).
+    A row is kept if its L1 norm exceeds its vocabulary's threshold (plus a shift, 0 unless a budget asks for one, in
+    units of the vocabulary's scale).
     While training, the width of every looked-up vector is drawn uniformly from ``1 .. D``; in evaluation it is its
     vocabulary's, D until the search has found better.
 
-    Memory while training: the full table, and three numbers a vocabulary.
+    Memory while training: the full table, and four numbers a vocabulary.
 
     Lyu et al., "OptEmbed: Learning Optimal Embedding Table for Click-through Rate Prediction", CIKM 2022.
     """
 
     widths: Tensor
     shift: Tensor
+    scales: Tensor
 
     def __init__(
         self,
@@ -59,6 +61,7 @@ class OptEmbedTable(RangeTable[OptEmbedConfig]):
         count, device = len(self.vocabularies), self.options.device
         self.register_buffer("widths", torch.full((count,), embedding_dim, device=device))
         self.register_buffer("shift", torch.zeros((), device=device))
+        self.register_buffer("scales", torch.ones(count, device=device))
         if config.search_rows:
             self.threshold = nn.Parameter(torch.zeros(count, device=device))
             self.threshold_curve = Curve(count, device=device)
@@ -77,7 +80,8 @@ class OptEmbedTable(RangeTable[OptEmbedConfig]):
         vectors = super().lookup(ids, vocabulary)
         vocabulary = vocabulary.expand(ids.shape)
         if self.config.search_rows:
-            kept = keep_above_zero(row_norms(vectors) - (self.threshold + self.shift)[vocabulary])
+            thresholds = self.threshold + self.shift * self.scales
+            kept = keep_above_zero(row_norms(vectors) - thresholds[vocabulary])
             kept = kept.to(vectors.dtype).unsqueeze(-1)
             vectors = vectors * kept
             if self.config.pruned == "shared":
@@ -96,11 +100,23 @@ class OptEmbedTable(RangeTable[OptEmbedConfig]):
 
     @torch.no_grad()
     def margins(self) -> Tensor:
-        """float32 [N]: norm minus threshold of every row; infinite where no threshold is learned."""
+        """float32 [N]: norm minus threshold of every row, over its vocabulary's scale; infinite where no threshold is
+        learned."""
         if not self.config.search_rows:
             return torch.full((self.store.num_rows,), float("inf"))
-        norms = torch.cat([row_norms(self.store.weight[rows]) for rows in slices_of(self.store.num_rows)])
-        return norms - self.threshold.repeat_interleave(torch.tensor(self.range_sizes, device=norms.device))
+        sizes = torch.tensor(self.range_sizes, device=self.scales.device)
+        norms = self._norms() - self.threshold.repeat_interleave(sizes)
+        return norms / self.scales.repeat_interleave(sizes)
+
+    def _norms(self) -> Tensor:
+        return torch.cat([row_norms(self.store.weight[rows]) for rows in slices_of(self.store.num_rows)])
+
+    @torch.no_grad()
+    def _sizer(self) -> Sizer:
+        """The sizer of the rows as they are; with a budget it sets the scales that rows are ordered by."""
+        if self.config.search_rows and self.config.budget_bytes is not None:
+            self.scales.copy_(row_scales(self._norms(), self.vocabularies))
+        return Sizer(self.vocabularies, self.embedding_dim, self.config, self.options, self.margins())
 
     def planned_serving(self) -> Ledger:
         """The most that training may end in: the budget, or everything kept."""
@@ -111,8 +127,7 @@ class OptEmbedTable(RangeTable[OptEmbedConfig]):
 
     def serving(self) -> EmbeddingTable:
         """The rows above their thresholds at the widths found so far, shifted to fit the budget if there is one."""
-        sizer = Sizer(self.vocabularies, self.embedding_dim, self.config, self.options, self.margins())
-        self.enter(sizer.fit(self.widths.tolist()))
+        self.enter(self._sizer().fit(self.widths.tolist()))
         return self.compacted(self)
 
     def enter(self, shape: Shape) -> None:
@@ -164,7 +179,7 @@ class OptEmbedTable(RangeTable[OptEmbedConfig]):
     def search_shape(self, trainer: StageRunner) -> dict[str, Any]:
         """Find widths by evolution, each candidate at the shift that fills the budget; enter the best shape."""
         begin, config = time.perf_counter(), self.config
-        sizer = Sizer(self.vocabularies, self.embedding_dim, config, self.options, self.margins())
+        sizer = self._sizer()
         full = (self.embedding_dim,) * len(self.vocabularies)
         if not config.search_dims:
             self.enter(sizer.fit(full))
@@ -212,7 +227,7 @@ class OptEmbedTable(RangeTable[OptEmbedConfig]):
         }
         if self.config.search_rows:
             summary["thresholds"] = dict(zip(names, self.threshold.tolist(), strict=True))
-            summary["threshold_shift"] = float(self.shift)
+            summary["threshold_shifts"] = dict(zip(names, (self.shift * self.scales).tolist(), strict=True))
             summary["threshold_curve"] = {"vocabularies": names, **self.threshold_curve.to_json()}
         return summary
 
