@@ -10,6 +10,8 @@ import numpy as np
 import polars as pl
 import xxhash
 
+from rectab.data.distinct import number_distinct
+
 __all__ = ["Codes", "FittedVocabulary", "factorise", "fit_ids", "hash_values"]
 
 _NULL_BYTES = b"\x00null"  # what a missing value hashes as; no text of a delimited file looks like this
@@ -36,19 +38,24 @@ def factorise(columns: Mapping[str, Callable[[], pl.Series]], scratch: Path, nam
         scratch: folder for the code arrays.
         name: unique part of the arrays' file names.
     """
-    distinct = [load().unique() for load in columns.values()]
-    if len({series.dtype for series in distinct}) > 1:
-        distinct = [series.cast(pl.String) for series in distinct]
-    values = pl.concat([series.alias("value") for series in distinct]).unique().sort(nulls_last=False)
-    lookup = pl.DataFrame({"value": values, "code": np.arange(len(values), dtype=np.int32)}).lazy()
-    arrays = {}
+    found, paths = {}, {}
     for index, (key, load) in enumerate(columns.items()):
-        frame = load().cast(values.dtype).alias("value").to_frame().lazy()
-        joined = frame.join(lookup, on="value", how="left", nulls_equal=True, maintain_order="left")
-        path = scratch / f"codes-{name}-{index}.npy"
-        np.save(path, joined.select("code").collect().to_series().to_numpy())
-        arrays[key] = np.load(path, mmap_mode="r") if len(frame.collect()) else np.empty(0, np.int32)
-    return Codes(values, arrays)
+        found[key], codes = number_distinct(load())
+        paths[key] = scratch / f"codes-{name}-{index}.npy"
+        np.save(paths[key], codes)
+    if len({series.dtype for series in found.values()}) > 1:
+        found = {key: series.cast(pl.String) for key, series in found.items()}
+    distinct, numbers = number_distinct(pl.concat([series.alias("value") for series in found.values()]))
+    order = distinct.arg_sort(nulls_last=False)
+    places = np.empty(len(order), np.int32)
+    places[order.to_numpy()] = np.arange(len(order), dtype=np.int32)
+    arrays, begin = {}, 0
+    for key, series in found.items():
+        end = begin + len(series)
+        arrays[key] = np.load(paths[key], mmap_mode="r+") if end > begin else np.empty(0, np.int32)
+        arrays[key][:] = places[numbers[begin:end]][arrays[key]]
+        begin = end
+    return Codes(distinct.gather(order), arrays)
 
 
 @dataclass
