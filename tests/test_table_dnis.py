@@ -113,6 +113,19 @@ def test_without_counts_there_is_no_plan_and_no_training() -> None:
         build_table("dnis", uncounted, DIM, DNISConfig()).train_with(SimpleNamespace())  # type: ignore[arg-type]
 
 
+def test_few_counted_ids_may_all_lie_in_the_first_block() -> None:
+    table = build_table("dnis", [Vocabulary("a", 20, counts=np.arange(20))], DIM, DNISConfig(blocks=(0.98, 0.02)))
+    stages: list[str] = []
+
+    def run(stage: str, **settings: Any) -> None:
+        stages.append(stage)
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        table.train_with(SimpleNamespace(run=run))  # type: ignore[arg-type]
+    assert stages == ["warm start"]
+
+
 # One step of the selection.
 
 
@@ -154,17 +167,19 @@ def test_l1_pulls_in_units_of_the_gradient() -> None:
 
 
 class Toy:
-    """A quadratic loss of every id's vector, other targets in training and in validation."""
+    """A quadratic loss of the vectors of some ids, other ids and targets in training and in validation."""
 
     def __init__(self, table: DNISTable) -> None:
         self.table = table
         generator = torch.Generator().manual_seed(0)
         size = table.store.num_rows
         self.targets = {split: torch.randn(size, DIM, generator=generator) for split in ("train", "search")}
-        self.ids = torch.arange(size)
+        # Some ids are in both, some in one only, some twice.
+        self.ids = {"train": torch.arange(size - 3).repeat(2), "search": torch.arange(3, size)}
 
     def loss(self, split: str) -> Tensor:
-        return (self.table(self.ids, 0) - self.targets[split]).pow(2).sum(1).mean() * 3
+        ids = self.ids[split]
+        return (self.table(ids, 0) - self.targets[split][ids]).pow(2).sum(1).mean() * 3
 
     def nested(self, alpha: Tensor, inner_lr: float) -> Tensor:
         """The validation loss after the inner step, written out."""
@@ -172,7 +187,7 @@ class Toy:
         rows = self.table.block.int()
 
         def loss(w: Tensor, split: str) -> Tensor:
-            return (w * alpha[rows] - self.targets[split]).pow(2).sum(1).mean() * 3
+            return (w * alpha[rows] - self.targets[split])[self.ids[split]].pow(2).sum(1).mean() * 3
 
         (gradient,) = torch.autograd.grad(loss(weight, "train"), [weight], create_graph=True)
         return loss(weight - inner_lr * gradient, "search")
@@ -262,6 +277,15 @@ def test_structured_keeps_whole_dimensions_of_blocks(vocabularies: list[Vocabula
     kept = vectors_of(table.serving(), vocabularies) != 0
     for block in range(5):
         assert kept[table.block == block].any(0).equal(kept[table.block == block].all(0))
+
+
+def test_structured_never_keeps_what_was_selected_away(vocabularies: list[Vocabulary]) -> None:
+    table = soft_table(vocabularies, "60%", form="structured")
+    with torch.no_grad():
+        table.alpha[:, ::2] = 0.0
+    served = table.serving()
+    assert isinstance(served, StructuredDNISTable)
+    assert all(column % 2 for columns in served.config.columns for column in columns)
 
 
 def test_auto_takes_the_form_that_keeps_more(vocabularies: list[Vocabulary]) -> None:
@@ -375,6 +399,22 @@ def test_the_selection_learns_from_validation_and_the_embeddings_from_training(d
     assert "table.alpha" in changed
     assert not table.store.pending
     assert trainer.model.training
+
+
+def test_the_selection_reads_search_batches_only(dataset: PreparedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = trainer_of(dataset, None)
+    table = table_of(trainer)
+    read: list[str] = []
+    for source in ("search_batches", "train_batches"):
+        original = getattr(trainer, source)
+
+        def watched(epoch: int, source: str = source, original: Any = original) -> Any:
+            read.append(source)
+            return original(epoch)
+
+        monkeypatch.setattr(trainer, source, watched)
+    AlphaStep(table, trainer)(1)
+    assert read == ["search_batches"]
 
 
 def test_training_steps_leave_the_selection_alone_and_the_search_leaves_the_network_alone(

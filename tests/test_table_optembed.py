@@ -244,6 +244,76 @@ def test_without_a_budget_scales_change_nothing(vocabularies: list[Vocabulary]) 
     assert torch.equal(table.margins(), norms - 0.5)
 
 
+def test_masked_and_served_rows_agree_at_the_very_margin(vocabularies: list[Vocabulary]) -> None:
+    """A cut between two rows is a float; both masks have to round on the same side of it."""
+    table = supernet(vocabularies, "25%", search_dims=False)
+    table.serving()
+    ids, vocabulary = all_ids(vocabularies)
+    margins = table.margins()
+    with torch.no_grad():
+        table.threshold.copy_(torch.tensor([0.1, 0.3, 0.2, 0.05]))
+    margins = table.margins()
+    for row in torch.randperm(len(margins), generator=torch.Generator().manual_seed(0))[:200].tolist():
+        table.shift.fill_(margins[row])
+        assert torch.equal(table(ids, vocabulary).abs().sum(1) > 0, margins > table.shift)
+
+
+def test_thresholds_of_every_field_of_a_batch(vocabularies: list[Vocabulary]) -> None:
+    """[B, F] ids against [F] vocabularies: a field feels its own threshold only."""
+    table = supernet(vocabularies)
+    with torch.no_grad():
+        table.threshold.copy_(torch.tensor([-1.0, float("inf"), -1.0, float("inf")]))
+    vectors = table(torch.tensor([[5, 6, 1, 7], [8, 9, 2, 10]]), torch.arange(4))
+    assert (vectors.abs().sum(-1) > 0).tolist() == [[True, False, True, False]] * 2
+
+
+def test_thresholds_that_prune_everything_say_what_to_change(vocabularies: list[Vocabulary]) -> None:
+    table = supernet(vocabularies)
+    with torch.no_grad():
+        table.threshold.fill_(float("inf"))
+    with pytest.raises(ValueError, match=r"pruned every row; lower threshold_lr .* or alpha"):
+        table.serving()
+
+
+def test_shared_vectors_without_pruned_rows_are_refused() -> None:
+    with pytest.raises(ValueError, match="needs search_rows"):
+        OptEmbedConfig(search_rows=False, pruned="shared")
+
+
+def test_the_search_follows_the_seed_of_the_run(dataset: PreparedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+
+    def recorded(*arguments: Any, seed: int, **settings: Any) -> Any:
+        seeds.append(seed)
+        return evolve(*arguments, seed=seed, **settings)
+
+    monkeypatch.setattr("rectab.tables.optembed.table.evolve", recorded)
+    trained(dataset, "40%", generations=1)
+    trained(dataset, "40%", generations=1, seed=5)
+    assert seeds == [1, 6]
+
+
+def test_curves_go_on_after_the_best_evaluation(dataset: PreparedDataset) -> None:
+    """The best weights are loaded at the end of a stage; what thresholds did after them is still worth seeing."""
+    planned = plan("optembed", dataset.schema.vocabularies, DIM, search_dims=False, threshold_lr=0.05)
+    table = planned.build()
+    assert isinstance(table, OptEmbedTable)
+    model = ModelConfig.from_options("mlp", "none", {"hidden": (16,)}, {})
+    config = TrainConfig(batch_size=256, max_epochs=3, lr=0.01, precision="fp32", min_improvement=10.0, patience=99)
+    trainer = Trainer(dataset, table, model, config, progress="off")
+    table.train_supernet(trainer)
+    best = next(point["step"] for point in reversed(trainer.history) if point["best"])
+    assert table.threshold_curve.to_json()["steps"][-1] > best + 1
+    assert trainer.history[-1]["step"] > best
+
+
+def test_a_loaded_serving_form_can_be_trained(dataset: PreparedDataset) -> None:
+    table = plan("optembed", dataset.schema.vocabularies, DIM, "40%").build().serving()
+    model = ModelConfig.from_options("mlp", "none", {"hidden": (16,)}, {})
+    config = TrainConfig(batch_size=256, max_epochs=1, precision="fp32")
+    assert Trainer(dataset, table, model, config, progress="off").fit() is table
+
+
 def test_widths_that_leave_no_room_for_a_row_are_narrowed(vocabularies: list[Vocabulary]) -> None:
     with pytest.raises(InfeasibleBudget) as caught:
         plan("optembed", vocabularies, DIM, 1)
@@ -336,7 +406,13 @@ def trained(dataset: PreparedDataset, budget: str | None, **settings: Any) -> tu
 
 @pytest.mark.parametrize(
     ("budget", "settings"),
-    [(None, {}), ("40%", {}), ("40%", {"search_dims": False}), ("60%", {"search_rows": False, "pruned": "shared"})],
+    [
+        (None, {}),
+        ("40%", {}),
+        ("40%", {"pruned": "shared"}),
+        ("40%", {"search_dims": False}),
+        ("60%", {"search_rows": False}),
+    ],
 )
 def test_all_stages_end_in_a_small_table(
     dataset: PreparedDataset, budget: str | None, settings: dict[str, Any]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rectab.batch import Batch
 from rectab.data.loader import batches, num_batches
+from rectab.tables.learned import Curve
 from rectab.training.config import monitor_value
 from rectab.training.errors import TrainingError
 from rectab.training.optimizers import OptimizerSet
@@ -110,7 +111,14 @@ class Stage:
             self.trainer.reporter.finish()
         self.optimizers.release()
         if self.best is not None:
-            self.trainer.model.load_state_dict(self.best)
+            self._load_best(self.best)
+
+    def _load_best(self, best: dict[str, Tensor]) -> None:
+        """The best weights, but curves over training to its end: they are records, not weights."""
+        model = self.trainer.model
+        curves = {f"{name}.": module for name, module in model.named_modules() if isinstance(module, Curve)}
+        records = {prefix + key: t for prefix, curve in curves.items() for key, t in curve.state_dict().items()}
+        model.load_state_dict({**best, **records})
 
     def _run_epoch(self) -> None:
         state, trainer = self.state, self.trainer

@@ -19,7 +19,7 @@ from rectab.data.dataset import PreparedDataset, Split
 from rectab.data.loader import batches
 from rectab.models import CTRModel, ModelConfig
 from rectab.tables.base import EmbeddingTable
-from rectab.tables.registry import get_method
+from rectab.tables.registry import methods
 from rectab.training.checkpoint import Checkpoints
 from rectab.training.config import TrainConfig
 from rectab.training.evaluation import evaluate
@@ -74,7 +74,8 @@ class Trainer:
         self.train: Split = dataset.train
         self.valid: Split = dataset.valid
         self._search: Split | None = None
-        if get_method(table.method).staged if split_validation is None else split_validation:
+        staged = {method.name for method in methods() if method.staged}
+        if table.method in staged if split_validation is None else split_validation:
             self._search, self.valid = dataset.valid.sample_halves(config.seed)
         self._bf16, self.precision = resolve_precision(config.precision)
         self.reporter = Reporter(progress)

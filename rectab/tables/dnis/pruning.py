@@ -69,7 +69,7 @@ class Pruner:
     def structured(self, budget: int | None) -> StructuredChoice | None:
         """Dimensions of blocks by mean magnitude, densest first, each taken if it fits; None if none does.
 
-        Without a budget all are taken but those of magnitude 0.
+        Those of magnitude 0 are never taken.
         """
         if budget is None:
             kept = self.mass > 0
@@ -78,7 +78,7 @@ class Pruner:
         density = self.mass / torch.tensor(self.sizes, device=self.mass.device).clamp(min=1).unsqueeze(1)
         for pair in density.flatten().argsort(descending=True, stable=True).tolist():
             block, column = divmod(pair, self.embedding_dim)
-            if not self.sizes[block]:
+            if not self.mass[block, column] > 0:
                 continue
             kept[block, column] = True
             size = structured_bytes(self.vocabularies, self.embedding_dim, self.config_of(kept), self.options)

@@ -31,7 +31,8 @@ __all__ = ["DNISTable"]
 class DNISTable(RangeTable[DNISConfig]):
     """One row an id, times ``alpha`` in [0, 1] of its block of ids.
 
-    Memory while training: the full table, one byte an id, and L * D numbers.
+    Memory while training: the full table, one byte an id, L * D numbers, and their curve. Pruning holds a copy of the
+    rows besides.
 
     Cheng, Shen, Huang, "Differentiable Neural Input Search for Recommender Systems", 2020; the pruning to a given size
     follows its successor AutoSrh (Kong et al., "AutoSrh", TKDE 2022).
@@ -93,7 +94,7 @@ class DNISTable(RangeTable[DNISConfig]):
             kept = choice.kept[self.block.int()].double().mean(1)
         elif entries is not None and entries.numel():
             table = self._sparse(rows, entries)
-            kept = torch.zeros(rows.numel(), dtype=torch.float64).index_fill_(0, entries, 1.0).view(rows.shape).mean(1)
+            kept = _kept_shares(entries, rows.shape)
         else:
             raise ValueError(f"dnis: nothing fits {budget} bytes; plan() gives the smallest feasible budget")
         table.summary = self._summary(table, share, kept)
@@ -103,7 +104,7 @@ class DNISTable(RangeTable[DNISConfig]):
         config = pruner.config_of(choice.kept)
         table = build_table("dnis.structured", self.vocabularies, self.embedding_dim, config, self.options)
         assert isinstance(table, StructuredDNISTable)
-        has_rows = choice.kept.any(1) & (torch.tensor(pruner.sizes) > 0)
+        has_rows = choice.kept.any(1) & (torch.tensor(pruner.sizes, device=choice.kept.device) > 0)
         position = torch.where(has_rows, has_rows.cumsum(0) - 1, len(pruner.sizes))
         table.fill(position[self.block.int()], pruner.rows)
         return table
@@ -121,7 +122,7 @@ class DNISTable(RangeTable[DNISConfig]):
         Raises:
             ValueError: the vocabularies have no training counts, so there are no blocks.
         """
-        if len(self.config.blocks) > 1 and not bool(self.block.any()):
+        if len(self.config.blocks) > 1 and any(v.counts is None for v in self.vocabularies):
             raise ValueError("dnis: the vocabularies have no training counts to sort ids into blocks by")
         trainer.run("warm start", max_epochs=self.config.warm_epochs, frozen=[self.alpha])
         trainer.run(
@@ -150,3 +151,9 @@ class DNISTable(RangeTable[DNISConfig]):
             "kept_by_frequency_decile": share_by_decile(self.vocabularies, kept),
             "alpha_curve": self.alpha_curve.to_json(),
         }
+
+
+def _kept_shares(entries: Tensor, shape: torch.Size) -> Tensor:
+    """float64 [N]: which share of every row's D entries is among ``entries`` int64 [k] of an [N, D] table."""
+    num_rows, embedding_dim = shape
+    return torch.bincount(entries // embedding_dim, minlength=num_rows).double() / embedding_dim

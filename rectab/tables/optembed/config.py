@@ -23,9 +23,9 @@ class OptEmbedConfig:
     generations: of the search.
     parents: best candidates so far that the next generation is made from.
     mutation_probability: that a mutation draws a vocabulary's width anew.
-    evaluation_rows: most validation rows that candidates are compared on, drawn once; 0 takes all.
+    evaluation_rows: validation rows that candidates are compared on, in whole batches, drawn once; 0 takes all.
     patience: generations without a better candidate after which the search ends.
-    seed: of the search.
+    seed: of the search, added to the table's own seed.
     """
 
     budget_bytes: int | None = None
@@ -47,6 +47,8 @@ class OptEmbedConfig:
             raise ValueError("optembed: search_rows or search_dims must be on")
         if self.pruned not in ("zero", "shared"):
             raise ValueError(f"optembed: pruned must be 'zero' or 'shared', got {self.pruned!r}")
+        if self.pruned == "shared" and not self.search_rows:
+            raise ValueError("optembed: pruned='shared' needs search_rows; without it no row is pruned")
         for name in ("population", "generations", "parents", "patience"):
             if getattr(self, name) < 1:
                 raise ValueError(f"optembed: {name} must be at least 1, got {getattr(self, name)}")

@@ -38,7 +38,7 @@ class OptEmbedTable(RangeTable[OptEmbedConfig]):
     While training, the width of every looked-up vector is drawn uniformly from ``1 .. D``; in evaluation it is its
     vocabulary's, D until the search has found better.
 
-    Memory while training: the full table, and four numbers a vocabulary.
+    Memory while training: the full table, five numbers a vocabulary, and the thresholds' curve.
 
     Lyu et al., "OptEmbed: Learning Optimal Embedding Table for Click-through Rate Prediction", CIKM 2022.
     """
@@ -80,8 +80,9 @@ class OptEmbedTable(RangeTable[OptEmbedConfig]):
         vectors = super().lookup(ids, vocabulary)
         vocabulary = vocabulary.expand(ids.shape)
         if self.config.search_rows:
-            thresholds = self.threshold + self.shift * self.scales
-            kept = keep_above_zero(row_norms(vectors) - thresholds[vocabulary])
+            # The arithmetic of margins(), so that this mask and the served rows agree to the bit.
+            margins = (row_norms(vectors) - self.threshold[vocabulary]) / self.scales[vocabulary]
+            kept = keep_above_zero(margins - self.shift)
             kept = kept.to(vectors.dtype).unsqueeze(-1)
             vectors = vectors * kept
             if self.config.pruned == "shared":
@@ -103,7 +104,7 @@ class OptEmbedTable(RangeTable[OptEmbedConfig]):
         """float32 [N]: norm minus threshold of every row, over its vocabulary's scale; infinite where no threshold is
         learned."""
         if not self.config.search_rows:
-            return torch.full((self.store.num_rows,), float("inf"))
+            return torch.full((self.store.num_rows,), float("inf"), device=self.scales.device)
         sizes = torch.tensor(self.range_sizes, device=self.scales.device)
         norms = self._norms() - self.threshold.repeat_interleave(sizes)
         return norms / self.scales.repeat_interleave(sizes)
@@ -141,6 +142,11 @@ class OptEmbedTable(RangeTable[OptEmbedConfig]):
         kept = self.margins() > self.shift
         num_rows = [int(part.sum()) for part in kept.split(list(self.range_sizes))]
         shared = self.config.pruned == "shared"
+        if not (shared or any(num_rows)):
+            raise ValueError(
+                f"optembed: the thresholds pruned every row; lower threshold_lr ({self.config.threshold_lr:g}) or "
+                f"alpha ({self.config.alpha:g}), or ask for a budget"
+            )
         widths = [width if rows or shared else 0 for rows, width in zip(num_rows, self.widths.tolist(), strict=True)]
         config = CompactOptEmbedConfig(tuple(num_rows), tuple(widths), self.config.pruned)
         table = build_table("optembed.compact", self.vocabularies, self.embedding_dim, config, self.options)
@@ -198,7 +204,7 @@ class OptEmbedTable(RangeTable[OptEmbedConfig]):
             parents=config.parents,
             mutation_probability=config.mutation_probability,
             patience=config.patience,
-            seed=config.seed,
+            seed=config.seed + self.options.seed,
         )
         self.enter(sizer.fit(found.best))
         seconds = time.perf_counter() - begin
