@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from rectab.ops import RowStore
+from rectab.ops.replay import Clock
 from rectab.optim import RowAdagrad, RowAdam, RowOptimizer, RowSGD, clip_row_gradients
 
 ROWS, DIM = 40, 5
@@ -202,7 +205,7 @@ def test_half_precision_rows_follow_full_precision(name: str, dtype: torch.dtype
     full, half = a_store(), a_store(dtype)
     half.load_state_dict(full.state_dict())
     train(full, OPTIMIZERS[name]([("t", full)]), 200)
-    train(half, OPTIMIZERS[name]([("t", half)], state_dtype=dtype), 200)
+    train(half, OPTIMIZERS[name]([("t", half)], state_dtype=torch.bfloat16), 200)
     error = (half.weight.float() - full.weight).square().mean().sqrt()
     assert error < 0.05 * full.weight.square().mean().sqrt()
 
@@ -231,6 +234,81 @@ def test_clipping_by_the_norm_of_rows_and_dense_parameters() -> None:
     (rows, gradients) = store.pending[0]
     assert sorted(rows.tolist()) == [2, 7]
     assert float((gradients.square().sum() + dense.grad.square().sum()).sqrt()) == pytest.approx(1.0, rel=1e-4)
+
+
+def test_clipping_counts_sparse_gradients() -> None:
+    store = RowStore(ROWS, DIM, gradient="sparse")
+    store(torch.tensor([[2, 2, 7]])).sum().backward()
+    norm = clip_row_gradients([], 1.0, [store.weight])
+    assert float(norm) == pytest.approx((DIM * (2.0**2 + 1.0)) ** 0.5)
+    assert store.weight.grad is not None
+    assert float(store.weight.grad.to_dense().norm()) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_gradients_of_a_lookup_after_clipping_are_added() -> None:
+    store, plain = a_store(), a_store()
+    for one in (store, plain):
+        one(torch.tensor([1, 1, 2])).sum().backward()
+        if one is store:
+            clip_row_gradients([("t", one)], 1e9)
+        one(torch.tensor([2, 3])).sum().backward()
+        RowSGD([("t", one)], 0.1).step()
+    torch.testing.assert_close(store.weight, plain.weight)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_rows_may_be_numbered_in_32_bits(name: str, kernel: str) -> None:
+    stores = [a_store(torch.bfloat16), a_store(torch.bfloat16)]
+    for store, integer in zip(stores, (torch.int32, torch.int64), strict=True):
+        optimizer = OPTIMIZERS[name]([("t", store)], weight_decay=0.1, kernel=kernel)
+        for rows, target in batches(10):
+            optimizer.zero_grad()
+            (store(rows.to(integer)) - target).square().sum().backward()
+            optimizer.step()
+    assert torch.equal(stores[0].weight, stores[1].weight)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_half_precision_rows_and_state_are_the_same_in_both_kernels(name: str) -> None:
+    """Updates and replays of bf16 rows with bf16 state; fused arithmetic may tip a value to its neighbour."""
+    results = []
+    for kernel in KERNELS:
+        store = a_store(torch.bfloat16)
+        options: dict[str, Any] = {"weight_decay": 0.1, "max_replay": 4, "state_dtype": torch.bfloat16}
+        optimizer = OPTIMIZERS[name]([("t", store)], kernel=kernel, **options)
+        train(store, optimizer, 12)
+        optimizer.catch_up()
+        results.append(store.weight.float())
+    torch.testing.assert_close(results[0], results[1], rtol=0.05, atol=0.02)
+    assert (results[0] != results[1]).float().mean() < 0.1
+
+
+def test_a_new_optimizer_takes_over_from_one_that_decays_rows_when_they_are_read() -> None:
+    store = a_store()
+    train(store, RowAdam([("t", store)], 0.01, weight_decay=0.5), 20)
+    RowAdam([("t", store)], 0.01)
+    before = store.weight.detach().clone()
+    store(torch.arange(ROWS))
+    assert torch.equal(store.weight, before)
+
+
+def test_what_decay_leaves_is_one_running_sum_however_often_it_is_asked_for() -> None:
+    often, seldom = Clock(0.1, -1), Clock(0.1, -1)
+    rates = torch.rand(3000, generator=torch.Generator().manual_seed(0)).tolist()
+    for step, rate in enumerate(rates):
+        often.tick(rate)
+        seldom.tick(rate)
+        assert often.log_kept().shape == (step + 2,)
+    assert np.array_equal(often.log_kept(), seldom.log_kept())
+    loaded = Clock(0.1, -1)
+    loaded.load_lr_sums(often.lr_sums.copy())
+    assert np.array_equal(loaded.log_kept(), np.cumsum(np.log1p(-0.1 * np.diff(often.lr_sums, prepend=0.0))))
+
+
+def test_a_row_optimizer_is_not_copied() -> None:
+    with pytest.raises(TypeError, match="load state_dict"):
+        copy.deepcopy(RowAdam([("t", a_store())]))
 
 
 def test_state_is_counted_on_the_meta_device() -> None:

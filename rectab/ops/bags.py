@@ -1,6 +1,7 @@
 """Sums over jagged rows: bags of embeddings, attention-weighted histories; and their inverse, spreading over rows.
 
-Costs follow the real lengths. Gradients are exact and their order of summation is fixed, so training is deterministic.
+Costs follow the real lengths. Gradients are exact. On the CPU their order of summation is fixed, so training is
+deterministic; elsewhere torch's ``index_add`` sums in any order.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ class Clock:
         self.decay = decay
         self.max_replay = max_replay
         self._lr_sums = np.zeros(1024)
-        self._log_kept = np.zeros(0)
+        self._log_kept, self._logged = np.zeros(1024), 0
 
     def tick(self, lr: float) -> None:
         """One more step, taken with ``lr``."""
@@ -50,14 +50,20 @@ class Clock:
 
     def log_kept(self) -> np.ndarray:
         """fp64 [now + 1]: log of what SGD's decay leaves of a row, from step 0 to each step."""
-        if self._log_kept.size != self.now + 1:
-            self._log_kept = np.cumsum(np.log1p(-self.decay * np.diff(self.lr_sums, prepend=0.0)))
-        return self._log_kept
+        start, end = self._logged, self.now + 1
+        if self._log_kept.size < end:
+            self._log_kept = np.concatenate([self._log_kept, np.zeros(self._lr_sums.size - self._log_kept.size)])
+        if start + 1 < end:
+            added = np.log1p(-self.decay * np.diff(self._lr_sums[start:end]))
+            # One running sum from the first step on, in the same order however often this is called.
+            self._log_kept[start:end] = np.cumsum(np.concatenate([self._log_kept[start : start + 1], added]))
+            self._logged = self.now
+        return self._log_kept[:end]
 
     def load_lr_sums(self, lr_sums: np.ndarray) -> None:
         self.now = lr_sums.size - 1
         self._lr_sums = np.concatenate([lr_sums, np.zeros(1024)])
-        self._log_kept = np.zeros(0)
+        self._log_kept, self._logged = np.zeros(1024), 0
 
 
 def chunks_of(seen: Tensor, clock: Clock) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

@@ -21,7 +21,7 @@ _SUBNORMALS_PER_UNIT_FP16 = 2.0**24
 def random_bits(rows: Tensor, row_dim: int, salt: int) -> Tensor:
     """int32 [n, row_dim] in ``[0, 2**16)``: one 64-bit hash for every four columns."""
     groups = (row_dim + 3) // 4
-    counters = rows.unsqueeze(1) * groups + torch.arange(groups, device=rows.device)
+    counters = rows.long().unsqueeze(1) * groups + torch.arange(groups, device=rows.device)
     hashes = mix(counters, salt).unsqueeze(2) >> torch.arange(0, 64, 16, device=rows.device)
     return (hashes & 0xFFFF).flatten(1)[:, :row_dim].to(torch.int32)
 

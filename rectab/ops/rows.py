@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from rectab.ops.dispatch import is_eager, kernels_for
+from rectab.ops.dispatch import KernelName, is_eager, kernels_for
 from rectab.ops.memory import empty_rows
 
 __all__ = ["Combination", "Gradient", "RowStore"]
@@ -55,6 +55,7 @@ class RowStore(nn.Module):
             raise ValueError(f"a row store needs at least one row and one element, got {num_rows} x {row_dim}")
         self.gradient: Gradient = gradient
         self.pending: list[tuple[Tensor, Tensor]] = []
+        self._summed: Tensor | None = None  # the rows of ``pending`` if they are known to be distinct
         self.before_lookup: Callable[[Tensor], None] | None = None
         """Set by a row optimizer whose decay is ``full``: brings rows up to date before they are read."""
         weight = empty_rows(num_rows, row_dim, dtype=dtype, device=device)
@@ -79,6 +80,13 @@ class RowStore(nn.Module):
         if self.gradient == "row":
             return _RecordingGather.apply(self.weight, rows, self)
         return nn.functional.embedding(rows, self.weight, sparse=self.gradient == "sparse")
+
+    def sum_pending(self, kernel: KernelName = "auto") -> tuple[Tensor, Tensor]:
+        """(distinct rows int64 [u], the sum of each one's pending gradients fp32 [u, D]); ``pending`` becomes these."""
+        if len(self.pending) != 1 or self.pending[0][0] is not self._summed:
+            self.pending = [kernels_for(self.weight.device, kernel).coalesce(self.pending, self.row_dim)]
+            self._summed = self.pending[0][0]
+        return self.pending[0]
 
     def combined(self, rows: Tensor, how: Combination = "sum", weights: Tensor | None = None) -> Tensor:
         """k rows make one vector.
@@ -115,7 +123,7 @@ class RowStore(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what belongs to a running step, so that a copied store does not copy its optimizer."""
-        return {**self.__dict__, "pending": [], "before_lookup": None}
+        return {**self.__dict__, "pending": [], "_summed": None, "before_lookup": None}
 
     def extra_repr(self) -> str:
         return f"{self.num_rows}, {self.row_dim}, dtype={self.weight.dtype}, gradient={self.gradient!r}"
@@ -139,7 +147,7 @@ class _RecordingGather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[None, None, None]:
         (rows,) = ctx.saved_tensors
-        ctx.store.pending.append((rows.reshape(-1), grad_output.reshape(rows.numel(), ctx.store.row_dim)))
+        ctx.store.pending.append((rows.reshape(-1).long(), grad_output.reshape(rows.numel(), ctx.store.row_dim)))
         return None, None, None
 
 
@@ -156,6 +164,6 @@ class _RecordingSum(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[None, None, None]:
         (rows,) = ctx.saved_tensors
         gradients = grad_output.reshape(-1, ctx.store.row_dim)
-        for column in rows.reshape(-1, rows.shape[-1]).unbind(1):
+        for column in rows.long().reshape(-1, rows.shape[-1]).unbind(1):
             ctx.store.pending.append((column, gradients))
         return None, None, None

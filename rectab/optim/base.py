@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rectab.ops.dispatch import KernelName, kernel_name, kernels_for
+from rectab.ops.dispatch import KernelName, kernel_name
 from rectab.ops.hashing import salt_of
 from rectab.ops.memory import empty_rows
 from rectab.ops.replay import Clock
@@ -19,7 +19,7 @@ __all__ = ["Decay", "RowOptimizer"]
 
 Decay = Literal["full", "lazy", "minibatch"]
 
-_STATE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_STATE_DTYPES = (torch.float32, torch.bfloat16)  # squares of small gradients underflow in fp16
 _CATCH_UP_ROWS = 1 << 20
 
 
@@ -47,8 +47,8 @@ class RowOptimizer(torch.optim.Optimizer):
         decay: which rows feel it, see above.
         row_counts: for ``minibatch``: by store name, int or float [num_rows], how often each row occurs in training.
         max_replay: for ``full``: missed steps replayed one by one; the rest goes in closed form; None replays all.
-        state_dtype: of moments and squares: fp32, bf16 or fp16.
-        seed: of the stochastic rounding of rows and state held in fp16 or bf16.
+        state_dtype: of moments and squares: fp32 or bf16.
+        seed: of the stochastic rounding of rows held in fp16 or bf16, and of state in bf16.
         kernel: ``auto``, ``torch``, ``numba`` or ``triton``, see :mod:`rectab.ops.dispatch`.
 
     Raises:
@@ -80,8 +80,9 @@ class RowOptimizer(torch.optim.Optimizer):
             name: self._new_state(store, store.weight.device) for name, store in self.stores.items()
         }
         self._shares = self._shares_of(row_counts) if self._decays("minibatch") else {}
-        if self._decays("full"):
-            for name, store in self.stores.items():
+        for name, store in self.stores.items():
+            store.before_lookup = None  # an optimizer that was there before must not decay rows any longer
+            if self._decays("full"):
                 seen = empty_rows(store.num_rows, dtype=torch.int32, device=store.weight.device).zero_()
                 self.row_state[name]["seen"] = seen
                 store.before_lookup = self._refresher(name)
@@ -135,6 +136,9 @@ class RowOptimizer(torch.optim.Optimizer):
         """Which implementation updates the named store, for results."""
         return kernel_name(self.stores[name].weight.device, self.kernel)
 
+    def __getstate__(self) -> dict[str, Any]:
+        raise TypeError("a row optimizer belongs to its stores and cannot be copied; make a new one, load state_dict()")
+
     # What an optimizer is.
 
     def _new_state(self, store: RowStore, device: torch.device) -> dict[str, Tensor]:
@@ -171,8 +175,7 @@ class RowOptimizer(torch.optim.Optimizer):
         """SGD's closed form needs ``lr * weight_decay < 1``; overridden there."""
 
     def _step_store(self, name: str, store: RowStore, lr: float) -> None:
-        kernels = kernels_for(store.weight.device, self.kernel)
-        rows, gradients = kernels.coalesce(store.pending, store.row_dim)
+        rows, gradients = store.sum_pending(self.kernel)
         store.pending = []
         if self._decays("full"):
             self._refresh(name, rows)  # rows that were looked up before the last step

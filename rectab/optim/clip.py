@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from rectab.ops.dispatch import KernelName, kernels_for
+from rectab.ops.dispatch import KernelName
 from rectab.ops.rows import RowStore
 
 __all__ = ["clip_row_gradients"]
@@ -27,7 +27,7 @@ def clip_row_gradients(
     Args:
         stores: (name, store) of every row store; their pending gradients are summed by row and scaled in place.
         max_norm: largest norm allowed, above 0.
-        extra: dense parameters, whose ``grad`` is counted and scaled as well.
+        extra: other parameters, whose ``grad`` (dense or sparse) is counted and scaled as well.
         kernel: as for the optimizer.
 
     Returns:
@@ -35,12 +35,8 @@ def clip_row_gradients(
     """
     if max_norm <= 0:
         raise ValueError(f"max_norm must be above 0, got {max_norm}")
-    gradients = [p.grad for p in extra if p.grad is not None]
-    for _, store in stores:
-        if store.pending:
-            rows, sums = kernels_for(store.weight.device, kernel).coalesce(store.pending, store.row_dim)
-            store.pending = [(rows, sums)]
-            gradients.append(sums)
+    gradients = [_values_of_gradient(p) for p in extra if p.grad is not None]
+    gradients += [store.sum_pending(kernel)[1] for _, store in stores if store.pending]
     if not gradients:
         return torch.zeros(())
     norm = torch.nn.utils.get_total_norm(gradients)
@@ -48,3 +44,12 @@ def clip_row_gradients(
     for gradient in gradients:
         gradient.mul_(scale.to(gradient.device))
     return norm
+
+
+def _values_of_gradient(parameter: Tensor) -> Tensor:
+    """A tensor whose scaling scales the gradient; a sparse one's values, each row's summed."""
+    assert parameter.grad is not None
+    if not parameter.grad.is_sparse:
+        return parameter.grad
+    parameter.grad = parameter.grad.coalesce()
+    return parameter.grad._values()
