@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet
 
-.PHONY: sweep test test-fast lint bench bench-peers test-hosts clean
+.PHONY: sweep test test-fast lint bench bench-peers test-hosts clean clean-runs
 
 sweep: $(VENV)/.runtime
 	$(BIN)/rectab sweep bench/sweeps/demo.toml --out runs/demo
@@ -66,4 +66,8 @@ $(VENV)/.browser: $(VENV)/.dev
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-peers runs
+	rm -rf $(VENV) .venv-peers
+
+# Results take hours, so they are deleted only by name.
+clean-runs:
+	rm -rf runs

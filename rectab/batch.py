@@ -35,6 +35,12 @@ class Jagged:
         return torch.repeat_interleave(rows, self.lengths(), output_size=self.values.shape[0])
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Jagged:
+        """The same B rows on ``device``; a tensor that is there already is shared, not copied.
+
+        Args:
+            device: where to.
+            non_blocking: as in ``torch.Tensor.to``.
+        """
         return Jagged(
             self.values.to(device, non_blocking=non_blocking), self.offsets.to(device, non_blocking=non_blocking)
         )
@@ -44,10 +50,15 @@ class Jagged:
         """From [B, L, *] padded on the right.
 
         Args:
-            padded: [B, L, *].
-            lengths: int64 [B]; if None, every element of [B, L] that equals ``padding_value`` is dropped, wherever
-                it stands (so padding on the left works too, and ``padding_value`` must not be a real value).
+            padded: [B, L, *]: B rows of at most L elements; an element may have dimensions of its own.
+            lengths: int64 [B], the leading elements of every row that are kept; more than L keeps all L. If None, every
+                element of [B, L] that equals ``padding_value`` is dropped, wherever it stands (so padding on the left
+                works too, and ``padding_value`` must not be a real value). An element with dimensions of its own is
+                dropped if all of it equals ``padding_value``.
             padding_value: see ``lengths``.
+
+        Returns:
+            ``values`` [sum L, *] of the dtype of ``padded``, ``offsets`` int64 [B + 1].
         """
         if lengths is None:
             keep = padded != padding_value
@@ -94,6 +105,13 @@ class Batch:
         return self.ids.shape[0]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The same B rows with every tensor on ``device``; what is there already is shared, not copied.
+
+        Args:
+            device: where to.
+            non_blocking: as in ``torch.Tensor.to``.
+        """
+
         def move(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor.to(device, non_blocking=non_blocking)
 

@@ -49,12 +49,17 @@ class _Encoded:
 
 @dataclass
 class Assembly:
-    """One run of ``prepare`` after the rows are staged.
+    """One run of ``prepare`` after the rows are staged. :meth:`run` fills in what is empty at first.
 
     Attributes:
         recipe: as the user wrote it. made: the same, with a generator's options filled in.
-        sources, rows: the raw folder and its staged rows.
+        sources, rows: the raw folder and its n staged rows.
         tell: called with a line of text at every stage.
+        groups: of the staged rows; None if the recipe has no group.
+        orders: the events of every behaviour, in recipe order.
+        final: the rows of train, valid and test, negatives included.
+        encoded: every vocabulary by name.
+        rules: by feature name, how a number became a bin or a dense input.
     """
 
     recipe: Recipe
@@ -69,7 +74,11 @@ class Assembly:
     rules: dict[str, BinRule | DenseRule] = field(default_factory=dict)
 
     def run(self) -> None:
-        """Decide everything: groups, splits, histories, negatives, vocabularies."""
+        """Decide everything: groups, splits, histories, negatives, vocabularies.
+
+        Raises:
+            DataError: there are no rows, a split is left without any, or a column is empty in all rows.
+        """
         if self.rows.rows == 0:
             files = ", ".join(file.path for file in self.made.files)
             raise DataError(f"{files}: no rows")
@@ -127,6 +136,14 @@ class Assembly:
         return [_FinalRows(np.repeat(s, negatives.ratio + 1), i.ravel(), y.ravel()) for s, i, y in pieces]
 
     def rows_for(self, column: str, split: int) -> np.ndarray:
+        """int64 [m]: the staged row that each of the split's m rows takes ``column`` from.
+
+        Columns of the item are another row's where the row is a negative; all others are the row's own.
+
+        Args:
+            column: a raw column.
+            split: 0 train, 1 valid, 2 test.
+        """
         negatives = self.made.negatives
         is_item = negatives is not None and column in (negatives.item, *negatives.item_columns)
         return self.final[split].item_source if is_item else self.final[split].source
@@ -139,12 +156,15 @@ class Assembly:
         return list(dict.fromkeys(names))
 
     def categorical(self) -> list[FeatureRecipe]:
+        """The F categorical features, in recipe order."""
         return [f for f in self.made.features if f.type == "categorical"]
 
     def dense(self) -> list[FeatureRecipe]:
+        """The N dense features, in recipe order."""
         return [f for f in self.made.features if f.type == "dense"]
 
     def vocabulary_of(self, target: str | None, vocabulary: str | None) -> str:
+        """The vocabulary that a sequence draws from: its own, or that of the categorical feature ``target``."""
         if vocabulary is not None:
             return vocabulary
         return next(f.vocabulary for f in self.categorical() if f.name == target)
@@ -202,6 +222,11 @@ class Assembly:
             raise DataError(_all_empty(self.rows, feature))
 
     def dense_column(self, feature: FeatureRecipe) -> np.ndarray:
+        """float32 [n], memory-mapped: a dense feature of every staged row, by a rule fitted on the training rows.
+
+        Raises:
+            DataError: the column is empty in all rows.
+        """
         numbers = self._numbers(feature)
         if np.isnan(numbers).all():
             raise DataError(_all_empty(self.rows, feature))
@@ -213,6 +238,7 @@ class Assembly:
 
 
 def feature_key(feature: FeatureRecipe) -> str:
+    """Under which key a vocabulary's codes hold this feature's: by column, or by feature where a number is binned."""
     return f"rows/{feature.column}" if feature.bins is None else f"bins/{feature.name}"
 
 

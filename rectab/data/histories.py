@@ -31,6 +31,7 @@ class Groups:
 
     @classmethod
     def of(cls, column: pl.Series) -> Groups:
+        """The groups of ``column`` [n]."""
         values = column.unique().sort()
         return cls(values, _lookup(values, column))
 

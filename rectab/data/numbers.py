@@ -42,6 +42,7 @@ class DenseRule:
         return np.nan_to_num((self._logged(numbers) - self.mean) / self.std, nan=0.0).astype(np.float32)
 
     def to_json(self) -> dict[str, Any]:
+        """The rule as plain data, for ``schema.json``."""
         return {"log": self.log, "mean": self.mean, "std": self.std}
 
     def _logged(self, numbers: np.ndarray) -> np.ndarray:
@@ -85,4 +86,5 @@ class BinRule:
         return pl.Series(bins).set(pl.Series(missing), None)
 
     def to_json(self) -> dict[str, Any]:
+        """The rule as plain data, for ``schema.json``."""
         return {"kind": self.kind, "edges": list(self.edges)}

@@ -31,6 +31,16 @@ class Sources:
     _tables: dict[str, tuple[SideTable, pl.LazyFrame]] = field(default_factory=dict)
 
     def open(self, name: str, form: Format | None, sha256: str | None) -> RawFile:
+        """Open a raw file, or the same name with .gz, and note its size and checksum.
+
+        Args:
+            name: relative to the raw folder.
+            form: how it is written; the recipe's format if None.
+            sha256: of the published file, hex; None accepts any.
+
+        Raises:
+            DataError: the file is missing, cannot be read, or has another checksum.
+        """
         path = find_file(self.folder / name)
         raw = open_raw(path, form or self.recipe.format, self.scratch, self.skip_bad)
         self.problems += raw.problems

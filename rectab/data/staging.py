@@ -48,6 +48,7 @@ class StagedTable:
     raw: list[RawFile]
 
     def column(self, name: str) -> pl.Series:
+        """[rows]: one staged column, read from the file."""
         return pl.scan_parquet(self.path).select(name).collect().to_series()
 
     def place(self, row: int) -> str:
@@ -63,6 +64,13 @@ class Checks:
         self._checks: list[tuple[str, pl.Expr, str]] = []
 
     def add(self, column: str, bad: pl.Expr, problem: str) -> None:
+        """Another check.
+
+        Args:
+            column: whose cell is shown.
+            bad: true for a row that fails; null counts as true.
+            problem: what to say of it.
+        """
         self._checks.append((column, bad.fill_null(True), problem))
 
     def columns(self) -> list[pl.Expr]:
@@ -74,6 +82,7 @@ class Checks:
         return [which.alias(_BAD), cell.alias(_CELL)]
 
     def message(self, number: int, cell: str | None) -> str:
+        """What to say of a row whose check ``number`` (from 1) failed at the text ``cell``."""
         column, _, problem = self._checks[number - 1]
         shown = "an empty cell" if cell is None else repr(cell[:80])
         return f"column {column!r}: {problem}, found {shown}"

@@ -51,18 +51,22 @@ class FoundTable:
 
     @property
     def names(self) -> tuple[str, ...]:
+        """Every dotted path, :attr:`name` first."""
         return tuple(place.name for place in self.places)
 
     @property
     def module(self) -> nn.Embedding | nn.EmbeddingBag:
+        """The host's module at the first path."""
         return self.places[0].module
 
     @property
     def weight(self) -> nn.Parameter:
+        """[num_embeddings, D]: the parameter that every place shares."""
         return self.module.weight  # type: ignore[return-value]
 
     @property
     def bytes(self) -> int:
+        """Bytes of the weight."""
         return self.weight.numel() * self.weight.element_size()
 
     @property

@@ -104,6 +104,11 @@ class OptimizerChange:
     _old_state: dict[Any, Any] = field(default_factory=dict)
 
     def apply(self) -> None:
+        """Give the optimizer its new parameter lists. State of parameters that leave is kept aside for :meth:`undo`.
+
+        Raises:
+            ValueError: the optimizer has another number of groups than when the change was made.
+        """
         self._old_groups = self._swap_groups(self.groups)
         kept = {id(parameter) for group in self.groups for parameter in group}
         for parameter in [p for group in self._old_groups for p in group if id(p) not in kept]:
@@ -111,6 +116,10 @@ class OptimizerChange:
                 self._old_state[parameter] = self.optimizer.state.pop(parameter)
 
     def undo(self) -> None:
+        """Put the old parameter lists and their state back; state of the parameters that came is dropped.
+
+        Call it once, after :meth:`apply`.
+        """
         for parameter in (p for group in self.groups for p in group):
             if all(parameter is not old for group in self._old_groups for old in group):
                 self.optimizer.state.pop(parameter, None)

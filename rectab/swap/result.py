@@ -45,10 +45,12 @@ class SwapResult:
 
     @property
     def bytes_before(self) -> int:
+        """Bytes of the host's weights that were replaced, each weight once, without optimizer state."""
         return self.plan.bytes_before
 
     @property
     def bytes_after(self) -> int:
+        """Bytes of the serving form of the tables now in the model, indexes and all, without optimizer state."""
         return self.ledger().bytes
 
     def ledger(self) -> Ledger:

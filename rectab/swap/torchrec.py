@@ -158,10 +158,12 @@ class ShardableBags(_Shardable, EmbeddingBagCollectionInterface):
         ]
 
     def is_weighted(self) -> bool:
+        """Whether ids come with weights."""
         return bool(self.rows.is_weighted())
 
     @property
     def device(self) -> torch.device:
+        """Where the rows are; ``meta`` until torchrec allocates them."""
         device: torch.device = self.rows.device
         return device
 
@@ -199,12 +201,15 @@ class ShardableEmbeddings(_Shardable, EmbeddingCollectionInterface):
         ]
 
     def need_indices(self) -> bool:
+        """Always False: results carry no ids."""
         return False
 
     def embedding_dim(self) -> int:
+        """D, the full width of the vectors given, whatever the width of a row."""
         return self.planned.embedding_dim
 
     def embedding_names_by_table(self) -> list[list[str]]:
+        """Names of the features that read each vocabulary, in the order of :meth:`embedding_configs`."""
         return [config.feature_names for config in self.embedding_configs()]
 
 

@@ -134,4 +134,5 @@ def _signed_rows(rows: RowRange, vocabulary: Vocabulary) -> int:
 
 
 def table_names(layout: Layout) -> list[str]:
+    """Names of the torchrec tables, one a range of rows: ``rows``, or ``rows_0``, ``rows_1``, ..."""
     return ["rows"] if len(layout.ranges) == 1 else [f"rows_{index}" for index in range(len(layout.ranges))]

@@ -29,6 +29,7 @@ class _Swapped:
 
     @property
     def sparse(self) -> bool:
+        """As in torch's modules: whether the gradient is a sparse tensor."""
         return self.table.options.gradient == "sparse"
 
     def _set_scale(self, scale: float) -> None:

@@ -1,4 +1,4 @@
-"""Embedding tables on one contract: one file a method."""
+"""Embedding tables on one contract: one file a method, or a folder where it has several parts (DNIS, OptEmbed)."""
 
 from rectab.tables import dnis, full, hashed, optembed, unified
 from rectab.tables.base import EmbeddingTable, RowRange, TableOptions

@@ -53,6 +53,7 @@ class CompactTable(EmbeddingTable[ConfigT]):
         self.summary = {}
 
     def learned(self) -> dict[str, Any]:
+        """What training decided about the shape: ``summary``, as the method filled it; empty for a loaded table."""
         return self.summary
 
     def number_ids(self, ids: Tensor, vocabulary: Tensor) -> Tensor:

@@ -46,6 +46,7 @@ class Ledger:
 
     @property
     def bytes(self) -> int:
+        """Bytes of all entries together: of whole storages, each once."""
         return sum(entry.bytes for entry in self.entries)
 
     def only(self, kind: str) -> Ledger:

@@ -18,9 +18,11 @@ class DNISConfig:
         whichever keeps more of the table's magnitude.
     blocks: share of the ids in every block, the most frequent ids first.
     alpha_lr: step of the soft selection; its gradient has mean size 1 in every block.
-    l1: pull of the soft selection towards 0, in units of that gradient.
+    l1: pull of the soft selection towards 0, in units of that gradient. The default is the authors' number for
+        gradients as they are; here it is next to nothing, and 0.1 is felt.
     second_order: differentiate also through the embeddings' own step (DARTS's finite differences).
-    inner_lr: learning rate of that step.
+    inner_lr: learning rate of that step, which is one of plain gradient descent. The term is proportional to it: at
+        the default it is a few hundredths of a percent of the gradient. Its finite differences want fp32 training.
     warm_epochs: most epochs with the selection fixed at 1; None takes the trainer's limit.
     search_epochs: most epochs of the search.
     fine_tune_epochs: most epochs after pruning; 0 serves the table as it was pruned.

@@ -40,7 +40,7 @@ class Shape:
 
 
 class Sizer:
-    """Finds the shift at which given widths fill the budget.
+    """Finds the shift at which given widths fill the budget. Rows of equal margin stay or go together.
 
     Args:
         vocabularies: V vocabularies of N ids together.
