@@ -6,8 +6,7 @@ table, goes on with the compact one, and so has no masks to keep and no pruned e
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -67,10 +66,7 @@ class CompactTable(EmbeddingTable[ConfigT]):
 
 
 class RaggedRows(nn.Module):
-    """Groups of rows; the rows of group g hold only the dimensions ``columns[g]``, end to end in one store.
-
-    The store's rows are as wide as the greatest common divisor of the groups' widths, so groups of equal width cost one
-    gather a lookup, and any mix of widths is exact.
+    """Groups of rows; the rows of group g hold only the dimensions ``columns[g]``. Groups of equal width share a store.
 
     Memory: (sum over groups of rows * width) * itemsize, a first row and a width a group, and D integers a group if a
     group keeps other than its first dimensions.
@@ -91,52 +87,64 @@ class RaggedRows(nn.Module):
     ) -> None:
         super().__init__()
         self.num_rows, self.columns, self.embedding_dim = tuple(num_rows), tuple(map(tuple, columns)), embedding_dim
-        widths = [len(kept) for kept in self.columns]
-        self.piece_dim, self.num_pieces, prefixes = self._layout(self.num_rows, self.columns, embedding_dim)
-        self.max_width = max(widths)
-        pieces = [rows * width // self.piece_dim for rows, width in zip(self.num_rows, widths, strict=True)]
-        first = torch.tensor([0, *pieces[:-1]]).cumsum(0).to(index_dtype(self.num_pieces))
-        width = torch.tensor(widths).div(self.piece_dim, rounding_mode="floor").to(index_dtype(embedding_dim))
-        self.register_buffer("first", first.to(options.device))
-        self.register_buffer("width", width.to(options.device))
-        if not prefixes:
+        first, rows_of_width, self.prefixes = self._layout(self.num_rows, self.columns, embedding_dim)
+        widths = torch.tensor([len(kept) for kept in self.columns])
+        self.register_buffer("first", torch.tensor(first).to(self._first_dtype(rows_of_width)).to(options.device))
+        self.register_buffer("width", widths.to(index_dtype(embedding_dim)).to(options.device))
+        if not self.prefixes:
             place = torch.full((len(widths), embedding_dim), -1)
             for group, kept in enumerate(self.columns):
                 place[group, list(kept)] = torch.arange(len(kept))
             self.register_buffer("place", place.to(index_dtype(embedding_dim)).to(options.device))
-        self.prefixes = prefixes
-        self.store = RowStore(
-            self.num_pieces,
-            self.piece_dim,
-            init_std=0.0,
-            gradient=options.gradient,
-            dtype=options.dtype,
-            device=options.device,
+        self.stores = nn.ModuleDict(
+            {
+                str(width): RowStore(
+                    rows,
+                    width,
+                    init_std=0.0,
+                    gradient=options.gradient,
+                    dtype=options.dtype,
+                    device=options.device,
+                )
+                for width, rows in sorted(rows_of_width.items())
+            }
         )
 
     @staticmethod
-    def _layout(num_rows: Sequence[int], columns: Sequence[Sequence[int]], embedding_dim: int) -> tuple[int, int, bool]:
-        """(width of the store's rows, how many there are, whether every group keeps its first dimensions)."""
-        elements = sum(rows * len(kept) for rows, kept in zip(num_rows, columns, strict=True))
-        if elements == 0:
-            raise ValueError("a compact table must keep at least one row with at least one dimension")
+    def _layout(
+        num_rows: Sequence[int], columns: Sequence[Sequence[int]], embedding_dim: int
+    ) -> tuple[list[int], dict[int, int], bool]:
+        """(every group's first row in its store, rows of every width, whether every group keeps its first
+        dimensions)."""
         if any(not all(0 <= c < embedding_dim for c in kept) or sorted(set(kept)) != list(kept) for kept in columns):
             raise ValueError(f"columns must be ascending and in 0..{embedding_dim - 1}")
-        piece_dim = math.gcd(*(len(kept) for rows, kept in zip(num_rows, columns, strict=True) if rows))
         if any(bool(kept) != bool(rows) for rows, kept in zip(num_rows, columns, strict=True)):
             raise ValueError("a group keeps dimensions exactly if it has rows")
-        prefixes = all(tuple(kept) == tuple(range(len(kept))) for kept in columns)
-        return piece_dim, elements // piece_dim, prefixes
+        first, rows_of_width = [], dict[int, int]()
+        for rows, kept in zip(num_rows, columns, strict=True):
+            first.append(rows_of_width.get(len(kept), 0))
+            if rows:
+                rows_of_width[len(kept)] = first[-1] + rows
+        if not rows_of_width:
+            raise ValueError("a compact table must keep at least one row with at least one dimension")
+        return first, rows_of_width, all(tuple(kept) == tuple(range(len(kept))) for kept in columns)
+
+    @staticmethod
+    def _first_dtype(rows_of_width: Mapping[int, int]) -> torch.dtype:
+        return index_dtype(max(rows_of_width.values()))
 
     @staticmethod
     def bytes_of(
         num_rows: Sequence[int], columns: Sequence[Sequence[int]], embedding_dim: int, options: TableOptions
     ) -> int:
         """Bytes of the tensors, for a layout that is not built."""
-        piece_dim, pieces, prefixes = RaggedRows._layout(num_rows, columns, embedding_dim)
+        _, rows_of_width, prefixes = RaggedRows._layout(num_rows, columns, embedding_dim)
         small = index_dtype(embedding_dim).itemsize
-        groups = len(num_rows) * (index_dtype(pieces).itemsize + small + (0 if prefixes else embedding_dim * small))
-        return pieces * piece_dim * options.dtype.itemsize + groups
+        group_bytes = (
+            RaggedRows._first_dtype(rows_of_width).itemsize + small + (0 if prefixes else embedding_dim * small)
+        )
+        elements = sum(width * rows for width, rows in rows_of_width.items())
+        return elements * options.dtype.itemsize + len(num_rows) * group_bytes
 
     def forward(self, group: Tensor, position: Tensor, kept: Tensor) -> Tensor:
         """Vectors of rows.
@@ -149,26 +157,56 @@ class RaggedRows(nn.Module):
         Returns:
             float [*, D], zero in the dimensions that the group does not keep.
         """
-        width = self.width[group].to(torch.int64)
-        first = self.first[group] + position * width
-        piece = torch.arange(self.max_width // self.piece_dim, device=position.device)
-        present = kept.unsqueeze(-1) & (piece < width.unsqueeze(-1))
-        rows = first.unsqueeze(-1) + piece
-        vectors = gather_present(self.store, rows, present).flatten(-2)
-        if not self.prefixes:
-            place = self.place[group].to(torch.int64)
-            return vectors.gather(-1, place.clamp(min=0)).masked_fill(place < 0, 0.0)
-        return nn.functional.pad(vectors, (0, self.embedding_dim - self.max_width))
+        width = self.width[group].where(kept, 0)
+        rows = self.first[group] + position
+        vectors = self._masked(width, rows) if torch.compiler.is_compiling() else self._sorted(width, rows)
+        if self.prefixes:
+            return vectors
+        place = self.place[group].to(torch.int64)
+        return vectors.gather(-1, place.clamp(min=0)).masked_fill(place < 0, 0.0)
+
+    def _sorted(self, width: Tensor, rows: Tensor) -> Tensor:
+        """int [*], int64 [*] -> [*, D]: every store is asked for the rows of its width only, all at once."""
+        widths, order = width.reshape(-1).sort(stable=True)
+        counts = torch.bincount(widths, minlength=self.embedding_dim + 1).tolist()
+        parts = rows.reshape(-1)[order].split(counts)
+        vectors = [self._new_zeros(counts[0])]
+        for store in self._stores():
+            if counts[store.row_dim]:
+                vectors.append(self._padded(store(parts[store.row_dim])))
+        together = torch.cat(vectors)
+        return torch.empty_like(together).index_copy(0, order, together).view(*rows.shape, self.embedding_dim)
+
+    def _masked(self, width: Tensor, rows: Tensor) -> Tensor:
+        """As :meth:`_sorted`, in shapes that do not depend on the ids: for exports."""
+        vectors = self._new_zeros(*rows.shape)
+        for store in self._stores():
+            here = width == store.row_dim
+            read = store(rows.where(here, 0)).masked_fill(~here.unsqueeze(-1), 0.0)
+            vectors = vectors + self._padded(read)
+        return vectors
+
+    def _stores(self) -> Iterator[RowStore]:
+        for store in self.stores.values():
+            assert isinstance(store, RowStore)
+            yield store
+
+    def _padded(self, vectors: Tensor) -> Tensor:
+        return nn.functional.pad(vectors, (0, self.embedding_dim - vectors.shape[-1]))
+
+    def _new_zeros(self, *shape: int) -> Tensor:
+        weight = next(self._stores()).weight
+        return torch.zeros(*shape, self.embedding_dim, dtype=weight.dtype, device=weight.device)
 
     @torch.no_grad()
     def fill(self, group: int, vectors: Tensor) -> None:
         """Set the rows of a group from [num_rows, D]: its columns are taken."""
-        width = len(self.columns[group])
-        first = int(self.first[group]) * self.piece_dim
-        flat = vectors[:, list(self.columns[group])].reshape(-1)
         if vectors.shape[0] != self.num_rows[group]:
             raise ValueError(f"group {group} has {self.num_rows[group]} rows, got {vectors.shape[0]}")
-        self.store.weight.view(-1)[first : first + self.num_rows[group] * width] = flat
+        kept, first = list(self.columns[group]), int(self.first[group])
+        store = self.stores[str(len(kept))]
+        assert isinstance(store, RowStore)
+        store.weight[first : first + vectors.shape[0]] = vectors[:, kept]
 
 
 def gather_present(store: RowStore, rows: Tensor, present: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from rectab.tables.registry import build_table, config_from_json, config_to_json
 
 __all__ = ["FORMAT_VERSION", "load_table", "save_table"]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 def save_table(table: EmbeddingTable, path: str | Path) -> None:

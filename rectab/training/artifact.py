@@ -16,7 +16,7 @@ __all__ = ["MODEL_FILE", "load_model", "save_model"]
 MODEL_FILE = "model.safetensors"
 """Where a run keeps its trained model, within its folder."""
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 def save_model(model: CTRModel, path: Path) -> None:
