@@ -54,7 +54,12 @@ def prepare(
 @app.command()
 def plan(
     data: Annotated[Path, typer.Argument(help="Prepared data set.")],
-    budget: Annotated[str, typer.Option(help="Bytes of the serving form: 4MiB, 1.5GB, 10% of the full table.")],
+    budget: Annotated[
+        str,
+        typer.Option(
+            help="Bytes of the serving form: 4MiB, 1.5GB, 10% of the full table; none: the method's own size."
+        ),
+    ],
     dim: Annotated[int, typer.Option(help="embedding_dim.")] = 16,
     table: Annotated[Optional[list[str]], typer.Option(help="Method; all of them if not given.")] = None,  # noqa: UP045
     option: Options = None,
@@ -88,7 +93,7 @@ def tables(json_output: Json = False) -> None:
 def train(
     data: Annotated[Path, typer.Argument(help="Prepared data set.")],
     table: Annotated[str, typer.Option(help="Method of the embedding table (rectab tables).")] = "full",
-    budget: Annotated[Optional[str], typer.Option(help="4MiB, 10%; none for the method's own size.")] = None,  # noqa: UP045
+    budget: Annotated[Optional[str], typer.Option(help="4MiB, 10%; none: the method's own size.")] = None,  # noqa: UP045
     model: Annotated[str, typer.Option(help="Interaction: lr, fm, mlp, deepfm, wide_deep, dcnv2, dlrm.")] = "deepfm",
     history: Annotated[str, typer.Option(help="History tower: none, mean, din.")] = "none",
     dim: Annotated[int, typer.Option(help="embedding_dim.")] = 16,
@@ -99,9 +104,18 @@ def train(
         Optional[list[str]],  # noqa: UP045
         typer.Option("--set", help="A training or model setting, KEY=VALUE (model.history.hidden=[32])."),
     ] = None,
+    test: Annotated[
+        bool,
+        typer.Option(
+            "--test/--no-test",
+            help="Measure on the test split. Leave it alone (--no-test) while you choose settings; the same command "
+            "with --test then measures the finished run.",
+        ),
+    ] = True,
     json_output: Json = False,
 ) -> None:
-    """Train one model over one table; the same command goes on where a killed one stopped."""
+    """Train one model over one table; the same command goes on where a killed one stopped, and reads a finished one
+    back."""
     from rectab.data import PreparedDataset
     from rectab.training import TrainConfig, render_result, train_once
 
@@ -120,6 +134,8 @@ def train(
         train_config=TrainConfig.from_json({"seed": seed, **_below("train.", settings)}),
         model_options=_below("model.", settings),
         out_dir=out,
+        read_test=test,
+        say=_say,
         progress="off" if json_output else "auto",
     )
     if json_output:
@@ -206,6 +222,11 @@ def _below(prefix: str, settings: dict[str, Any]) -> dict[str, Any]:
                 place = place.setdefault(part, {})
             place[last] = value
     return below
+
+
+def _say(line: str) -> None:
+    """On standard error, so that what is asked for stays alone on standard output."""
+    sys.stderr.write(line + "\n")
 
 
 def _print_json(value: Any) -> None:

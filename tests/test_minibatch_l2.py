@@ -35,7 +35,7 @@ def table_of(method: TableMethod, vocabularies: Any, **options: Any) -> Embeddin
         method.name,
         vocabularies,
         DIM,
-        "50%" if method.needs_budget else None,
+        "50%" if method.any_budget else None,
         options=TableOptions(**options),
     ).build()
 
@@ -266,7 +266,7 @@ def test_every_table_trains_with_the_penalty(method: TableMethod) -> None:
     result = train_once(
         dataset,
         method=method.name,
-        budget="60%" if method.needs_budget else None,
+        budget="60%" if method.any_budget else None,
         method_options=quick.get(method.name),
         model="mlp",
         history="din",

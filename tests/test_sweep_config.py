@@ -9,6 +9,7 @@ from sweep_fakes import CONFIG, fake_dataset
 
 from rectab.sweep.config import SweepConfigError, load_config
 from rectab.sweep.grid import expand_runs, expand_trials
+from rectab.sweep.sources import open_datasets
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -55,6 +56,42 @@ def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.Monk
     (entry,) = load(tmp_path, text).datasets
     assert entry.recipe == str((tmp_path / "../r.toml").resolve())
     assert entry.raw == str((tmp_path / "raw" / "clicks").resolve())
+
+
+RECIPE = 'recipe = "r.toml"\nraw = "{}"'
+
+
+@pytest.mark.parametrize(
+    ("raw", "data", "messages"),
+    [
+        ("nowhere", None, ["nowhere; the setting is 'nowhere'"]),
+        ("${RECTAB_DATA}/x", None, ["'${RECTAB_DATA}/x'", "RECTAB_DATA is not set and taken to be ../shared/data"]),
+        ("${RECTAB_DATA}/x", "/no/data", ["no such folder /no/data/x", "RECTAB_DATA is '/no/data'; set it"]),
+    ],
+)
+def test_a_missing_raw_folder_names_the_setting_and_the_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raw: str, data: str | None, messages: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RECTAB_DATA", raising=False)
+    if data is not None:
+        monkeypatch.setenv("RECTAB_DATA", data)
+    (tmp_path / "r.toml").write_text((REPOSITORY / "datasets" / "frappe.toml").read_text())
+    config = load(tmp_path, CONFIG.replace('path = "prepared"', RECIPE.format(raw)))
+    with pytest.raises(SweepConfigError, match=r"datasets\[0\]\.raw: no such folder") as caught:
+        open_datasets(config, tmp_path / "out", print)
+    for message in messages:
+        assert message in str(caught.value)
+    assert ("export RECTAB_DATA=" in str(caught.value)) == ("RECTAB_DATA" in raw)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_that_needs_raw_files_and_is_given_none(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text((REPOSITORY / "datasets" / "frappe.toml").read_text())
+    for recipe, message in (("r.toml", r"datasets\[0\]\.raw: missing"), ("s.toml", r"datasets\[0\]\.recipe: no such")):
+        config = load(tmp_path, CONFIG.replace('path = "prepared"', f'recipe = "{recipe}"'))
+        with pytest.raises(SweepConfigError, match=message):
+            open_datasets(config, tmp_path / "out", print)
 
 
 def test_grid_covers_everything_once(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ METHODS = [pytest.param(m, id=m.name) for m in methods()]
 
 
 def saved(method: TableMethod, vocabularies: list[Vocabulary], path: Path) -> EmbeddingTable:
-    table = plan(method.name, vocabularies, 8, "25%" if method.needs_budget else None).build().serving().eval()
+    table = plan(method.name, vocabularies, 8, "25%" if method.any_budget else None).build().serving().eval()
     save_table(table, path)
     return table
 

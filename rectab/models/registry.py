@@ -6,10 +6,11 @@ and one import in ``rectab/models/__init__.py``.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from rectab.named import find_named
 
 if TYPE_CHECKING:
     from rectab.models.history import HistoryTower
@@ -94,12 +95,12 @@ def towers() -> tuple[TowerInfo, ...]:
 
 def get_interaction(name: str) -> InteractionInfo:
     """The named interaction. Raises ValueError that lists what there is."""
-    return _get("interaction", _INTERACTIONS, name)
+    return find_named("interaction", _INTERACTIONS, name)
 
 
 def get_tower(name: str) -> TowerInfo:
     """The named history tower. Raises ValueError that lists what there is."""
-    return _get("history tower", _TOWERS, name)
+    return find_named("history tower", _TOWERS, name)
 
 
 def options_to_config(info: InteractionInfo | TowerInfo, options: Mapping[str, Any]) -> Any:
@@ -117,11 +118,3 @@ def _add(what: str, registry: dict[str, InfoT], info: InfoT) -> None:
     if not is_dataclass(info.config) or not info.config.__dataclass_params__.frozen:  # type: ignore[attr-defined]
         raise ValueError(f"{what} {info.name!r}: the config must be a frozen dataclass")
     registry[info.name] = info
-
-
-def _get(what: str, registry: Mapping[str, InfoT], name: str) -> InfoT:
-    if name in registry:
-        return registry[name]
-    close = difflib.get_close_matches(name, registry, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise ValueError(f"no {what} {name!r}{hint} There are: {', '.join(registry)}")

@@ -12,7 +12,7 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -20,7 +20,7 @@ else:
     import tomli as tomllib
 
 import rectab.tables  # noqa: F401  registers the methods
-from rectab.tables.budget import parse_budget
+from rectab.tables.budget import is_no_budget, parse_budget
 from rectab.tables.registry import get_method
 from rectab.training.config import TrainConfig
 from rectab.training.run import model_config
@@ -35,7 +35,8 @@ __all__ = [
     "load_config",
 ]
 
-_NO_BUDGET = {"none", "full"}
+_DATA_VARIABLE = "${RECTAB_DATA}"
+_DEFAULT_DATA = "../shared/data"
 
 
 class SweepConfigError(ValueError):
@@ -64,6 +65,7 @@ class DatasetEntry(_Entry):
     raw: str | None = None
     embedding_dim: Annotated[int, Field(ge=1)] | None = None
     training: dict[str, Any] = Field(default_factory=dict)
+    _raw_text: str | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _one_source(self) -> DatasetEntry:
@@ -72,6 +74,24 @@ class DatasetEntry(_Entry):
         if self.raw is not None and self.recipe is None:
             raise ValueError("raw belongs to a recipe; a prepared folder (path) needs none")
         return self
+
+    def absolute(self, folder: Path) -> DatasetEntry:
+        """The entry with its paths made absolute, relative ones from ``folder``."""
+        paths = {key: _absolute(getattr(self, key), folder) for key in ("path", "recipe", "raw")}
+        entry = self.model_copy(update=paths)
+        entry._raw_text = self.raw
+        return entry
+
+    def describe_raw(self) -> str:
+        """How ``raw`` was written and what that stands for, for errors."""
+        if self._raw_text is None or _DATA_VARIABLE not in self._raw_text:
+            return f"the setting is {self._raw_text or self.raw!r}"
+        given = os.environ.get("RECTAB_DATA")
+        now = f"not set and taken to be {_DEFAULT_DATA}" if given is None else f"{given!r}"
+        return (
+            f"the setting is {self._raw_text!r}, and RECTAB_DATA is {now}; set it to the folder of your raw data: "
+            "export RECTAB_DATA=/path/to/data"
+        )
 
 
 class ModelEntry(_Entry):
@@ -99,10 +119,7 @@ class ModelEntry(_Entry):
 
     @model_validator(mode="after")
     def _buildable(self) -> ModelEntry:
-        try:
-            model_config(self.model, self.history, self.options)
-        except KeyError as error:
-            raise ValueError(error.args[0]) from None
+        model_config(self.model, self.history, self.options)
         return self
 
 
@@ -113,8 +130,8 @@ class MethodEntry(_Entry):
         method: a registered method, see ``rectab tables``.
         name: how the report calls it; the method if None. Two entries of one method need different names.
         options: of the method, such as ``num_chunks``.
-        budgets: instead of the sweep's; ``"none"`` is a run without a budget. A method whose size is not asked for
-            (``full``) runs once without a budget unless it has budgets here.
+        budgets: instead of the sweep's; ``"none"`` is a run without a budget. A method of one size (``full``) runs
+            once without a budget unless it has budgets here.
     """
 
     method: str
@@ -129,11 +146,7 @@ class MethodEntry(_Entry):
     @field_validator("method")
     @classmethod
     def _registered(cls, method: str) -> str:
-        try:
-            get_method(method)
-        except KeyError as error:
-            raise ValueError(error.args[0]) from None
-        return method
+        return get_method(method).name
 
     @field_validator("budgets")
     @classmethod
@@ -235,7 +248,7 @@ def load_config(path: Path | str) -> SweepConfig:
         problems = "; ".join(_explain(problem) for problem in error.errors())
         raise SweepConfigError(f"{path}: {problems}") from None
     folder = path.resolve().parent
-    return config.model_copy(update={"datasets": tuple(_resolve(entry, folder) for entry in config.datasets)})
+    return config.model_copy(update={"datasets": tuple(entry.absolute(folder) for entry in config.datasets)})
 
 
 def _explain(problem: Any) -> str:
@@ -248,25 +261,18 @@ def _explain(problem: Any) -> str:
     return f"{place}: {message}" if place else message
 
 
-def _resolve(entry: DatasetEntry, folder: Path) -> DatasetEntry:
-    """The entry with absolute paths."""
-
-    def absolute(text: str | None) -> str | None:
-        if text is None:
-            return None
-        data = os.environ.get("RECTAB_DATA", "../shared/data")
-        expanded = Path(text.replace("${RECTAB_DATA}", str(Path(data).resolve()))).expanduser()
-        return str((folder / expanded).resolve())
-
-    paths = {key: absolute(getattr(entry, key)) for key in ("path", "recipe", "raw")}
-    return entry.model_copy(update=paths)
+def _absolute(text: str | None, folder: Path) -> str | None:
+    if text is None:
+        return None
+    data = Path(os.environ.get("RECTAB_DATA", _DEFAULT_DATA)).resolve()
+    return str((folder / Path(text.replace(_DATA_VARIABLE, str(data))).expanduser()).resolve())
 
 
 def _check_budgets(budgets: tuple[str, ...]) -> tuple[str, ...]:
     for budget in budgets:
-        if budget not in _NO_BUDGET:
+        if not is_no_budget(budget):
             parse_budget(budget, full_bytes=10**15)
-    return tuple("none" if budget in _NO_BUDGET else budget.replace(" ", "") for budget in budgets)
+    return tuple("none" if is_no_budget(budget) else budget.replace(" ", "") for budget in budgets)
 
 
 def _check_training(place: str, settings: dict[str, Any]) -> None:

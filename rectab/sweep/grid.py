@@ -83,10 +83,17 @@ class RunSpec:
 
     @property
     def hash(self) -> str:
-        """Names the run's file: equal for runs that would compute the same thing, whatever they are called."""
+        """Names the run's file: equal for runs that would compute the same thing, whatever they are called.
+
+        Raises:
+            ValueError: there is no such method.
+        """
         content = asdict(self)
         for label in ("dataset", "dataset_path", "model_label", "method_label"):
             del content[label]
+        revision = get_method(self.method).revision
+        if revision != 1:  # left out otherwise, so that runs from before there were revisions keep their files
+            content["revision"] = revision
         return digest({"format": FORMAT_VERSION, **content})
 
     @property
@@ -122,7 +129,7 @@ def _cells(config: SweepConfig, datasets: list[DatasetInfo]) -> Iterator[RunSpec
 def _budgets(config: SweepConfig, method: MethodEntry) -> tuple[str, ...]:
     if method.budgets is not None:
         return method.budgets
-    return config.budgets if get_method(method.method).needs_budget else ("none",)
+    return config.budgets if get_method(method.method).any_budget else ("none",)
 
 
 def _spec(

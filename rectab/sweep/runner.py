@@ -29,8 +29,8 @@ def _open(path: str, fingerprint: str) -> PreparedDataset:
 def train_run(spec: RunSpec, work: Path) -> dict[str, Any]:
     """Train what ``spec`` says; checkpoints go to ``work``, from which a killed run resumes.
 
-    A run that was killed under another ``--jobs`` starts over: with another number of threads it would not give the
-    result of an undisturbed one.
+    A run whose checkpoints are damaged starts over, and so does one that was killed under another ``--jobs``: with
+    another number of threads it would not give the result of an undisturbed one.
 
     Returns:
         :class:`rectab.training.result.RunResult` as plain data.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rectab.data import PreparedDataset, prepare
+from rectab.data import PreparedDataset, Recipe, load_recipe, prepare
 from rectab.sweep.config import DatasetEntry, SweepConfig, SweepConfigError
 from rectab.sweep.grid import DatasetInfo
 from rectab.training.metrics import auc
@@ -26,9 +26,12 @@ def open_datasets(config: SweepConfig, folder: Path, say: Callable[[str], None])
 
     Raises:
         DataError: a data set or recipe is not valid.
-        SweepConfigError: two data sets have the same name.
+        SweepConfigError: a recipe or the raw files of one are not there, or two data sets have the same name.
     """
-    described = [_describe(entry, _open(entry, folder, say)) for entry in config.datasets]
+    described = [
+        _describe(entry, _open(entry, f"datasets[{position}]", folder, say))
+        for position, entry in enumerate(config.datasets)
+    ]
     names = [info.name for info in described]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
@@ -36,21 +39,30 @@ def open_datasets(config: SweepConfig, folder: Path, say: Callable[[str], None])
     return described
 
 
-def _open(entry: DatasetEntry, folder: Path, say: Callable[[str], None]) -> PreparedDataset:
+def _open(entry: DatasetEntry, key: str, folder: Path, say: Callable[[str], None]) -> PreparedDataset:
     if entry.path is not None:
         return PreparedDataset.open(entry.path)
     assert entry.recipe is not None
-    recipe = Path(entry.recipe)
-    if not recipe.is_file():
-        raise SweepConfigError(f"{recipe}: no such recipe")
+    path = Path(entry.recipe)
+    if not path.is_file():
+        raise SweepConfigError(f"{key}.recipe: no such recipe {path}")
     # Named by the recipe's text and the raw folder, so that a changed recipe is prepared anew.
-    key = hashlib.sha256(recipe.read_bytes() + str(entry.raw).encode()).hexdigest()[:8]
-    out = folder / "data" / f"{recipe.stem}-{key}"
+    mark = hashlib.sha256(path.read_bytes() + str(entry.raw).encode()).hexdigest()[:8]
+    out = folder / "data" / f"{path.stem}-{mark}"
     if out.is_dir():
         return PreparedDataset.open(out)
+    recipe = load_recipe(path)
+    _check_raw(entry, recipe, f"{key}.raw")
     out.parent.mkdir(parents=True, exist_ok=True)
-    say(f"preparing {recipe.name}")
+    say(f"preparing {path.name}")
     return prepare(recipe, entry.raw, out, progress=lambda line: say(f"  {line}"))
+
+
+def _check_raw(entry: DatasetEntry, recipe: Recipe, key: str) -> None:
+    if entry.raw is None and recipe.synthetic is None:
+        raise SweepConfigError(f"{key}: missing; the recipe {entry.recipe} needs the folder of its raw files")
+    if entry.raw is not None and not Path(entry.raw).is_dir():
+        raise SweepConfigError(f"{key}: no such folder {entry.raw}; {entry.describe_raw()}")
 
 
 def _describe(entry: DatasetEntry, dataset: PreparedDataset) -> DatasetInfo:

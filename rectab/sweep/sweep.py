@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from rectab.sweep.config import SweepConfig, load_config
+from rectab.sweep.config import SweepConfig, SweepConfigError, load_config
 from rectab.sweep.grid import CellKey, DatasetInfo, RunSpec, expand_runs, expand_trials
 from rectab.sweep.pool import run_all
 from rectab.sweep.progress import SweepProgress
@@ -99,7 +99,7 @@ def run_sweep(
         console: where progress is shown.
 
     Raises:
-        SweepConfigError: the file is not valid.
+        SweepConfigError: the file is not valid, or a recipe or raw folder that it names is not there.
         DataError: a data set is not.
         SweepFolderError: another sweep is running in the folder.
     """
@@ -112,7 +112,10 @@ def run_sweep(
         if datasets is None:
             from rectab.sweep.sources import open_datasets
 
-            datasets = open_datasets(config, store.folder, lambda line: _say(console, line))
+            try:
+                datasets = open_datasets(config, store.folder, lambda line: _say(console, line))
+            except SweepConfigError as error:
+                raise SweepConfigError(f"{config_path}: {error}") from None
         command = f"rectab sweep {config_path} --out {out_dir}" + (f" --jobs {jobs}" if jobs else "")
         plan = SweepPlan(config, datasets, store, command)
         plan.save()

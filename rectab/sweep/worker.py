@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import queue
+import shutil
 import signal
 import sys
 import threading
@@ -65,6 +66,8 @@ def execute(spec: RunSpec, work: Path, runner: Runner, environment: dict[str, An
     try:
         result = runner(spec, work)
         problem = _problem_of(spec, result)
+        if problem:  # a retry must train anew, not read this result back
+            shutil.rmtree(work, ignore_errors=True)
         record |= {"result": result, "status": "failed" if problem else "ok", "error": problem}
     except InfeasibleBudget as error:
         record |= {"status": "infeasible", "error": str(error), "smallest_feasible_bytes": error.smallest_bytes}

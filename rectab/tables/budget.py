@@ -9,16 +9,27 @@ from typing import Any
 
 import torch
 
+from rectab.named import instead_of
 from rectab.optim import RowAdam
 from rectab.schema import Vocabulary
 from rectab.tables.base import EmbeddingTable, TableOptions
 from rectab.tables.ledger import Ledger
 from rectab.tables.registry import InfeasibleBudget, build_table, config_to_json, get_method
 
-__all__ = ["InfeasibleBudget", "Plan", "format_bytes", "full_table_bytes", "parse_budget", "plan"]
+__all__ = [
+    "InfeasibleBudget",
+    "Plan",
+    "format_bytes",
+    "full_table_bytes",
+    "is_no_budget",
+    "parse_budget",
+    "plan",
+    "resolve_budget",
+]
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+_NO_BUDGET = ("none", "full")
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,11 @@ class Plan:
     full_bytes: int
 
     @property
+    def at_most(self) -> bool:
+        """True if ``serving`` is no count but the most that training may end in: the size is known after it."""
+        return get_method(self.method).staged
+
+    @property
     def budget_share(self) -> float | None:
         """Serving bytes over the budget; None without a budget."""
         return None if self.budget_bytes is None else self.serving.bytes / self.budget_bytes
@@ -65,17 +81,29 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         return {
             "method": self.method,
+            "revision": get_method(self.method).revision,
             "config": config_to_json(self.config),
             "embedding_dim": self.embedding_dim,
             "budget_bytes": self.budget_bytes,
             "budget_share": self.budget_share,
             "serving_bytes": self.serving.bytes,
-            "serving_bytes_by_kind": self.serving.by_kind(),
+            "serving_at_most": self.at_most,
+            "serving_bytes_by_kind": {} if self.at_most else self.serving.by_kind(),
             "training_bytes": self.training.bytes,
             "training_bytes_by_kind": self.training.by_kind(),
             "full_bytes": self.full_bytes,
             "ratio": self.ratio,
         }
+
+
+def is_no_budget(budget: str | int | None) -> bool:
+    """Whether it asks for no budget: None, or one of the words ``none`` and ``full``."""
+    return budget is None or str(budget).strip().lower() in _NO_BUDGET
+
+
+def resolve_budget(budget: str | int | None, full_bytes: int) -> int | None:
+    """Bytes, as :func:`parse_budget` reads and refuses them; None where no budget is asked for."""
+    return None if budget is None or is_no_budget(budget) else parse_budget(budget, full_bytes)
 
 
 def parse_budget(text: str | int | float, full_bytes: int) -> int:
@@ -126,28 +154,28 @@ def plan(
         method: name of a registered method.
         vocabularies: what the table serves.
         embedding_dim: D.
-        budget: bytes, as :func:`parse_budget` reads them, of the serving form of all vocabularies together; None for
-            the method's own size.
+        budget: bytes, as :func:`parse_budget` reads them, of the serving form of all vocabularies together; None or
+            ``"none"`` for the method's own size.
         options: how the table will be held and trained.
         **method_options: the method's own (``num_chunks=4``).
 
     Raises:
         InfeasibleBudget: with the smallest feasible budget.
-        ValueError: the budget or an option is not understood.
+        ValueError: there is no such method, the budget or an option is not understood, or the method cannot serve the
+            vocabularies at any budget.
     """
     record, options = get_method(method), options or TableOptions()
     full_bytes = full_table_bytes(vocabularies, embedding_dim)
-    budget_bytes = None if budget is None else parse_budget(budget, full_bytes)
+    budget_bytes = resolve_budget(budget, full_bytes)
+    known = record.option_names()
+    for name in method_options:
+        if name not in known:
+            raise ValueError(f"{method}: unknown option {name!r}{instead_of(name, known)}")
     if not record.hashed_vocabularies and any(v.hashed for v in vocabularies):
         hashed = [v.name for v in vocabularies if v.hashed]
         raise ValueError(f"{method} needs a closed set of ids, but vocabularies {hashed} are hashed")
     on_meta = replace(options, device="meta")
-    try:
-        config = record.plan(vocabularies, embedding_dim, budget_bytes, on_meta, **method_options)
-    except TypeError as error:
-        if "unexpected keyword argument" not in str(error):
-            raise
-        raise ValueError(f"{method}: unknown option, {str(error).split('got an ')[-1]}") from error
+    config = record.plan(vocabularies, embedding_dim, budget_bytes, on_meta, **method_options)
     table = build_table(method, vocabularies, embedding_dim, config, on_meta)
     serving = table.planned_serving()
     if budget_bytes is not None and serving.bytes > budget_bytes:

@@ -62,7 +62,6 @@ register(
         table=FullTable,
         plan=plan_full,
         any_budget=False,
-        needs_budget=False,
         hashed_vocabularies=False,
     )
 )

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 
+from rectab.named import instead_of
 from rectab.schema import Vocabulary
-from rectab.tables.budget import Plan, format_bytes, plan
+from rectab.tables.budget import Plan, format_bytes, full_table_bytes, plan, resolve_budget
 from rectab.tables.collisions import Collisions, expected_collisions
-from rectab.tables.registry import InfeasibleBudget, build_table, config_to_json, get_method, methods
+from rectab.tables.ledger import Ledger
+from rectab.tables.registry import InfeasibleBudget, TableMethod, build_table, config_to_json, get_method, methods
 
 __all__ = ["PlannedMethod", "methods_renderable", "plan_all", "plan_renderables"]
+
+Status = Literal["planned", "infeasible", "no option", "not possible"]
 
 
 @dataclass(frozen=True)
@@ -24,13 +28,16 @@ class PlannedMethod:
 
     Attributes:
         method: name.
-        plan: None if the budget is infeasible or the method cannot serve the vocabularies.
-        collisions: of the planned table; None if it does not address by ranges.
+        status: ``infeasible`` if the method needs a larger budget, ``no option`` if it does not know an option that was
+            given, ``not possible`` if it cannot serve the vocabularies or with these options.
+        plan: None if there is none.
+        collisions: of the planned table; None if it does not address by ranges, or if its shape is learned.
         error: why there is no plan.
         smallest_bytes: smallest feasible budget where the budget is infeasible.
     """
 
     method: str
+    status: Status
     plan: Plan | None = None
     collisions: Collisions | None = None
     error: str | None = None
@@ -41,6 +48,7 @@ class PlannedMethod:
         collisions = None if self.collisions is None else asdict(self.collisions)
         return {
             "method": self.method,
+            "status": self.status,
             **planned,
             "expected_collisions": collisions,
             "error": self.error,
@@ -51,35 +59,58 @@ class PlannedMethod:
 def plan_all(
     vocabularies: Sequence[Vocabulary],
     embedding_dim: int,
-    budget: str | int,
+    budget: str | int | None,
     names: Iterable[str] | None = None,
     method_options: dict[str, Any] | None = None,
 ) -> list[PlannedMethod]:
-    """Plans of the named methods (all registered ones if None); ``method_options`` go to the methods that know them.
+    """Plans of the named methods (all registered ones if None), of those that know every one of ``method_options``.
 
     Raises:
-        ValueError: the budget is not understood, or a named method does not know an option.
+        ValueError: there is no such method, the budget is not understood, no method knows an option, or a named one
+            cannot serve the vocabularies or with these options.
     """
     chosen = [get_method(name) for name in names] if names else list(methods())
+    options = method_options or {}
+    known = {name: record.name for record in chosen for name in record.option_names()}
+    for name in options:
+        if name not in known:
+            raise ValueError(f"no option {name!r} of {', '.join(r.name for r in chosen)}{instead_of(name, known)}")
+    resolve_budget(budget, full_table_bytes(vocabularies, embedding_dim))  # one that no method can read is an error
     planned = []
     for record in chosen:
         try:
-            made = plan(record.name, vocabularies, embedding_dim, budget, **(method_options or {}))
-        except InfeasibleBudget as error:
-            planned.append(PlannedMethod(record.name, error=str(error), smallest_bytes=error.smallest_bytes))
+            planned.append(_planned(record, vocabularies, embedding_dim, budget, options))
         except ValueError as error:
-            if names or "budget" in str(error):
+            if names:
                 raise
-            planned.append(PlannedMethod(record.name, error=str(error)))
-        else:
-            table = build_table(
-                record.name, vocabularies, embedding_dim, made.config, replace(made.options, device="meta")
-            )
-            planned.append(PlannedMethod(record.name, made, expected_collisions(table)))
+            planned.append(PlannedMethod(record.name, "not possible", error=str(error)))
     return planned
 
 
-def plan_renderables(plans: Sequence[PlannedMethod], embedding_dim: int, budget: str | int) -> list[RenderableType]:
+def _planned(
+    record: TableMethod,
+    vocabularies: Sequence[Vocabulary],
+    embedding_dim: int,
+    budget: str | int | None,
+    options: dict[str, Any],
+) -> PlannedMethod:
+    unknown = [name for name in options if name not in record.option_names()]
+    if unknown:
+        return PlannedMethod(record.name, "no option", error=f"no option {', '.join(map(repr, unknown))}")
+    try:
+        made = plan(record.name, vocabularies, embedding_dim, budget, **options)
+    except InfeasibleBudget as error:
+        return PlannedMethod(record.name, "infeasible", error=str(error), smallest_bytes=error.smallest_bytes)
+    if made.at_most:  # the full table that training starts with says nothing of how the learned one will share rows
+        return PlannedMethod(record.name, "planned", made)
+    on_meta = replace(made.options, device="meta")
+    table = build_table(record.name, vocabularies, embedding_dim, made.config, on_meta)
+    return PlannedMethod(record.name, "planned", made, expected_collisions(table))
+
+
+def plan_renderables(
+    plans: Sequence[PlannedMethod], embedding_dim: int, budget: str | int | None
+) -> list[RenderableType]:
     """For a terminal of 80 columns: bytes and expected sharing of every method, then what each is made of."""
     feasible = [entry.plan for entry in plans if entry.plan is not None]
     full = f", full table {format_bytes(feasible[0].full_bytes)}" if feasible else ""
@@ -95,6 +126,11 @@ def plan_renderables(plans: Sequence[PlannedMethod], embedding_dim: int, budget:
         overview.add_row(entry.method, *_overview_row(entry))
         parts.add_row(entry.method, "\n".join(_parts(entry)))
     notes = (
+        "at most: the method learns its size, which is counted after training. "
+        if any(made.at_most for made in feasible)
+        else ""
+    )
+    notes += (
         "same, other: ids of the same and of other vocabularies expected on the row that a lookup reads; shared:"
         " lookups whose row some other id uses; averaged over training lookups. training: with Adam, no activations."
     )
@@ -104,10 +140,11 @@ def plan_renderables(plans: Sequence[PlannedMethod], embedding_dim: int, budget:
 def _overview_row(entry: PlannedMethod) -> list[str]:
     made, sharing = entry.plan, entry.collisions
     if made is None:
-        return ["infeasible", *[""] * 5]
+        return [entry.status, *[""] * 5]
+    most = "at most " if made.at_most else ""
     shared = [f"{sharing.intra:.2f}", f"{sharing.inter:.2f}", f"{sharing.shared:.1%}"] if sharing else [""] * 3
     share = "" if made.budget_share is None else f"{made.budget_share:.1%}"
-    return [format_bytes(made.serving.bytes), share, f"{made.ratio:.1%}", *shared]
+    return [f"{most}{format_bytes(made.serving.bytes)}", share, f"{made.ratio:.1%}", *shared]
 
 
 def _parts(entry: PlannedMethod) -> list[str]:
@@ -115,11 +152,13 @@ def _parts(entry: PlannedMethod) -> list[str]:
     if made is None:
         smallest = "" if entry.smallest_bytes is None else f" ({format_bytes(entry.smallest_bytes)})"
         return [f"{entry.error}{smallest}"]
-    lines = [f"config: {_config_text(made)}"]
-    for what, ledger in (("serving", made.serving), ("training", made.training)):
-        kinds = ", ".join(f"{kind} {format_bytes(n)}" for kind, n in ledger.by_kind().items())
-        lines.append(f"{what}: {format_bytes(ledger.bytes)} ({kinds})")
-    return lines
+    serving = f"at most {format_bytes(made.serving.bytes)}" if made.at_most else _ledger_text(made.serving)
+    return [f"config: {_config_text(made)}", f"serving: {serving}", f"training: {_ledger_text(made.training)}"]
+
+
+def _ledger_text(ledger: Ledger) -> str:
+    kinds = ", ".join(f"{kind} {format_bytes(n)}" for kind, n in ledger.by_kind().items())
+    return f"{format_bytes(ledger.bytes)} ({kinds})"
 
 
 def _config_text(made: Plan) -> str:

@@ -6,11 +6,12 @@ A new method is one file in :mod:`rectab.tables` that ends with ``register(Table
 
 from __future__ import annotations
 
-import difflib
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any
 
+from rectab.named import find_named
 from rectab.schema import Vocabulary
 from rectab.tables.base import EmbeddingTable, TableOptions
 
@@ -58,15 +59,18 @@ class TableMethod:
         config: a frozen dataclass, JSON round-trip by field.
         table: the module.
         plan: ``plan(vocabularies, embedding_dim, budget_bytes, options, **method_options)`` gives the config that
-            uses a budget best (or, for None, the method's own size). Raises InfeasibleBudget.
-        any_budget: True if it can hit (nearly) any number of bytes; False if its size comes in steps or is fixed.
-        needs_budget: False for a method whose size is not asked for (``full``).
+            uses a budget best (or, for None, the method's own size). Raises InfeasibleBudget. Its options are its
+            keyword-only arguments or, where it takes ``**settings``, the fields of ``config``.
+        any_budget: True if it can hit (nearly) any number of bytes; False if it has one size (``full``), which a sweep
+            runs once, without a budget.
         staged: trained in more than one stage.
         full_table_to_train: needs the full table in memory while training.
         needs_counts: needs training counts of ids.
         hashed_vocabularies: serves vocabularies without a closed set of ids.
         exportable: torch.export and ONNX.
         shardable: its storage is plain rows, so torchrec can shard it.
+        revision: of what training gives; raise it when the same config trains to other numbers, so that a sweep does
+            not take its old runs for new ones.
     """
 
     name: str
@@ -76,17 +80,25 @@ class TableMethod:
     table: type[EmbeddingTable]
     plan: Callable[..., Any]
     any_budget: bool
-    needs_budget: bool = True
     staged: bool = False
     full_table_to_train: bool = False
     needs_counts: bool = False
     hashed_vocabularies: bool = True
     exportable: bool = True
     shardable: bool = True
+    revision: int = 1
 
     def capabilities(self) -> dict[str, bool]:
         """The flags, by name."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.type in (bool, "bool")}
+
+    def option_names(self) -> tuple[str, ...]:
+        """Names of the options that ``plan`` takes."""
+        parameters = inspect.signature(self.plan).parameters
+        names = [p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY]
+        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            names += [f.name for f in fields(self.config) if f.name not in parameters]
+        return tuple(names)
 
 
 @dataclass(frozen=True)
@@ -135,12 +147,8 @@ def methods() -> tuple[TableMethod, ...]:
 
 
 def get_method(name: str) -> TableMethod:
-    """The named method. Raises KeyError that lists what there is."""
-    if name in _METHODS:
-        return _METHODS[name]
-    close = difflib.get_close_matches(name, _METHODS, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise KeyError(f"no table method {name!r}{hint} There are: {', '.join(_METHODS)}")
+    """The named method. Raises ValueError that lists what there is."""
+    return find_named("table method", _METHODS, name)
 
 
 def _buildable(name: str) -> TableMethod | ServingForm:
@@ -154,7 +162,12 @@ def build_table(
     config: Any,
     options: TableOptions | None = None,
 ) -> EmbeddingTable:
-    """A table of the named method or serving form."""
+    """A table of the named method or serving form.
+
+    Raises:
+        ValueError: there is no such method, or the config or ``embedding_dim`` is not valid.
+        TypeError: ``config`` is that of another method.
+    """
     record = _buildable(method)
     if not isinstance(config, record.config):
         raise TypeError(f"{method} takes a {record.config.__name__}, got {type(config).__name__}")
@@ -167,7 +180,7 @@ def config_to_json(config: Any) -> dict[str, Any]:
 
 
 def config_from_json(method: str, data: Mapping[str, Any]) -> Any:
-    """Read :func:`config_to_json` back. Raises ValueError for unknown fields."""
+    """Read :func:`config_to_json` back. Raises ValueError for an unknown method or unknown fields."""
     record = _buildable(method)
     known = {f.name for f in fields(record.config)}
     unknown = sorted(set(data) - known)

@@ -63,7 +63,10 @@ class UnifiedTable(EmbeddingTable[UnifiedConfig]):
         if config.num_tables < 1:
             raise ValueError(f"unified: num_tables must be at least 1, got {config.num_tables}")
         if not 1 <= config.rows_per_table <= MAX_ROWS:
-            raise ValueError(f"unified: rows_per_table must be in 1..{MAX_ROWS}, got {config.rows_per_table}")
+            raise ValueError(
+                f"unified: rows_per_table must be in 1..{MAX_ROWS}, got {config.rows_per_table}; more rows need more "
+                "sub-tables (num_tables)"
+            )
         device = self.options.device
         chunks = range(config.num_chunks)
         salts = [[salt_of(config.seed, vocabulary.name, chunk) for chunk in chunks] for vocabulary in self.vocabularies]
@@ -105,29 +108,46 @@ def plan_unified(
     options: TableOptions,
     *,
     num_chunks: int | None = None,
-    num_tables: int = 1,
+    num_tables: int | None = None,
     seed: int = 0,
 ) -> UnifiedConfig:
     """As many rows as the budget holds; without a budget, as many elements as the full table has.
 
     ``num_chunks`` defaults to 2 where that divides ``embedding_dim``: the TFRS tutorial loses about 2 % with one.
+    ``num_tables`` defaults to 1, and beyond ``MAX_ROWS`` rows to as few sub-tables as hold them; a table with one for
+    every (vocabulary, chunk) pair grows no further.
+
+    Raises:
+        InfeasibleBudget: not even one row a sub-table fits the budget.
+        ValueError: the sub-tables asked for by ``num_tables`` cannot hold the rows.
     """
     if num_chunks is None:
         num_chunks = 2 if embedding_dim % 2 == 0 else 1
 
-    def bytes_of(rows_per_table: int) -> int:
-        config = UnifiedConfig(rows_per_table, num_chunks, num_tables, seed)
-        return build_table("unified", vocabularies, embedding_dim, config, options).ledger().bytes
-
+    pairs = len(vocabularies) * num_chunks
     if budget_bytes is None:
-        rows = -(-sum(v.num_embeddings for v in vocabularies) * num_chunks // num_tables)
-        return UnifiedConfig(rows, num_chunks, num_tables, seed)
-    smallest = bytes_of(1)
+        rows = sum(v.num_embeddings for v in vocabularies) * num_chunks
+        num_tables = _sub_tables(rows, pairs, num_tables)
+        return UnifiedConfig(min(-(-rows // num_tables), MAX_ROWS), num_chunks, num_tables, seed)
+    first = UnifiedConfig(1, num_chunks, 1 if num_tables is None else num_tables, seed)
+    smallest = build_table("unified", vocabularies, embedding_dim, first, options).ledger().bytes
     if smallest > budget_bytes:
         raise InfeasibleBudget("unified", budget_bytes, smallest, "one row a sub-table")
-    row_bytes = num_tables * (embedding_dim // num_chunks) * options.dtype.itemsize
-    rows_per_table = min(1 + (budget_bytes - smallest) // row_bytes, MAX_ROWS)
-    return UnifiedConfig(rows_per_table, num_chunks, num_tables, seed)
+    row_bytes = (embedding_dim // num_chunks) * options.dtype.itemsize
+    rows = first.num_tables + (budget_bytes - smallest) // row_bytes
+    num_tables = _sub_tables(rows, pairs, num_tables)
+    return UnifiedConfig(min(rows // num_tables, MAX_ROWS), num_chunks, num_tables, seed)
+
+
+def _sub_tables(rows: int, pairs: int, asked: int | None) -> int:
+    """How many sub-tables: those asked for, or as few as hold ``rows``; more than ``pairs`` would stay empty."""
+    needed = max(1, min(-(-rows // MAX_ROWS), pairs))
+    if asked is not None and asked < needed:
+        raise ValueError(
+            f"unified: num_tables={asked} holds at most {max(asked, 0) * MAX_ROWS} rows, and {rows} are to be held; "
+            f"give at least {needed}, or leave num_tables out"
+        )
+    return needed if asked is None else asked
 
 
 register(

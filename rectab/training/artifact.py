@@ -8,8 +8,9 @@ import torch
 
 from rectab.models import CTRModel, ModelConfig
 from rectab.schema import Schema
-from rectab.tables import TableOptions, build_table, config_from_json, config_to_json
+from rectab.tables import TableOptions
 from rectab.tables.files import read_file, write_file
+from rectab.tables.io import build_described, describe_table, stored_in
 
 __all__ = ["MODEL_FILE", "load_model", "save_model"]
 
@@ -24,9 +25,7 @@ def save_model(model: CTRModel, path: Path) -> None:
     description = {
         "schema": model.schema.to_json(),
         "model": model.config.to_json(),
-        "method": model.table.method,
-        "embedding_dim": model.table.embedding_dim,
-        "table": config_to_json(model.table.config),
+        "table": describe_table(model.table),
     }
     write_file(path, "model", FORMAT_VERSION, description, model.state_dict())
 
@@ -36,17 +35,13 @@ def load_model(path: Path | str, options: TableOptions | None = None) -> CTRMode
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged, not a rectab model, or of another format version.
+        ValueError: it is damaged, not a rectab model, of another format version or of an unknown method.
     """
     path = Path(path)
     description, tensors = read_file(path, "model", FORMAT_VERSION)
-    schema = Schema.from_json(description["schema"])
-    config = config_from_json(description["method"], description["table"])
-    table = build_table(description["method"], schema.vocabularies, description["embedding_dim"], config, options)
-    with torch.random.fork_rng():
+    with stored_in(path), torch.random.fork_rng():
+        schema = Schema.from_json(description["schema"])
+        table = build_described(description["table"], schema.vocabularies, tensors, options)
         model = CTRModel(schema, table, ModelConfig.from_json(description["model"]))
-    try:
         model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise ValueError(f"{path}: tensors do not fit the configuration in its metadata: {error}") from error
     return model.eval()

@@ -16,7 +16,7 @@ from rectab.atomic_file import PARTIAL, remove_partial, write_atomic
 from rectab.training.errors import CheckpointError
 from rectab.training.state import load_state, save_state
 
-__all__ = ["Checkpoints"]
+__all__ = ["Checkpoints", "differences", "remove_checkpoints"]
 
 _COST_SHARE = 20.0
 
@@ -55,7 +55,7 @@ class Checkpoints:
         text = json.dumps(run, indent=1, sort_keys=True)
         if not identity.exists():
             write_atomic(identity, text)
-        elif other := _differences(json.loads(identity.read_text()), json.loads(text)):
+        elif other := differences(_read(identity), json.loads(text)):
             raise CheckpointError(
                 f"{folder}: holds the checkpoints of a run with other settings ({'; '.join(other)}); use another "
                 f"folder, or delete this one"
@@ -107,18 +107,9 @@ class Checkpoints:
         return state
 
     def remove(self) -> None:
-        """The run is over and its result is written: delete its checkpoints, and the folder if it is empty."""
-        if self.folder is None:
-            return
-        for folder in self.folder.glob(f"*{PARTIAL}"):  # of a run that was killed
-            remove_partial(folder)
-        for pattern in ("stage-*.safetensors", "current.safetensors"):
-            for path in self.folder.glob(pattern):
-                path.unlink(missing_ok=True)
-        self._remove_best()
-        (self.folder / "run.json").unlink(missing_ok=True)
-        if not any(self.folder.iterdir()):
-            self.folder.rmdir()
+        """The run is over and its result is written: delete its checkpoints."""
+        if self.folder is not None:
+            remove_checkpoints(self.folder)
 
     def _stage_path(self, stage_index: int) -> Path:
         assert self.folder is not None
@@ -131,12 +122,32 @@ class Checkpoints:
                 path.unlink(missing_ok=True)
 
 
-def _differences(kept: Any, given: Any, name: str = "") -> list[str]:
-    """``name: kept there, given here`` of every setting that differs."""
+def remove_checkpoints(folder: Path) -> None:
+    """Delete the checkpoints in ``folder``, with what a killed run was writing, and the folder if it is empty then."""
+    if not folder.is_dir():
+        return
+    for partial in folder.glob(f"*{PARTIAL}"):
+        remove_partial(partial)
+    for pattern in ("stage-*.safetensors", "current.safetensors", "best-*.safetensors", "run.json"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def differences(kept: Any, given: Any, name: str = "") -> list[str]:
+    """``name: kept there, given here`` of every setting that differs between two nested dicts of plain data."""
     if not (isinstance(kept, dict) and isinstance(given, dict)):
         return [] if kept == given else [f"{name}: {kept!r} there, {given!r} here"]
     found = []
     for key in sorted(kept.keys() | given.keys()):
         inner = f"{name}.{key}" if name else key
-        found += _differences(kept.get(key, _ABSENT), given.get(key, _ABSENT), inner)
+        found += differences(kept.get(key, _ABSENT), given.get(key, _ABSENT), inner)
     return found
+
+
+def _read(identity: Path) -> Any:
+    try:
+        return json.loads(identity.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{identity}: damaged ({error}); delete its folder to start the run again") from error

@@ -10,4 +10,4 @@ class TrainingError(RuntimeError):
 
 
 class CheckpointError(ValueError):
-    """A folder holds checkpoints that do not belong to this run, or that are damaged."""
+    """A folder holds checkpoints, or the result, of another run, or files of this one that are damaged or missing."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +13,20 @@ import torch
 
 from rectab import __version__
 from rectab.data.dataset import PreparedDataset
-from rectab.data.values import RawValues
 from rectab.models import ModelConfig
 from rectab.tables import Plan, TableOptions, plan
 from rectab.tables.base import EmbeddingTable
 from rectab.training.artifact import MODEL_FILE, save_model
+from rectab.training.checkpoint import remove_checkpoints
 from rectab.training.config import TrainConfig
-from rectab.training.evaluation import metrics_of, predict
-from rectab.training.explain import explain_row, has_attention, rows_to_explain
-from rectab.training.metrics import FrequencySlices
+from rectab.training.finished import RESULT_FILE, complete, read_finished
+from rectab.training.measuring import attention_weights, metrics_on_test
 from rectab.training.precision import peak_memory_bytes, reset_peak_memory
 from rectab.training.progress import ProgressMode
 from rectab.training.result import RunResult
 from rectab.training.trainer import Trainer
 
 __all__ = ["model_config", "train_once"]
-
-RESULT_FILE = "result.json"
-EXPLAINED_EVENTS = 30
 
 
 def train_once(
@@ -48,28 +44,33 @@ def train_once(
     read_test: bool = True,
     explain_rows: int = 0,
     progress: ProgressMode = "auto",
+    say: Callable[[str], None] | None = None,
 ) -> RunResult:
-    """Plan the table, train, and measure.
+    """Plan the table, train, and measure; a run that ``out_dir`` holds the result of is not trained again.
 
     Args:
         dataset: the data.
         method: of the table, see ``rectab tables``.
-        budget: bytes of the serving form, such as ``"10%"`` or ``"1MiB"``; None without a budget.
+        budget: bytes of the serving form, such as ``"10%"`` or ``"1MiB"``; None or ``"none"`` without a budget.
         method_options: of the method's planner.
         model: the interaction.
         history: the history tower.
         model_options: of the interaction; under the key ``history`` a mapping of the tower's options.
         embedding_dim: D.
         train_config: how to train.
-        out_dir: where checkpoints, the trained model and ``result.json`` go; an interrupted run goes on from there.
-        read_test: False leaves the test split alone, for runs that only choose settings.
+        out_dir: where checkpoints, the trained model and ``result.json`` go; an interrupted run goes on from there, and
+            a finished one is read back.
+        read_test: False leaves the test split alone, for runs that only choose settings. Asked for later, it is read
+            for the finished run.
         explain_rows: validation rows whose attention weights the result keeps, if the model has attention.
         progress: see :class:`rectab.training.progress.Reporter`.
+        say: called with a line of text if a finished run is read back.
 
     Raises:
         InfeasibleBudget: the method cannot serve these vocabularies within the budget.
         ValueError: an option or setting is not valid.
-        CheckpointError: ``out_dir`` holds another run.
+        CheckpointError: ``out_dir`` holds another run, or files that are damaged.
+        FileNotFoundError: the finished run in ``out_dir`` has lost its model, which is to be measured.
         TrainingError: training diverged.
     """
     begin = time.perf_counter()
@@ -83,12 +84,19 @@ def train_once(
         options=TableOptions(gradient=config.gradient, seed=config.seed),
         **(method_options or {}),
     )
+    made = model_config(model, history, model_options)
     if out_dir is not None:
+        if finished := read_finished(out_dir, dataset, planned, made, config):
+            remove_checkpoints(out_dir / "checkpoints")  # it may have been killed before it came to that
+            if say is not None:
+                path = out_dir / RESULT_FILE
+                say(f"{path}: this run has finished and is read back; delete the file to train it again")
+            return complete(finished, out_dir, dataset, config, read_test, explain_rows)
         out_dir.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(
         dataset,
         planned.build(),
-        model_config(model, history, model_options),
+        made,
         config,
         checkpoints=None if out_dir is None else out_dir / "checkpoints",
         progress=progress,
@@ -114,7 +122,7 @@ def _measure(trainer: Trainer, planned: Plan, read_test: bool, explain_rows: int
     config, dataset, table = trainer.config, trainer.dataset, trainer.table
     evaluation_begin = time.perf_counter()
     valid = trainer.evaluate("valid")
-    test, slices = _test_metrics(trainer) if read_test else (None, {})
+    test, slices = metrics_on_test(trainer.model, dataset, config) if read_test else (None, {})
     test_seconds = time.perf_counter() - evaluation_begin
     train_seconds = sum(stage["seconds"] for stage in trainer.stages)
     samples = sum(stage["samples"] for stage in trainer.stages)
@@ -152,18 +160,8 @@ def _measure(trainer: Trainer, planned: Plan, read_test: bool, explain_rows: int
         stages=trainer.stages,
         history=trainer.history,
         learned=table.learned(),
-        attention=_attention(trainer, explain_rows),
+        attention=attention_weights(trainer.model, dataset, explain_rows),
     )
-
-
-def _attention(trainer: Trainer, count: int) -> list[dict[str, Any]]:
-    """The attention of some validation rows, over their most recent events."""
-    if not count or not has_attention(trainer.model):
-        return []
-    rows = rows_to_explain(trainer.dataset.valid, count)
-    values = RawValues(trainer.dataset)
-    explanations = [explain_row(trainer.model, trainer.dataset, "valid", row, values) for row in rows]
-    return [explanation.to_json(max_events=EXPLAINED_EVENTS) for explanation in explanations]
 
 
 def _serving_bytes(table: EmbeddingTable, planned: Plan) -> int:
@@ -171,14 +169,3 @@ def _serving_bytes(table: EmbeddingTable, planned: Plan) -> int:
     if planned.budget_bytes is not None and size > planned.budget_bytes:
         raise AssertionError(f"{planned.method}: {size} bytes for a budget of {planned.budget_bytes}: a bug of rectab")
     return size
-
-
-def _test_metrics(trainer: Trainer) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
-    """Metrics on the test split and by id frequency. The one place that reads it."""
-    test, schema = trainer.dataset.test, trainer.dataset.schema
-    predictions = predict(trainer.model, test, trainer.config.evaluation_batch_size)
-    metrics = metrics_of(predictions, test, trainer.config.objective)
-    if schema.slice_by is None or trainer.config.objective != "logloss":
-        return metrics, {}
-    slices = FrequencySlices(schema, trainer.dataset.train.column(schema.slice_by))
-    return metrics, slices.metrics(test.labels, predictions, test.column(schema.slice_by))

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rectab.atomic_file import atomic_file
+from rectab.training.errors import CheckpointError
 
 __all__ = ["get_rng_state", "load_state", "save_state", "set_rng_state"]
 
@@ -30,16 +31,19 @@ def save_state(path: Path, state: Any) -> None:
 
 
 def load_state(path: Path) -> Any:
-    """Read :func:`save_state`'s file. Raises ValueError if it is damaged or something else."""
+    """Read :func:`save_state`'s file. Raises CheckpointError if it is damaged, missing or something else."""
+    again = "delete its folder to start the run again"
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("rectab_state")
             if text is None:
-                raise ValueError(f"{path}: a safetensors file, but no training state of rectab")
+                raise CheckpointError(f"{path}: a safetensors file, but no training state of rectab; {again}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path}: damaged ({error}); delete it to start the run again") from error
-    return _decode(json.loads(text), tensors)
+        return _decode(json.loads(text), tensors)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: missing; {again}") from error
+    except (SafetensorError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: damaged ({error}); {again}") from error
 
 
 def _encode(value: Any, tensors: dict[str, Tensor]) -> Any:

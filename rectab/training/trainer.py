@@ -74,8 +74,9 @@ class Trainer:
         self.train: Split = dataset.train
         self.valid: Split = dataset.valid
         self._search: Split | None = None
-        staged = {method.name for method in methods() if method.staged}
-        if table.method in staged if split_validation is None else split_validation:
+        method = next((m for m in methods() if m.name == table.method), None)  # none of a serving form that is loaded
+        staged = method is not None and method.staged
+        if staged if split_validation is None else split_validation:
             self._search, self.valid = dataset.valid.sample_halves(config.seed)
         self._bf16, self.precision = resolve_precision(config.precision)
         self.reporter = Reporter(progress)
@@ -88,6 +89,8 @@ class Trainer:
             "table": str(table.config),
             "threads": torch.get_num_threads(),  # sums are not the same with another number
         }
+        if method is not None and method.revision != 1:
+            run["revision"] = method.revision
         self.checkpoints = Checkpoints(checkpoints, run, config.checkpoint_seconds)
         self.stages: list[dict[str, Any]] = []
         self.history: list[dict[str, Any]] = []

@@ -29,7 +29,7 @@ class Lookup(nn.Module):
         super().__init__()
         counts = {n: (1000 / np.arange(1, s + 1)).astype(np.int64) for n, s in SIZES.items()}
         vocabularies = [Vocabulary(n, s, counts=counts[n]) for n, s in SIZES.items()]
-        budget = "25%" if next(m for m in methods() if m.name == method).needs_budget else None
+        budget = "25%" if next(m for m in methods() if m.name == method).any_budget else None
         self.table = plan(method, vocabularies, 8, budget, options=TableOptions(**options)).build().serving().eval()
 
     def forward(self, ids: Tensor) -> Tensor:

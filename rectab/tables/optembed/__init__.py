@@ -45,6 +45,7 @@ register(
         table=OptEmbedTable,
         plan=plan_optembed,
         any_budget=True,
+        revision=2,  # 2: a budget compares vocabularies by their scales; the search follows the seed of the run
         staged=True,
         full_table_to_train=True,
         hashed_vocabularies=False,

@@ -1,0 +1,89 @@
+"""A folder that holds the result of a run that has finished: read back, not trained again."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rectab.data.dataset import PreparedDataset
+from rectab.models import ModelConfig
+from rectab.tables import Plan
+from rectab.training.artifact import MODEL_FILE, load_model
+from rectab.training.checkpoint import differences
+from rectab.training.config import TrainConfig
+from rectab.training.errors import CheckpointError
+from rectab.training.measuring import attention_weights, metrics_on_test
+from rectab.training.result import RunResult
+
+__all__ = ["RESULT_FILE", "complete", "read_finished"]
+
+RESULT_FILE = "result.json"
+
+
+def read_finished(
+    folder: Path, dataset: PreparedDataset, planned: Plan, model: ModelConfig, config: TrainConfig
+) -> RunResult | None:
+    """The result that ``folder`` holds of this run; None if it holds none.
+
+    Raises:
+        CheckpointError: it holds the result of another run, or one that cannot be read.
+    """
+    path = folder / RESULT_FILE
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        result = RunResult.from_json(kept)
+        identity = _identity(result.fingerprint, result.table, result.model, result.train)
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise CheckpointError(
+            f"{path}: damaged, or of another version of rectab ({error}); delete it to train the run again"
+        ) from error
+    asked = _identity(dataset.fingerprint(), planned.to_json(), model.to_json(), config.to_json())
+    if other := differences(identity, json.loads(json.dumps(asked))):
+        raise CheckpointError(
+            f"{folder}: holds the result of a run with other settings ({'; '.join(other)}); use another folder, or "
+            "delete this one"
+        )
+    test = None if result.test is None else _numbers(result.test)
+    return replace(result, valid=_numbers(result.valid), test=test)
+
+
+def complete(
+    result: RunResult, folder: Path, dataset: PreparedDataset, config: TrainConfig, read_test: bool, explain_rows: int
+) -> RunResult:
+    """The finished run's result with what is asked for: what was not measured then is measured of the saved model.
+
+    Raises:
+        FileNotFoundError: the model is needed and is not in ``folder``.
+    """
+    add_test, add_attention = read_test and result.test is None, explain_rows > 0 and not result.attention
+    if add_test or add_attention:
+        model = load_model(folder / MODEL_FILE)
+        if add_test:
+            test, slices = metrics_on_test(model, dataset, config)
+            result = replace(result, test=test, slices=slices)
+        if add_attention:
+            result = replace(result, attention=attention_weights(model, dataset, explain_rows))
+        result.save(folder / RESULT_FILE)
+    return result if read_test else replace(result, test=None, slices={})
+
+
+def _numbers(metrics: Mapping[str, float | None]) -> dict[str, float]:
+    """Metrics as they were measured: JSON holds None for what is not a number."""
+    return {name: math.nan if value is None else value for name, value in metrics.items()}
+
+
+def _identity(
+    fingerprint: str, table: Mapping[str, Any], model: Mapping[str, Any], train: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What makes a run another one, as plain data."""
+    planned = {key: table[key] for key in ("method", "embedding_dim", "budget_bytes", "config")}
+    # How often a run was saved changes nothing of its result.
+    settings = {key: value for key, value in train.items() if key != "checkpoint_seconds"}
+    revision = table.get("revision", 1)
+    return {"dataset": fingerprint, "table": {**planned, "revision": revision}, "model": model, "train": settings}

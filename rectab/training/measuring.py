@@ -1,0 +1,43 @@
+"""What is measured of a trained model beside its validation metrics: the test split, and attention weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rectab.data.dataset import PreparedDataset
+from rectab.data.values import RawValues
+from rectab.models import CTRModel
+from rectab.training.config import TrainConfig
+from rectab.training.evaluation import metrics_of, predict
+from rectab.training.explain import explain_row, has_attention, rows_to_explain
+from rectab.training.metrics import FrequencySlices
+
+__all__ = ["attention_weights", "metrics_on_test"]
+
+EXPLAINED_EVENTS = 30
+
+
+def metrics_on_test(
+    model: CTRModel, dataset: PreparedDataset, config: TrainConfig
+) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
+    """Metrics on the test split and by id frequency. The one place that reads it.
+
+    Raises:
+        TrainingError: a prediction is not finite.
+    """
+    test, schema = dataset.test, dataset.schema
+    predictions = predict(model, test, config.evaluation_batch_size)
+    metrics = metrics_of(predictions, test, config.objective)
+    if schema.slice_by is None or config.objective != "logloss":
+        return metrics, {}
+    slices = FrequencySlices(schema, dataset.train.column(schema.slice_by))
+    return metrics, slices.metrics(test.labels, predictions, test.column(schema.slice_by))
+
+
+def attention_weights(model: CTRModel, dataset: PreparedDataset, count: int) -> list[dict[str, Any]]:
+    """The attention of some validation rows, over their most recent events; empty without attention."""
+    if not count or not has_attention(model):
+        return []
+    values = RawValues(dataset)
+    explanations = [explain_row(model, dataset, "valid", row, values) for row in rows_to_explain(dataset.valid, count)]
+    return [explanation.to_json(max_events=EXPLAINED_EVENTS) for explanation in explanations]

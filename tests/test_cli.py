@@ -1,0 +1,124 @@
+"""The command line: what it prints, what it asks of the library, and errors that name what to mend."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rectab import cli
+from rectab.data import Recipe, prepare
+from rectab.tables import methods
+
+SMALL = {"rows": 900, "users": 60, "items": 90, "fields": {"page": 30}, "categories": 6}
+TRAIN = ["--model", "lr", "--dim", "4", "--set", "train.max_epochs=1", "--set", "train.batch_size=300"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    recipe = Recipe.model_validate({"name": "small", "synthetic": SMALL})
+    return prepare(recipe, None, tmp_path_factory.mktemp("data") / "small").path
+
+
+class CommandLine:
+    """``rectab ARGUMENTS`` in this process: what it wrote, and how it ended."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.monkeypatch, self.capsys = monkeypatch, capsys
+        monkeypatch.setenv("COLUMNS", "100")
+        monkeypatch.delenv("RECTAB_TRACEBACK", raising=False)
+
+    def __call__(self, *arguments: object, code: int = 0) -> tuple[str, str]:
+        """(standard output, standard error), of a command that is to end with this exit code."""
+        self.monkeypatch.setattr(sys, "argv", ["rectab", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = self.capsys.readouterr()
+        assert ended.value.code == code, captured.err
+        return captured.out, captured.err
+
+    def json(self, *arguments: object) -> Any:
+        return json.loads(self(*arguments, "--json")[0])
+
+
+@pytest.fixture
+def rectab(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
+    return CommandLine(monkeypatch, capsys)
+
+
+def test_tables_prints_what_is_true(rectab: CommandLine, data: Path) -> None:
+    out, _ = rectab("tables")
+    assert "needs budget" not in out
+    assert {entry["name"] for entry in rectab.json("tables")} == {method.name for method in methods()}
+    planned = rectab.json("plan", data, "--budget", "none")
+    assert {entry["status"] for entry in planned} == {"planned"}, "every method plans without a budget"
+
+
+def test_plan_tells_a_bound_from_a_count(rectab: CommandLine, data: Path) -> None:
+    out, _ = rectab("plan", data, "--budget", "50%", "--dim", 4, "--table", "optembed")
+    assert "serving: at most" in out
+    out, _ = rectab("plan", data, "--budget", "50%", "--dim", 4, "--table", "hashed")
+    assert "at most" not in out
+    assert "index" in out
+
+
+def test_plan_with_an_option_of_some_methods(rectab: CommandLine, data: Path) -> None:
+    out, _ = rectab("plan", data, "--budget", "50%", "--dim", 4, "-o", "num_chunks=4")
+    assert "infeasible" not in out
+    assert "no option 'num_chunks'" in out
+    assert "num_chunks=4" in out
+    _, err = rectab("plan", data, "--budget", "50%", "-o", "num_chunk=4", code=1)
+    assert "no option 'num_chunk' of dnis, full," in err
+    assert "did you mean 'num_chunks'?" in err
+
+
+def test_train_takes_a_budget_of_none(rectab: CommandLine, data: Path) -> None:
+    result = rectab.json("train", data, *TRAIN, "--table", "hashed", "--budget", "none")
+    assert result["budget_bytes"] is None
+    assert result["test"] is not None
+
+
+def test_train_leaves_test_alone_and_measures_the_finished_run_later(
+    rectab: CommandLine, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    first = rectab.json("train", data, *TRAIN, "--out", out, "--no-test")
+    assert first["test"] is None
+    text, said = rectab("train", data, *TRAIN, "--out", out, "--json")
+    again = json.loads(text)
+    assert f"{out / 'result.json'}: this run has finished and is read back" in said
+    assert again["test"] is not None
+    assert again["train_seconds"] == first["train_seconds"], "not trained again"
+    printed, _ = rectab("train", data, *TRAIN, "--out", out)
+    assert f"{again['test']['auc']:.5f}" in printed
+    printed, _ = rectab("train", data, *TRAIN, "--out", out, "--no-test")
+    assert f"{again['test']['auc']:.5f}" not in printed
+    _, err = rectab("train", data, *TRAIN, "--out", out, "--seed", 1, code=1)
+    assert "run with other settings (train.seed: 0 there, 1 here)" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--table", "zzz"], "no table method 'zzz'. There are: dnis, full"),
+        (["--model", "deepmf"], "no interaction 'deepmf'; did you mean 'deepfm'? There are: lr"),
+        (["--budget", "ten"], "budget 'ten' is not understood"),
+        (["--table", "hashed", "-o", "chunks=2"], "hashed: unknown option 'chunks'. There are: whole_below, seed"),
+        (["-o", "chunks"], "'chunks': write KEY=VALUE"),
+        (["--set", "lr=1"], "--set lr: settings start with train. or model."),
+    ],
+)
+def test_train_names_what_is_wrong(rectab: CommandLine, data: Path, arguments: list[str], message: str) -> None:
+    _, err = rectab("train", data, *arguments, code=1)
+    assert message in err
+
+
+def test_sweep_names_the_raw_setting(rectab: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECTAB_DATA", str(tmp_path / "nothing"))
+    sweep = Path(__file__).resolve().parents[1] / "bench" / "sweeps" / "frappe.toml"
+    _, err = rectab("sweep", sweep, "--out", tmp_path / "out", code=1)
+    assert f"{sweep}: datasets[0].raw: no such folder" in err
+    assert "export RECTAB_DATA=" in err
