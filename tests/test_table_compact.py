@@ -69,7 +69,11 @@ def test_members_of_a_range(count: int, span: int, by_torch: bool, monkeypatch: 
     found = torch.full((len(starts), span + 1), -1).scatter(1, torch.where(filled, offset, span), rank)[:, :span]
     rank_of = torch.full((num_ids,), -1)
     rank_of[members] = torch.arange(count)
-    assert torch.equal(found, rank_of[starts.unsqueeze(1) + torch.arange(span)])
+    expected = rank_of[starts.unsqueeze(1) + torch.arange(span)]
+    assert torch.equal(found, expected)
+    place, rank = ids.list_between(starts, span)
+    assert torch.equal(place, (expected.view(-1) >= 0).nonzero().squeeze(1))
+    assert torch.equal(rank, expected.view(-1)[place])
 
 
 def test_a_set_is_never_larger_than_packed_ints_or_an_int32_remap() -> None:

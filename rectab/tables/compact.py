@@ -207,14 +207,3 @@ class RaggedRows(nn.Module):
         store = self.stores[str(len(kept))]
         assert isinstance(store, RowStore)
         store.weight[first : first + vectors.shape[0]] = vectors[:, kept]
-
-
-def gather_present(store: RowStore, rows: Tensor, present: Tensor) -> Tensor:
-    """int64 [*], bool [*] -> [*, row_dim]: rows of the store where present, else zeros.
-
-    While training only the present rows are looked up, so that no optimizer sees a row that was not read.
-    """
-    if torch.is_grad_enabled() and store.weight.requires_grad and not torch.compiler.is_compiling():
-        zeros = torch.zeros(*rows.shape, store.row_dim, dtype=store.weight.dtype, device=rows.device)
-        return zeros.index_put((present,), store(rows[present]))
-    return store(rows.where(present, 0)).masked_fill(~present.unsqueeze(-1), 0.0)

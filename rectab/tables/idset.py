@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rectab.tables.idset_numba import rank_in_bitmap, rank_in_list
+from rectab.tables.idset_numba import list_in_bitmap, list_in_list, ranges_in_list, rank_in_bitmap, rank_in_list
 
 __all__ = ["IdSet"]
 
@@ -150,17 +150,50 @@ class IdSet(nn.Module):
         offset = (self._low(rank) - ids.unsqueeze(-1)) & ((1 << _LOW_BITS[self.form]) - 1)
         return rank, offset.where(filled, 0), filled
 
+    def list_between(self, ids: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """The members that :meth:`between` finds, without its empty slots: for eager code.
+
+        Args:
+            ids, length: as for :meth:`between`; ids int64 [n].
+
+        Returns:
+            Place ``i * length + offset`` and rank of every member, int64 [m] each, in the order of the places.
+        """
+        if ids.device.type == "cpu" and self.form in ("bitmap", *_LOW_BITS):
+            return self._list_by_numba(ids, length)
+        rank, offset, member = self.between(ids, length)
+        place = torch.arange(len(ids), device=ids.device).unsqueeze(-1) * length + offset
+        return place[member], rank[member]
+
     def _rank_by_numba(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         flat = ids.reshape(-1).contiguous().numpy()
         rank, member = np.empty(flat.size, np.int64), np.empty(flat.size, np.bool_)
-        ranks = self.ranks.numpy()
         if self.form == "bitmap":
-            rank_in_bitmap(self.words.view(-1).numpy().view(np.uint64), ranks, flat, rank, member)
+            rank_in_bitmap(self._unsigned_words(), self.ranks.numpy(), flat, rank, member)
         else:
-            lows = self.lows.numpy()
-            unsigned = lows.view(np.uint8 if self.form == "bytes" else np.uint16)
-            rank_in_list(unsigned, ranks, _LOW_BITS[self.form], flat, rank, member)
+            rank_in_list(self._unsigned_lows(), self.ranks.numpy(), _LOW_BITS[self.form], flat, rank, member)
         return torch.from_numpy(rank).view(ids.shape), torch.from_numpy(member).view(ids.shape)
+
+    def _list_by_numba(self, ids: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        flat, start = ids.contiguous().numpy(), self.rank(ids)[0].numpy()
+        if self.form == "bitmap":
+            rank, member = self.rank(ids + (length - 1))
+            count = int((rank + member).sum()) - int(start.sum())
+            place, found = np.empty(count + 1, np.int64), np.empty(count + 1, np.int64)
+            list_in_bitmap(self._unsigned_words(), flat, length, start, place, found)
+        else:
+            lows, low_bits, end = self._unsigned_lows(), _LOW_BITS[self.form], np.empty_like(start)
+            ranges_in_list(lows, self.ranks.numpy(), low_bits, flat, length, start, end)
+            count = int(end.sum() - start.sum())
+            place, found = np.empty(count, np.int64), np.empty(count, np.int64)
+            list_in_list(lows, low_bits, flat, length, start, end, place, found)
+        return torch.from_numpy(place[:count]), torch.from_numpy(found[:count])
+
+    def _unsigned_words(self) -> np.ndarray:
+        return self.words.view(-1).numpy().view(np.uint64)
+
+    def _unsigned_lows(self) -> np.ndarray:
+        return self.lows.numpy().view(np.uint8 if self.form == "bytes" else np.uint16)
 
     def _low(self, positions: Tensor) -> Tensor:
         return self.lows[positions].to(torch.int64) & ((1 << _LOW_BITS[self.form]) - 1)

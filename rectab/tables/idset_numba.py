@@ -5,7 +5,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-__all__ = ["rank_in_bitmap", "rank_in_list"]
+__all__ = ["list_in_bitmap", "list_in_list", "ranges_in_list", "rank_in_bitmap", "rank_in_list"]
 
 
 @numba.njit(nogil=True, cache=True)
@@ -56,3 +56,69 @@ def rank_in_list(
                 stop = middle
         rank[i] = start
         member[i] = start < end and np.int64(lows[start]) == low
+
+
+@numba.njit(nogil=True, cache=True)
+def list_in_bitmap(
+    words: np.ndarray, ids: np.ndarray, length: int, start: np.ndarray, position: np.ndarray, rank: np.ndarray
+) -> None:
+    """As :func:`list_in_list`; ``position`` and ``rank`` have one place more, for what is written behind the end."""
+    at = np.int64(0)
+    for i in range(len(ids)):
+        found = start[i]
+        for offset in range(length):  # without a branch: which bits are set is as good as random
+            wanted = ids[i] + offset
+            position[at], rank[at] = i * length + offset, found
+            member = np.int64((words[wanted >> 6] >> np.uint64(wanted & 63)) & np.uint64(1))
+            found += member
+            at += member
+
+
+@numba.njit(nogil=True, cache=True)
+def ranges_in_list(
+    lows: np.ndarray, ranks: np.ndarray, low_bits: int, ids: np.ndarray, length: int, start: np.ndarray, end: np.ndarray
+) -> None:
+    """Fill ``end`` int64 [n]: rank of the first member behind every range ``ids[i] .. ids[i] + length - 1``.
+
+    Args:
+        lows, ranks, low_bits: as in :func:`rank_in_list`; ``length`` is at most a bucket.
+        start: int64 [n], rank of the first member of every range, or behind it.
+    """
+    for i in range(len(ids)):
+        bucket, behind = ids[i] >> low_bits, (ids[i] & ((1 << low_bits) - 1)) + length
+        found, stop = start[i], np.int64(ranks[bucket + 1])
+        while found < stop and np.int64(lows[found]) < behind:
+            found += 1
+        if behind > 1 << low_bits:  # the range runs into the next bucket
+            stop = np.int64(ranks[bucket + 2])
+            while found < stop and np.int64(lows[found]) < behind - (1 << low_bits):
+                found += 1
+        end[i] = found
+
+
+@numba.njit(nogil=True, cache=True)
+def list_in_list(
+    lows: np.ndarray,
+    low_bits: int,
+    ids: np.ndarray,
+    length: int,
+    start: np.ndarray,
+    end: np.ndarray,
+    position: np.ndarray,
+    rank: np.ndarray,
+) -> None:
+    """Fill ``position`` and ``rank``, int64 [m], with the members of every range, range after range.
+
+    A member's position is ``i * length`` plus its offset from ``ids[i]``; its rank is its number among all members.
+
+    Args:
+        lows, low_bits, ids, length: as in :func:`ranges_in_list`.
+        start, end: int64 [n], ranks of the first member of every range and of the first behind it.
+    """
+    at, mask = 0, (1 << low_bits) - 1
+    for i in range(len(ids)):
+        for found in range(start[i], end[i]):
+            # A range is no longer than a bucket, so the lower bits tell the offset also where it runs into the next.
+            position[at] = i * length + ((np.int64(lows[found]) - ids[i]) & mask)
+            rank[at] = found
+            at += 1

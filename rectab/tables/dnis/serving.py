@@ -10,7 +10,7 @@ from torch import Tensor
 from rectab.ops import RowStore
 from rectab.schema import Vocabulary
 from rectab.tables.base import TableOptions
-from rectab.tables.compact import CompactTable, RaggedRows, gather_present, index_dtype
+from rectab.tables.compact import CompactTable, RaggedRows, index_dtype
 from rectab.tables.dnis.config import SparseDNISConfig, StructuredDNISConfig
 from rectab.tables.idset import IdSet
 from rectab.tables.partition import IdPartition
@@ -88,10 +88,21 @@ class SparseDNISTable(CompactTable[SparseDNISConfig]):
 
     def lookup(self, ids: Tensor, vocabulary: Tensor) -> Tensor:
         dim = self.embedding_dim
-        rank, column, present = self.entries.between(self.number_ids(ids, vocabulary) * dim, dim)
-        values = gather_present(self.store, rank, present).squeeze(-1)
+        first = self.number_ids(ids, vocabulary) * dim
+        if torch.compiler.is_compiling():
+            return self._lookup_in_fixed_shapes(first)
+        place, rank = self.entries.list_between(first.reshape(-1), dim)
+        weight = self.store.weight
+        vectors = torch.zeros(ids.numel() * dim, dtype=weight.dtype, device=weight.device)
+        return vectors.index_copy(0, place, self.store(rank).squeeze(-1)).view(*ids.shape, dim)
+
+    def _lookup_in_fixed_shapes(self, first: Tensor) -> Tensor:
+        """As :meth:`lookup`, given every id's first entry, in shapes that do not depend on the ids: for exports."""
+        dim = self.embedding_dim
+        rank, column, present = self.entries.between(first, dim)
+        values = self.store(rank.where(present, 0)).squeeze(-1).masked_fill(~present, 0.0)
         # Empty slots go to a column of their own, which is cut off.
-        vectors = torch.zeros(*ids.shape, dim + 1, dtype=values.dtype, device=values.device)
+        vectors = torch.zeros(*first.shape, dim + 1, dtype=values.dtype, device=values.device)
         return vectors.scatter(-1, column.where(present, dim), values)[..., :dim]
 
     @torch.no_grad()
