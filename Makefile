@@ -25,25 +25,44 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m pytest bench --benchmark-only --benchmark-json=runs/bench.json
 
 # Side by side with other libraries, interleaved in one run; the environment is large (torchrec, FuxiCTR, DeepCTR-Torch).
-# PEER_DATA holds prepared data sets (rectab prepare datasets/movielens_1m.toml ... --out data/ml1m; frappe likewise).
+# About 45 minutes on 2 quiet cores and 24 GB: rows 9, sizes 2, models 6, prepare 9, DIN 2, time to the same AUC 13, and
+# 3 for preparing the two data sets. Prints the tables of docs/performance.md. RECTAB_DATA holds raw data sets, PEER_DATA
+# prepared ones; a comparison whose data set is in neither is left out, and make fails at the end and says so.
+RECTAB_DATA ?= ../shared/data
 PEER_DATA ?= data
-PEER := .venv-peers/bin/python -W ignore bench/peers
+PEER_RESULTS ?= runs/bench
+PEER_PYTHON := .venv-peers/bin/python -W ignore
+PEER := $(PEER_PYTHON) bench/peers
+ML1M := $(if $(wildcard $(PEER_DATA)/ml1m $(RECTAB_DATA)/ml1m_sequences),$(PEER_DATA)/ml1m)
+FRAPPE := $(if $(wildcard $(PEER_DATA)/frappe $(RECTAB_DATA)/frappe_x1),$(PEER_DATA)/frappe)
+PEER_LEFT_OUT := $(if $(ML1M),,DIN: no $(RECTAB_DATA)/ml1m_sequences.) \
+	$(if $(FRAPPE),,time to the same AUC: no $(RECTAB_DATA)/frappe_x1.)
 
-bench-peers: .venv-peers/.installed
-	$(PEER)/compare_rows.py --json runs/bench/rows.json
-	$(PEER)/compare_models.py --json runs/bench/models.json
-	$(PEER)/compare_prepare.py --json runs/bench/prepare.json
-	if [ -d $(PEER_DATA)/ml1m ]; then $(PEER)/compare_din.py $(PEER_DATA)/ml1m --json runs/bench/din.json; \
-	else echo "DIN: no $(PEER_DATA)/ml1m"; fi
-	if [ -d $(PEER_DATA)/frappe ]; then $(PEER)/compare_auc.py $(PEER_DATA)/frappe --json runs/bench/auc.json; \
-	else echo "time to equal AUC: no $(PEER_DATA)/frappe"; fi
+bench-peers: .venv-peers/.installed $(ML1M) $(FRAPPE)
+	rm -f $(patsubst %,$(PEER_RESULTS)/%.json,rows sizes models prepare din auc)
+	$(if $(strip $(PEER_LEFT_OUT)),@echo "will be left out: $(strip $(PEER_LEFT_OUT))")
+	$(PEER)/compare_rows.py --json $(PEER_RESULTS)/rows.json
+	$(PEER)/compare_sizes.py --json $(PEER_RESULTS)/sizes.json
+	$(PEER)/compare_models.py --json $(PEER_RESULTS)/models.json
+	$(PEER)/compare_prepare.py --json $(PEER_RESULTS)/prepare.json
+	$(if $(ML1M),$(PEER)/compare_din.py $(ML1M) --json $(PEER_RESULTS)/din.json)
+	$(if $(FRAPPE),$(PEER)/compare_auc.py $(FRAPPE) --json $(PEER_RESULTS)/auc.json)
+	$(PEER)/tables.py $(PEER_RESULTS)
+	$(if $(strip $(PEER_LEFT_OUT)),@echo "left out: $(strip $(PEER_LEFT_OUT))" >&2; exit 1)
+
+# Folders that appear whole or not at all; they are made once.
+$(PEER_DATA)/ml1m: | .venv-peers/.installed
+	$(PEER_PYTHON) -m rectab prepare datasets/movielens_1m.toml --raw $(RECTAB_DATA)/ml1m_sequences --out $@
+
+$(PEER_DATA)/frappe: | .venv-peers/.installed
+	$(PEER_PYTHON) -m rectab prepare datasets/frappe.toml --raw $(RECTAB_DATA)/frappe_x1 --out $@
 
 # torch, torchrec, FuxiCTR and DeepCTR-Torch with rectab tables in them; exports; sharding over several processes.
 test-hosts: .venv-peers/.installed
 	OMP_NUM_THREADS=1 .venv-peers/bin/python -m pytest tests/hosts tests/test_swap_examples.py
 
 .venv-peers/.installed: bench/peers/requirements.txt bench/peers/constraints.txt bench/peers/install.sh
-	bench/peers/install.sh .venv-peers
+	PYTHON=$(PYTHON) bench/peers/install.sh .venv-peers
 	touch $@
 
 $(VENV)/bin/python:

@@ -1,15 +1,20 @@
 """Lookup and training step of every registered table at 10 % of the full table's bytes. Run by ``make bench``.
 
-``rectab report SWEEP --timing runs/bench.json`` draws the step times beside the sweep's AUC.
+Lookups are of the served table; the training step is of the table that trains, which for a method trained in stages
+holds the full table in the first. ``rectab report SWEEP --timing runs/bench.json`` draws the step times beside the
+sweep's AUC.
 """
 
 from __future__ import annotations
 
 import itertools
+from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from workloads import Workload, describe, schema_of
 
 from rectab.optim import RowAdam
@@ -18,40 +23,52 @@ from rectab.tables.base import EmbeddingTable
 
 WORKLOAD = Workload(1_420_000, 16)
 BUDGET = "10%"
+FIELDS = torch.arange(WORKLOAD.num_features)
 
 
-def table_of(benchmark: Any, method: Any) -> tuple[EmbeddingTable, Any]:
-    """The table that trains, and its batches. A staged method is timed in its first stage."""
+@cache
+def batches() -> list[Tensor]:
+    """Ids within each vocabulary. So many that they do not fit the caches."""
+    return [batch - FIELDS * WORKLOAD.rows_per_feature for batch in WORKLOAD.batches(64)]
+
+
+def training_table(method: Any) -> EmbeddingTable:
     schema = schema_of(WORKLOAD, counts=True)
-    planned = plan(method.name, schema.vocabularies, WORKLOAD.row_dim, BUDGET if method.needs_budget else None)
-    table = planned.build()
-    stage = "first stage" if method.staged else "whole training"
-    describe(
-        benchmark,
-        WORKLOAD,
-        method=method.name,
-        budget=BUDGET if method.needs_budget else None,
-        serving_bytes=planned.serving.bytes,
-        stage=stage,
-        gradient="row",
-    )
-    first = torch.arange(WORKLOAD.num_features) * (WORKLOAD.num_rows // WORKLOAD.num_features)
-    return table, itertools.cycle([batch - first for batch in WORKLOAD.batches(8)])
+    return plan(method.name, schema.vocabularies, WORKLOAD.row_dim, budget_of(method)).build()
+
+
+def budget_of(method: Any) -> str | None:
+    return BUDGET if method.any_budget else None
+
+
+def served_table(method: Any) -> EmbeddingTable:
+    """As after training: a staged method that was not trained would keep rows at random, not those looked up most."""
+    table = training_table(method)
+    if method.staged:
+        counts = np.concatenate([vocabulary.counts for vocabulary in table.vocabularies])
+        size = torch.from_numpy(counts).float().pow(0.25).unsqueeze(1)
+        for _, store in table.row_stores():
+            store.weight.data.mul_(size)
+    return table.serving().eval()
+
+
+def describe_table(benchmark: Any, method: Any, **more: Any) -> None:
+    describe(benchmark, WORKLOAD, method=method.name, budget=budget_of(method), **more)
 
 
 @pytest.mark.parametrize("method", methods(), ids=lambda method: method.name)
 def test_table_lookup(benchmark: Any, method: Any) -> None:
-    table, batches = table_of(benchmark, method)
-    table.eval()
-    fields = torch.arange(WORKLOAD.num_features)
+    table, turns = served_table(method), itertools.cycle(batches())
+    describe_table(benchmark, method, served=table.method, serving_bytes=table.ledger().bytes, stage="served")
     with torch.no_grad():
-        benchmark(lambda: table(next(batches), fields))
+        benchmark(lambda: table(next(turns), FIELDS))
 
 
 @pytest.mark.parametrize("method", methods(), ids=lambda method: method.name)
 def test_table_step(benchmark: Any, method: Any) -> None:
-    table, batches = table_of(benchmark, method)
-    fields = torch.arange(WORKLOAD.num_features)
+    table, turns = training_table(method), itertools.cycle(batches())
+    stage = "first stage" if method.staged else "whole training"
+    describe_table(benchmark, method, serving_bytes=table.planned_serving().bytes, stage=stage)
     optimizers: list[Any] = [RowAdam(table.row_stores(), lr=1e-3)]
     if dense := list(table.dense_parameters()):
         optimizers.append(torch.optim.Adam(dense, lr=1e-3, fused=True))
@@ -60,7 +77,7 @@ def test_table_step(benchmark: Any, method: Any) -> None:
     def step() -> None:
         for optimizer in optimizers:
             optimizer.zero_grad()
-        table(next(batches), fields).backward(gradient)
+        table(next(turns), FIELDS).backward(gradient)
         for optimizer in optimizers:
             optimizer.step()
 

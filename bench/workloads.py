@@ -11,9 +11,10 @@ from torch import Tensor
 
 from rectab.batch import Batch
 from rectab.ops import kernel_name
+from rectab.optim import RowOptimizer
 from rectab.schema import Feature, Schema, Vocabulary
 
-__all__ = ["Workload", "describe", "model_batches", "schema_of"]
+__all__ = ["Workload", "age", "describe", "model_batches", "schema_of"]
 
 
 @dataclass(frozen=True)
@@ -32,32 +33,69 @@ class Workload:
     num_features: int = 26
     exponent: float = 1.2
 
+    @property
+    def rows_per_feature(self) -> int:
+        return self.num_rows // self.num_features
+
+    def law(self) -> np.ndarray:
+        """float64 [rows per feature]: chance that a lookup is of its feature's r-th commonest id."""
+        weights = np.arange(1, self.rows_per_feature + 1, dtype=np.float64) ** -self.exponent
+        return weights / weights.sum()
+
+    def places(self) -> np.ndarray:
+        """int64 [rows per feature]: the r-th commonest id. Common ids are not neighbours in memory."""
+        return np.random.default_rng(1).permutation(self.rows_per_feature)
+
     def batches(self, count: int, seed: int = 0) -> list[Tensor]:
-        """``count`` tensors int64 [B, F] of row numbers."""
+        """``count`` tensors int64 [B, F] of row numbers; they do not depend on ``row_dim``."""
         generator = np.random.default_rng(seed)
-        per_feature = self.num_rows // self.num_features
-        cumulated = np.cumsum(np.arange(1, per_feature + 1, dtype=np.float64) ** -self.exponent)
-        scatter = generator.permutation(per_feature)  # common ids are not neighbours in memory
-        shape = (count, self.batch_size, self.num_features)
-        ranks = np.searchsorted(cumulated, generator.random(shape) * cumulated[-1])
-        rows = scatter[ranks] + np.arange(self.num_features) * per_feature
-        return list(torch.from_numpy(rows.astype(np.int64)))
+        cumulated, places = np.cumsum(self.law()), self.places()
+        first = np.arange(self.num_features) * self.rows_per_feature
+        made = []
+        for _ in range(count):
+            drawn = generator.random((self.batch_size, self.num_features)) * cumulated[-1]
+            rows = places[np.searchsorted(cumulated, drawn)] + first
+            made.append(torch.from_numpy(rows.astype(np.int64)))
+        return made
+
+    def last_steps(self, steps: int, seed: int = 0) -> Tensor:
+        """int32 [num_rows]: of ``steps`` steps, counted from 1, the last that had each row; 0 if none had it.
+
+        Seen from the end, the steps without a row follow the geometric law of its chance to be in a batch.
+        """
+        generator, places = np.random.default_rng([seed, 2]), self.places()
+        log_missed = np.log1p(-self.law()) * self.batch_size
+        last = np.zeros(self.num_rows, dtype=np.int32)
+        for feature in range(self.num_features):
+            away = np.floor(np.log1p(-generator.random(self.rows_per_feature)) / log_missed)
+            last[feature * self.rows_per_feature + places] = steps - np.minimum(away, steps)
+        return torch.from_numpy(last)
+
+
+def age(optimizer: RowOptimizer, workload: Workload, steps: int = 5000) -> None:
+    """Make a new optimizer of one store, whose decay is ``full``, stand as after so many steps of the workload.
+
+    Rows that come back then replay what they would in training: a new optimizer has no missed steps to replay.
+    """
+    (state,) = optimizer.row_state.values()
+    lr = float(optimizer.param_groups[0]["lr"])
+    optimizer.clock.load_lr_sums(np.arange(steps + 1) * lr)
+    state["seen"].copy_(workload.last_steps(steps))
 
 
 def schema_of(workload: Workload, counts: bool = False) -> Schema:
     """One vocabulary per feature; with ``counts``, those that a million training rows would have."""
     names = [f"field_{index}" for index in range(workload.num_features)]
-    size = workload.num_rows // workload.num_features
-    expected = None
+    size, expected = workload.rows_per_feature, None
     if counts:
-        law = np.arange(1, size + 1, dtype=np.float64) ** -workload.exponent
-        expected = np.maximum(1e6 * law / law.sum(), 1).astype(np.int64)
+        expected = np.empty(size, dtype=np.int64)
+        expected[workload.places()] = np.maximum(1e6 * workload.law(), 1)
     return Schema(tuple(Vocabulary(n, size, counts=expected) for n in names), tuple(Feature(n, n) for n in names))
 
 
 def model_batches(workload: Workload, count: int) -> list[Batch]:
     """Batches of ids within each feature's vocabulary, with random labels, a quarter of them positive."""
-    first = torch.arange(workload.num_features) * (workload.num_rows // workload.num_features)
+    first = torch.arange(workload.num_features) * workload.rows_per_feature
     generator = torch.Generator().manual_seed(0)
     labels = [(torch.rand(workload.batch_size, generator=generator) < 0.25).float() for _ in range(count)]
     return [

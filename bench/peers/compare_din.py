@@ -4,8 +4,9 @@
     .venv-peers/bin/python bench/peers/compare_din.py data/ml1m --length 200
 
 D = 16, attention 80-40 with Dice, perceptron 200-80, raw weights, Adam. The peers pad every history to the longest one;
-rectab's cost follows the real lengths. Batches are real rows in random order, converted to each library's format before
-anything is timed.
+rectab's cost follows the real lengths. rectab clips gradients at the norm that FuxiCTR's training clips at;
+DeepCTR-Torch does not clip, as its training never does. Batches are real rows in random order, converted to each
+library's format before anything is timed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 import deepctr
 import fuxi
 import numpy as np
-from ours import RectabModel
+from ours import rectab_candidates
 from rounds import Candidate, add_arguments, header, interleaved, report, write_json
 
 from rectab.data import PreparedDataset
@@ -43,10 +44,7 @@ def main() -> None:
     print(f"histories of at most {length}, mean length {mean:.0f}")
     din = {"hidden": ATTENTION, "activation": "dice", "max_history": length}
     config = ModelConfig.from_options("mlp", "din", {"hidden": HIDDEN, "batch_norm": False}, din)
-    candidates = [
-        Candidate("rectab", "row", RectabModel(schema, config, DIM, precision, RATE).step, batches, precision)
-        for precision in ("fp32", "bf16")
-    ]
+    candidates = rectab_candidates(schema, config, DIM, RATE, batches)
     with tempfile.TemporaryDirectory() as folder:
         options = {"dnn_hidden_units": list(HIDDEN), "attention_hidden_units": list(ATTENTION)}
         model = fuxi.FuxiCTRModel("din", schema, DIM, RATE, Path(folder), **options)

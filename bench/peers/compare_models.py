@@ -3,8 +3,9 @@
     .venv-peers/bin/python bench/peers/compare_models.py --rows 1420000 14000000 --rounds 10
 
 26 fields, D = 16, batch 4096, perceptron 400-400-400 without batch norm and dropout, three full cross layers, Adam. The
-peers update every row of every table at every step, rectab the rows of the batch. Ratios are to rectab in fp32 and in
-bf16 (autocast of the dense part; the peers have fp32 only).
+peers update every row of every table at every step, rectab the rows of the batch. rectab clips gradients at the norm
+that FuxiCTR's training clips at; DeepCTR-Torch does not clip, as its training never does. Ratios are to rectab in fp32
+and in bf16 (autocast of the dense part; the peers have fp32 only).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import deepctr
 import fuxi
-from ours import RectabModel
+from ours import rectab_candidates
 from rounds import Candidate, add_arguments, header, interleaved, report, write_json
 
 sys.path[:0] = [str(Path(__file__).parents[1])]
@@ -35,10 +36,7 @@ def candidates_of(
 ) -> list[Candidate]:
     schema = schema_of(workload)
     config = ModelConfig.from_options(name, "none", {"hidden": HIDDEN, "batch_norm": False})
-    made = [
-        Candidate("rectab", "row", RectabModel(schema, config, DIM, precision, RATE).step, batches, precision)
-        for precision in ("fp32", "bf16")
-    ]
+    made = rectab_candidates(schema, config, DIM, RATE, batches)
     if "fuxictr" in peers:
         options = {"hidden": list(HIDDEN), "dropout": 0.0, "batch_norm": False}
         model = fuxi.FuxiCTRModel(name, schema, DIM, RATE, folder, **options)
@@ -64,10 +62,11 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 candidates = candidates_of(name, workload, batches, Path(folder), arguments.peers)
                 seconds = interleaved(candidates, arguments.rounds, clock)
-            results += report(f"{name} {num_rows:,} rows", candidates, seconds, (0, 1), rows=num_rows, dim=DIM)
+            what = f"{name} {num_rows:,} rows"
+            results += report(what, candidates, seconds, (0, 1), model=name, rows=num_rows, dim=DIM)
             del candidates
             gc.collect()
-    write_json(arguments.json, results)
+            write_json(arguments.json, results)
 
 
 if __name__ == "__main__":

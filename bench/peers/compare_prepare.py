@@ -4,59 +4,29 @@
 
 The same three comma-separated files (8 : 1 : 1) for both: 13 integer columns taken as float features without a
 transform, 26 categorical columns of 8 hex digits whose ids need 10 occurrences in training. Each library runs in a
-process of its own, in turn, and writes what it would train from.
+process of its own, in turn, and writes what it would train from; who is first changes from round to round. Seconds are
+of the whole process, start included. Before anything is timed both prepare a few rows: rectab's numba kernels are
+compiled then, once for this machine, and both libraries lie in the file cache. A library that does not end within
+``--timeout`` is not tried again. Both may use every core that the process may.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import polars as pl
-from rounds import write_json
-
-INTEGERS = [f"I{i}" for i in range(1, 14)]
-CATEGORIES = [f"C{i}" for i in range(1, 27)]
-SIZES = [int(10 ** (1 + 5.3 * index / 25)) for index in range(26)]  # ids of a column: from 10 to 2 million
-SPLITS = {"train": 0.8, "valid": 0.1, "test": 0.1}
-CHUNK = 200_000
-
-
-def generate(rows: int, folder: Path) -> None:
-    """Write train.csv, valid.csv and test.csv; ids of a column follow Zipf's law with exponent 1.1."""
-    generator = np.random.default_rng(0)
-    laws = [np.cumsum(np.arange(1, size + 1, dtype=np.float64) ** -1.1) for size in SIZES]
-    for split, share in SPLITS.items():
-        left = int(rows * share)
-        with (folder / f"{split}.csv").open("wb") as file:
-            while left > 0:
-                count = min(left, CHUNK)
-                _chunk(generator, laws, count).write_csv(file, include_header=left == int(rows * share))
-                left -= count
-
-
-def _chunk(generator: np.random.Generator, laws: list[np.ndarray], count: int) -> pl.DataFrame:
-    columns = {"label": (generator.random(count) < 0.25).astype(np.int64)}
-    columns |= {name: generator.geometric(0.1, count) for name in INTEGERS}
-    frame = pl.DataFrame(columns).with_columns(
-        pl.when(pl.Series(generator.random(count) < 0.2)).then(None).otherwise(pl.col(name)).alias(name)
-        for name in INTEGERS
-    )
-    drawn = {}
-    for name, law in zip(CATEGORIES, laws, strict=True):
-        ranks = np.searchsorted(law, generator.random(count) * law[-1])
-        words = (ranks.astype(np.uint64) * np.uint64(0x9E3779B1)) & np.uint64(0xFFFFFFFF)
-        # eight digits, looked up four at a time
-        drawn[name] = _HEX.gather(words >> np.uint64(16)) + _HEX.gather(words & np.uint64(0xFFFF))
-    return frame.with_columns(**drawn)
-
-
-_HEX = pl.Series([f"{word:04x}" for word in range(1 << 16)])
+from criteo_rows import CATEGORIES, INTEGERS, SPLITS, generate
+from rounds import ratio_text, write_json
 
 _RECIPE = """
 name = "generated_criteo"
@@ -73,14 +43,14 @@ column = "label"
 """
 
 
-def run_rectab(folder: Path) -> list[str]:
+def rectab_command(folder: Path) -> list[str]:
     lines = [f'    {{ name = "{name}", type = "dense" }},' for name in INTEGERS]
     lines += [f'    {{ name = "{name}", min_count = 10 }},' for name in CATEGORIES]
     files = "".join(f'[[files]]\npath = "{split}.csv"\nsplit = "{split}"\n\n' for split in SPLITS)
     recipe = folder / "recipe.toml"
     recipe.write_text(_RECIPE.format(features="\n".join(lines), files=files))
-    return [sys.executable, "-m", "rectab", "prepare", str(recipe), "--raw", str(folder),
-            "--out", str(folder / "rectab")]  # fmt: skip
+    command = [sys.executable, "-m", "rectab", "prepare", str(recipe)]
+    return [*command, "--raw", str(folder), "--out", str(folder / "rectab")]
 
 
 _FUXICTR = """
@@ -101,37 +71,78 @@ build_dataset(encoder, train_data=f"{{folder}}/train.csv", valid_data=f"{{folder
 """
 
 
-def run_fuxictr(folder: Path) -> list[str]:
+def fuxictr_command(folder: Path) -> list[str]:
     script = folder / "fuxictr_prepare.py"
     script.write_text(_FUXICTR.format(integers=INTEGERS, categories=CATEGORIES))
     return [sys.executable, str(script), str(folder)]
 
 
+LIBRARIES: dict[str, Callable[[Path], list[str]]] = {"rectab": rectab_command, "FuxiCTR": fuxictr_command}
+"""The command that prepares the files of a folder, into a folder within it that is named like the library."""
+
+
+def seconds_of(library: str, folder: Path, timeout: float) -> float | None:
+    """Of one run; None if it was not done in time. Raises SystemExit if it failed."""
+    command = LIBRARIES[library](folder)
+    shutil.rmtree(folder / library.lower(), ignore_errors=True)  # FuxiCTR does nothing where its results lie already
+    start = time.perf_counter()
+    try:
+        done = subprocess.run(command, timeout=timeout, capture_output=True, text=True)
+    except subprocess.TimeoutExpired:
+        print(f"{library:10s} not done after {timeout:.0f} s", flush=True)
+        return None
+    seconds = time.perf_counter() - start
+    if done.returncode:
+        sys.exit(f"{library} failed:\n{done.stderr[-2000:]}")
+    print(f"{library:10s} {seconds:7.1f} s", flush=True)
+    return seconds
+
+
+def warm_up() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        generate(2000, Path(name))
+        for library in LIBRARIES:
+            seconds_of(library, Path(name), timeout=600)
+
+
+def summarize(seconds: dict[str, list[float | None]], timeout: float, **more: Any) -> list[dict[str, Any]]:
+    """A row a library: seconds of its rounds (None where it was not done in time), quartiles of its ratio to rectab."""
+    rows = []
+    for library, times in seconds.items():
+        done = [value for value in times if value is not None]
+        pairs = zip(times, seconds["rectab"], strict=False)
+        ratios = [own / ours for own, ours in pairs if own is not None and ours is not None]
+        spread = {"rectab": np.percentile(ratios, [25, 50, 75]).tolist()} if ratios else {}
+        measured = {"seconds": times, "median_seconds": statistics.median(done) if done else None, "ratios": spread}
+        rows.append({"name": library, **more, "timeout": timeout, "timed_out": None in times, **measured})
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=5_000_000)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--timeout", type=float, default=600, help="seconds after which a library is given up on")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    rows = []
+    print("a few rows, not counted:", flush=True)
+    warm_up()
+    seconds: dict[str, list[float | None]] = {library: [] for library in LIBRARIES}
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder, threads = Path(name), len(os.sched_getaffinity(0))
         generate(arguments.rows, folder)
         size = sum((folder / f"{split}.csv").stat().st_size for split in SPLITS)
-        print(f"{arguments.rows:,} rows, {size / 1e6:.0f} MB of csv", flush=True)
-        for library, command in (("rectab", run_rectab(folder)), ("FuxiCTR", run_fuxictr(folder))):
-            start = time.perf_counter()
-            try:
-                done = subprocess.run(command, timeout=arguments.timeout, capture_output=True, text=True)
-            except subprocess.TimeoutExpired:
-                print(f"{library:10s} not done after {arguments.timeout:.0f} s")
-                continue
-            seconds = time.perf_counter() - start
-            if done.returncode:
-                sys.exit(f"{library} failed:\n{done.stderr[-2000:]}")
-            rows.append({"name": library, "rows": arguments.rows, "csv_bytes": size, "seconds": seconds})
-            print(f"{library:10s} {seconds:7.1f} s, {arguments.rows / seconds:,.0f} rows a second", flush=True)
-    write_json(arguments.json, rows)
+        print(f"{arguments.rows:,} rows, {size / 1e6:.0f} MB of csv, {threads} threads", flush=True)
+        for index in range(arguments.rounds):
+            for library in list(LIBRARIES)[:: -1 if index % 2 else 1]:
+                if None in seconds[library]:
+                    continue
+                seconds[library].append(seconds_of(library, folder, arguments.timeout))
+                rows = summarize(seconds, arguments.timeout, rows=arguments.rows, csv_bytes=size, threads=threads)
+                write_json(arguments.json, rows)
+    for row in rows:
+        ratio = f"x {ratio_text(row['ratios']['rectab'])} of rectab" if row["ratios"] else "nothing to compare"
+        print(f"{row['name']:10s} in {len(row['seconds'])} rounds {ratio}", flush=True)
 
 
 if __name__ == "__main__":

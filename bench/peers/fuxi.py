@@ -63,11 +63,15 @@ class FuxiCTRModel:
 
     Args:
         name: ``dcnv2``, ``deepfm`` or ``din``.
+        folder: for its files.
+        seed: of the initial weights.
         options: of the model.
     """
 
-    def __init__(self, name: str, schema: Schema, embedding_dim: int, lr: float, folder: Path, **options: Any) -> None:
-        torch.manual_seed(0)
+    def __init__(
+        self, name: str, schema: Schema, embedding_dim: int, lr: float, folder: Path, seed: int = 0, **options: Any
+    ) -> None:
+        torch.manual_seed(seed)
         features = _feature_map(schema, embedding_dim, folder, with_items=name == "din")
         given = {**_COMMON, "embedding_dim": embedding_dim, "learning_rate": lr, "model_root": str(folder), **options}
         self.model = DIN(features, **given) if name == "din" else _Flat(features, name, **given)

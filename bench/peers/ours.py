@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import fuxi
 import torch
+from rounds import Candidate
 from torch import Tensor, nn
 
 from rectab.batch import Batch
@@ -12,7 +16,9 @@ from rectab.tables import TableOptions, plan
 from rectab.training import TrainConfig
 from rectab.training.optimizers import OptimizerSet
 
-__all__ = ["RectabModel"]
+__all__ = ["PRECISIONS", "RectabModel", "rectab_candidates"]
+
+PRECISIONS = ("fp32", "bf16")
 
 
 class RectabModel:
@@ -23,7 +29,7 @@ class RectabModel:
         embedding_dim: D.
         precision: ``fp32`` or ``bf16``, of the dense part.
         lr: learning rate of everything.
-        init_std: standard deviation of initial rows.
+        options: of the table; its seed is also that of the dense part.
         clip_norm: largest norm of all gradients together; None does not clip.
     """
 
@@ -35,15 +41,20 @@ class RectabModel:
         precision: str,
         lr: float,
         *,
-        init_std: float = 0.01,
+        options: TableOptions | None = None,
         clip_norm: float | None = None,
     ) -> None:
-        torch.manual_seed(0)
-        options = TableOptions(init_std=init_std)
+        options = options or TableOptions()
+        torch.manual_seed(options.seed)
         table = plan("full", schema.vocabularies, embedding_dim, options=options).build()
         self.model = CTRModel(schema, table, config)
         self.optimizers = OptimizerSet(self.model, TrainConfig(lr=lr, clip_norm=clip_norm))
         self.bf16 = precision == "bf16"
+
+    @property
+    def kernel(self) -> str:
+        """Implementation of the row kernels."""
+        return self.optimizers.kernel
 
     def step(self, batch: Batch) -> float:
         self.model.train()
@@ -62,3 +73,14 @@ class RectabModel:
         self.model.eval()
         with torch.no_grad():
             return torch.cat([self.model(batch) for batch in batches])
+
+
+def rectab_candidates(
+    schema: Schema, config: ModelConfig, embedding_dim: int, lr: float, batches: Sequence[Batch]
+) -> list[Candidate]:
+    """One candidate a precision, clipped as FuxiCTR clips."""
+    made = []
+    for precision in PRECISIONS:
+        model = RectabModel(schema, config, embedding_dim, precision, lr, clip_norm=fuxi.MAX_GRADIENT_NORM)
+        made.append(Candidate("rectab", "row", model.step, batches, precision, {"kernel": model.kernel}))
+    return made

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,19 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["Candidate", "add_arguments", "copy_bandwidth", "header", "interleaved", "report", "write_json"]
+__all__ = [
+    "WARM_UP",
+    "Candidate",
+    "add_arguments",
+    "copy_bandwidth",
+    "header",
+    "interleaved",
+    "ratio_text",
+    "report",
+    "write_json",
+]
+
+WARM_UP = 2
 
 
 @dataclass(frozen=True)
@@ -26,6 +38,7 @@ class Candidate:
         run: one step or lookup of one batch, as ``inputs`` gives it.
         inputs: its batches, in its own format; converting to it is not timed.
         precision: of the dense part.
+        details: more for its row of the results.
     """
 
     name: str
@@ -33,6 +46,7 @@ class Candidate:
     run: Callable[[Any], object] = field(repr=False)
     inputs: Sequence[Any] = field(repr=False)
     precision: str = "fp32"
+    details: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 def add_arguments(parser: argparse.ArgumentParser, rounds: int) -> None:
@@ -51,12 +65,13 @@ def header(arguments: argparse.Namespace) -> Callable[[], float]:
 
 
 def interleaved(candidates: Sequence[Candidate], rounds: int, clock: Callable[[], float]) -> np.ndarray:
-    """Seconds [rounds, candidates] by ``clock``, after two rounds that are not counted.
+    """Seconds [rounds, candidates] by ``clock``, after ``WARM_UP`` rounds that are not counted.
 
-    The order is another in every round: what a candidate leaves in the caches is good or bad for its successor.
+    The order is another in every round: what a candidate leaves in the caches is good or bad for its successor. Inputs
+    come again when there are fewer than rounds.
     """
     seconds, generator = np.zeros((rounds, len(candidates))), np.random.default_rng(0)
-    for index in range(-2, rounds):
+    for index in range(-WARM_UP, rounds):
         for column in generator.permutation(len(candidates)):
             candidate = candidates[column]
             batch = candidate.inputs[index % len(candidate.inputs)]
@@ -93,12 +108,18 @@ def report(
             ratios[f"{candidates[reference].name} {candidates[reference].precision}"] = quartiles.tolist()
         described = {key: getattr(candidate, key) for key in ("name", "gradient", "precision")}
         median = float(np.median(seconds[:, column])) * 1e3
-        row = {"what": what, **more, **described, "threads": torch.get_num_threads(), "rounds": len(seconds)}
-        rows.append(row | {"median_ms": median, "ratios": ratios})
-        texts = [f"x{middle:6.2f} [{low:.2f}, {high:.2f}] of {name}" for name, (low, middle, high) in ratios.items()]
+        circumstances = {"threads": torch.get_num_threads(), "rounds": len(seconds), **candidate.details}
+        rows.append({"what": what, **more, **described, **circumstances, "median_ms": median, "ratios": ratios})
+        texts = [f"x {ratio_text(spread)} of {name}" for name, spread in ratios.items()]
         print(f"{what:28s} {candidate.name:30s} {candidate.precision:5s} {candidate.gradient:7s}{median:10.3f} ms  ",
               "  ".join(texts), flush=True)  # fmt: skip
     return rows
+
+
+def ratio_text(spread: Sequence[float]) -> str:
+    """(low, middle, high) -> ``1.7 [1.6, 1.9]``."""
+    low, middle, high = (f"{value:.2f}" if value < 10 else f"{value:.1f}" for value in spread)
+    return f"{middle} [{low}, {high}]"
 
 
 def write_json(path: Path | None, rows: list[dict[str, Any]], **more: Any) -> None:

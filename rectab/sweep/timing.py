@@ -128,8 +128,8 @@ def timing_table(section: Section, times: TimesByCell) -> ReportTable:
     return ReportTable(
         "timing",
         "Quality, bytes and time",
-        f"AUC and bytes are the sweep's, times are medians of the table alone on another workload: {workloads}. A "
-        "table trained in stages is timed in its first.",
+        f"AUC and bytes are the sweep's, times are medians of the table alone on another workload: {workloads}. "
+        "Lookups are of the served table; the step of a table that is trained in stages is one of its first stage.",
         tuple(Column(title, numeric) for title, numeric in titles),
         rows,
     )
