@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 
-from rectab.ops import address_rows, use_kernel
+from rectab.ops import address_rows, segment_sum, spread_bags, use_kernel
 from rectab.ops import kernels_torch as plain
 from rectab.optim.adam import _bias_corrections
 
@@ -55,6 +55,33 @@ def test_duplicates_are_summed(count: int, dim: int, dtype: torch.dtype) -> None
     pending = [(r, g.to(dtype)) for r, g in pending]
     for got, expected in zip(fast.coalesce(pending, dim), plain.coalesce(pending, dim), strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize(("lengths", "dim"), [([], 3), ([0, 0], 4), ([3, 0, 1, 40], 5), ([70, 2], 1), ([1, 33], 128)])
+def test_bags_and_their_gradients(lengths: list[int], dim: int, weighted: bool, dtype: torch.dtype) -> None:
+    offsets = torch.tensor([0, *lengths]).cumsum(0)
+    results = []
+    for kernel in ("torch", "triton"):
+        values = torch.randn(sum(lengths), dim, generator=drawn(0)).to(dtype).requires_grad_()
+        weights = torch.rand(sum(lengths), generator=drawn(1)).requires_grad_() if weighted else None
+        vectors = torch.randn(len(lengths), dim, generator=drawn(2)).to(dtype).requires_grad_()
+        with use_kernel(kernel):
+            total = segment_sum(values, offsets, weights)
+            spread = spread_bags(vectors, offsets)
+            (total.float().pow(2).sum() + spread.float().pow(2).sum()).backward()
+        leaves = [values, vectors] if weights is None else [values, vectors, weights]
+        results.append([total, spread, *(leaf.grad for leaf in leaves)])
+    tolerance = 1e-5 if dtype == torch.float32 else 0.05
+    for expected, got in zip(*results, strict=True):
+        torch.testing.assert_close(got.float(), expected.float(), rtol=tolerance, atol=tolerance * 10)
+
+
+def test_offsets_that_would_read_outside_are_refused() -> None:
+    for offsets in ([0, 5], [1, 3], [0, 2, 1, 3], []):
+        with pytest.raises(ValueError, match="offsets must rise"):
+            fast.segment_sum(torch.zeros(3, 2), torch.tensor(offsets), None)
 
 
 @pytest.mark.parametrize("shared", [True, False])

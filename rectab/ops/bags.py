@@ -1,7 +1,7 @@
 """Sums over jagged rows: bags of embeddings, attention-weighted histories; and their inverse, spreading over rows.
 
-Costs follow the real lengths. Gradients are exact. On the CPU their order of summation is fixed, so training is
-deterministic; elsewhere torch's ``index_add`` sums in any order.
+Costs follow the real lengths. Gradients are exact, and the kernels (numba, triton) sum in a fixed order, so training is
+deterministic. What no kernel takes, such as fp64 on CUDA, goes through torch's ``index_add``, which has no such order.
 """
 
 from __future__ import annotations
@@ -48,7 +48,10 @@ def spread_bags(vectors: Tensor, offsets: Tensor) -> Tensor:
 
 
 def _has_kernel(values: Tensor, offsets: Tensor) -> bool:
-    return is_eager(values, offsets) and kernel_name(values.device) == "numba"
+    if not is_eager(values, offsets):
+        return False
+    kernel = kernel_name(values.device)
+    return kernel == "numba" or (kernel == "triton" and values.dtype != torch.float64)
 
 
 def _bag_of_each(offsets: Tensor) -> Tensor:

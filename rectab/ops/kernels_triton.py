@@ -25,8 +25,11 @@ __all__ = [
     "address",
     "coalesce",
     "gather",
+    "segment_dot",
+    "segment_sum",
     "sgd_refresh",
     "sgd_update",
+    "spread_bags",
 ]
 
 _BLOCK_ELEMENTS = 1024
@@ -93,10 +96,60 @@ def coalesce(pending: Sequence[tuple[Tensor, Tensor]], row_dim: int) -> tuple[Te
     starts = torch.zeros(distinct.numel() + 1, dtype=torch.int64, device=rows.device)
     torch.cumsum(counts, 0, out=starts[1:])
     sums = torch.empty(distinct.numel(), row_dim, device=rows.device)
-    if distinct.numel():
-        blocks = {"BLOCK": 32, "WIDTH": triton.next_power_of_2(row_dim)}
-        triton_kernels.segment_sum[(distinct.numel(),)](gradients, row_dim, order, starts, sums, **blocks)
+    arguments = (gradients, row_dim, order, starts, gradients, sums)
+    _launch_segments(triton_kernels.segment_sum, starts, row_dim, *arguments, ORDERED=True, WEIGHTED=False)
     return distinct, sums
+
+
+def segment_sum(values: Tensor, offsets: Tensor, weights: Tensor | None) -> Tensor:
+    """See :func:`rectab.ops.kernels_numba.segment_sum`; fp32, bf16 or fp16."""
+    offsets, values = _offsets(offsets, values.shape[0]), values.contiguous()
+    row_dim = values.shape[1]
+    out = torch.empty(offsets.numel() - 1, row_dim, device=values.device)
+    shares = values if weights is None else weights.float().contiguous()
+    arguments = (values, row_dim, offsets, offsets, shares, out)
+    options = {"ORDERED": False, "WEIGHTED": weights is not None}
+    _launch_segments(triton_kernels.segment_sum, offsets, row_dim, *arguments, **options)
+    return out.to(values.dtype)
+
+
+def spread_bags(vectors: Tensor, offsets: Tensor, count: int, weights: Tensor | None) -> Tensor:
+    """See :func:`rectab.ops.kernels_numba.spread_bags`; fp32, bf16 or fp16."""
+    offsets, vectors = _offsets(offsets, count), vectors.contiguous()
+    row_dim = vectors.shape[1]
+    out = torch.empty(count, row_dim, dtype=vectors.dtype, device=vectors.device)
+    shares = vectors if weights is None else weights.float().contiguous()
+    arguments = (vectors, row_dim, offsets, shares, out)
+    _launch_segments(triton_kernels.spread_bags, offsets, row_dim, *arguments, WEIGHTED=weights is not None)
+    return out
+
+
+def segment_dot(vectors: Tensor, offsets: Tensor, values: Tensor) -> Tensor:
+    """See :func:`rectab.ops.kernels_numba.segment_dot`; fp32, bf16 or fp16."""
+    offsets, vectors, values = _offsets(offsets, values.shape[0]), vectors.contiguous(), values.contiguous()
+    row_dim = values.shape[1]
+    out = torch.zeros(values.shape[0], device=values.device)
+    if row_dim:
+        arguments = (vectors, row_dim, offsets, values, out)
+        _launch_segments(triton_kernels.segment_dot, offsets, row_dim, *arguments)
+    return out
+
+
+def _launch_segments(kernel: Any, offsets: Tensor, row_dim: int, *arguments: Any, **options: Any) -> None:
+    """One program for every segment between two ``offsets``."""
+    if offsets.numel() > 1:
+        blocks = {"BLOCK": 32, "WIDTH": triton.next_power_of_2(row_dim)}
+        kernel[(offsets.numel() - 1,)](*arguments, **options, **blocks)
+
+
+def _offsets(offsets: Tensor, count: int) -> Tensor:
+    offsets = offsets.detach().to(torch.int64).contiguous()
+    good = (offsets[:1] == 0).all() & (offsets[-1:] == count).all() & (offsets.diff() >= 0).all()
+    if offsets.device.type == "cuda":
+        torch._assert_async(good)
+    elif not bool(good) or not offsets.numel():
+        raise ValueError(f"offsets must rise from 0 to the number of values, {count}")
+    return offsets
 
 
 def sgd_update(

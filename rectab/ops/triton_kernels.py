@@ -42,20 +42,58 @@ def gather(weight, num_rows, row_dim, rows, count, out, outside, BLOCK: tl.const
 
 
 @triton.jit
-def segment_sum(gradients, row_dim, order, starts, out, BLOCK: tl.constexpr, WIDTH: tl.constexpr):
-    """One program a segment: sum of ``gradients[order[starts[s]:starts[s + 1]]]``, BLOCK rows at a time."""
+def segment_sum(
+    values, row_dim, order, starts, weights, out,
+    ORDERED: tl.constexpr, WEIGHTED: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """One program a segment: sum of the values ``starts[s]:starts[s + 1]`` (of ``order``), BLOCK rows at a time."""
     segment = tl.program_id(0).to(tl.int64)
     begin, end = tl.load(starts + segment), tl.load(starts + segment + 1)
     column = tl.arange(0, WIDTH)
     total = tl.zeros((WIDTH,), tl.float32)
     while begin < end:
         at = begin + tl.arange(0, BLOCK)
-        position = tl.load(order + at, mask=at < end, other=0)
+        position = tl.load(order + at, mask=at < end, other=0) if ORDERED else at
         live = (at < end)[:, None] & (column < row_dim)[None, :]
-        block = tl.load(gradients + position[:, None] * row_dim + column[None, :], mask=live, other=0.0)
-        total += tl.sum(block.to(tl.float32), axis=0)
+        block = tl.load(values + position[:, None] * row_dim + column[None, :], mask=live, other=0.0).to(tl.float32)
+        if WEIGHTED:
+            block *= tl.load(weights + at, mask=at < end, other=0.0)[:, None]
+        total += tl.sum(block, axis=0)
         begin += BLOCK
     tl.store(out + segment * row_dim + column, total, mask=column < row_dim)
+
+
+@triton.jit
+def spread_bags(
+    vectors, row_dim, offsets, weights, out, WEIGHTED: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr
+):
+    """One program a bag: every value of it gets the bag's vector, times the value's weight."""
+    bag = tl.program_id(0).to(tl.int64)
+    begin, end = tl.load(offsets + bag), tl.load(offsets + bag + 1)
+    column = tl.arange(0, WIDTH)[None, :]
+    vector = tl.load(vectors + bag * row_dim + column, mask=column < row_dim, other=0.0).to(tl.float32)
+    while begin < end:
+        at = begin + tl.arange(0, BLOCK)
+        block = tl.broadcast_to(vector, (BLOCK, WIDTH))
+        if WEIGHTED:
+            block *= tl.load(weights + at, mask=at < end, other=0.0)[:, None]
+        tl.store(out + at[:, None] * row_dim + column, block, mask=(at < end)[:, None] & (column < row_dim))
+        begin += BLOCK
+
+
+@triton.jit
+def segment_dot(vectors, row_dim, offsets, values, out, BLOCK: tl.constexpr, WIDTH: tl.constexpr):
+    """One program a bag: the product of every value of it with the bag's vector."""
+    bag = tl.program_id(0).to(tl.int64)
+    begin, end = tl.load(offsets + bag), tl.load(offsets + bag + 1)
+    column = tl.arange(0, WIDTH)[None, :]
+    vector = tl.load(vectors + bag * row_dim + column, mask=column < row_dim, other=0.0).to(tl.float32)
+    while begin < end:
+        at = begin + tl.arange(0, BLOCK)
+        live = (at < end)[:, None] & (column < row_dim)
+        block = tl.load(values + at[:, None] * row_dim + column, mask=live, other=0.0).to(tl.float32)
+        tl.store(out + at, tl.sum(block * vector, axis=1), mask=at < end)
+        begin += BLOCK
 
 
 @triton.jit
