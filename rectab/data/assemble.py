@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,6 +22,8 @@ from rectab.data.storage import SPLITS
 from rectab.data.vocabularies import Codes, FittedVocabulary, factorise, fit_ids
 
 __all__ = ["Assembly", "event_codes", "feature_key"]
+
+_AT_A_TIME = 2  # vocabularies encoded side by side: as many columns are in memory
 
 
 @dataclass
@@ -89,8 +92,7 @@ class Assembly:
             self.orders = [build_history(h, self.rows, self.groups, self.sources) for h in self.made.histories]
         self.final = self._final_rows()
         self.tell("fitting vocabularies")
-        for name in self._vocabulary_names():
-            self.encoded[name] = self._encode(name)
+        self._fit_vocabularies()
 
     # rows
 
@@ -178,13 +180,31 @@ class Assembly:
             if self.vocabulary_of(sequence.target, sequence.vocabulary) == vocabulary
         ]
 
-    def _encode(self, name: str) -> _Encoded:
-        features = [f for f in self.categorical() if f.vocabulary == name]
-        loaders: dict[str, Callable[[], pl.Series]] = {feature_key(f): self._loader(f) for f in features}
+    def _fit_vocabularies(self) -> None:
+        """Encode the vocabularies, a few at a time: much of it runs on one thread each, in numba and numpy."""
+        names = self._vocabulary_names()
+        loaders = [self._loaders(name) for name in names]
+        with ThreadPoolExecutor(_AT_A_TIME) as pool:
+            jobs = [pool.submit(self._encode, *job) for job in zip(names, loaders, range(len(names)), strict=True)]
+            try:
+                self.encoded = {name: job.result() for name, job in zip(names, jobs, strict=True)}
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _loaders(self, name: str) -> dict[str, Callable[[], pl.Series]]:
+        """What loads each column of a vocabulary, by key; fits the bins of its features."""
+        loaders = {feature_key(f): self._loader(f) for f in self._features(name)}
         for order, column in self._sequences(name):
             for piece, table, _ in order.pieces:
                 loaders.setdefault(f"{piece}/{column}", self._event_loader(piece, table, column))
-        index = len(self.encoded)
+        return loaders
+
+    def _features(self, vocabulary: str) -> list[FeatureRecipe]:
+        return [f for f in self.categorical() if f.vocabulary == vocabulary]
+
+    def _encode(self, name: str, loaders: dict[str, Callable[[], pl.Series]], index: int) -> _Encoded:
+        features = self._features(name)
         codes = factorise(loaders, self.sources.scratch, str(index))
         row_counts = np.zeros(len(codes.values), np.int64)
         for feature in features:

@@ -1,6 +1,6 @@
 """First pass over the raw files: check every row and write the columns a recipe uses to one scratch parquet file.
 
-Everything after it reads single columns of that file, so memory holds one column, not the data set.
+Everything after it reads single columns of that file, so memory holds a column or two, not the data set.
 """
 
 from __future__ import annotations
