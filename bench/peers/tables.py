@@ -52,7 +52,8 @@ def rows_tables(found: Row) -> str:
     ]
     what = f"{SHOWN['rows']:,} rows, D = {SHOWN['dim']}; {_threads(rows)}; copy "
     what += f"{found['copy_bytes_per_second'] / 1e9:.1f} GB/s."
-    missing = "".join(f"\n* left out of {line}" for line in found["left_out"])
+    told = [line for line in found["left_out"] if "nothing to compare" not in line]  # what it lacks is told itself
+    missing = "".join(f"\n* left out of {line}" for line in told)
     return f"{what}\n\n{table(columns, cells)}\n\n{_all_sizes(rows)}\n{missing}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,11 +43,14 @@ class Sources:
             DataError: the file is missing, cannot be read, or has another checksum.
         """
         path = find_file(self.folder / name)
-        raw = open_raw(path, form or self.recipe.format, self.scratch, self.skip_bad)
+        with ThreadPoolExecutor(1) as pool:  # the checksum takes a core while the lines are checked on another
+            is_new = all(known["file"] != name for known in self.checksums)
+            digest = pool.submit(checksum, path) if is_new else None
+            raw = open_raw(path, form or self.recipe.format, self.scratch, self.skip_bad)
         self.problems += raw.problems
         self.dropped += len(raw.problems)
-        if all(known["file"] != name for known in self.checksums):
-            actual = checksum(path)
+        if digest is not None:
+            actual = digest.result()
             if sha256 is not None and actual != sha256:
                 raise DataError(
                     f"{path}: its SHA-256 is {actual}, the recipe expects {sha256}; it is not the published file "
