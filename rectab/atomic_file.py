@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["PARTIAL", "atomic_file", "remove_partial", "write_atomic"]
+__all__ = ["atomic_file", "remove_drafts", "write_atomic"]
 
-PARTIAL = ".partial"
-"""Ends the name of the folder in which a file is written before it is moved to its place."""
+_PARTIAL = ".partial"  # ends the name of the folder in which a file is written before it is moved to its place
 
 
 @contextmanager
@@ -22,8 +21,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
     does): what a killed writer leaves behind is all in ``path.partial``, and the next writer of ``path`` removes it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    folder = path.with_name(path.name + PARTIAL)
-    remove_partial(folder)
+    folder = path.with_name(path.name + _PARTIAL)
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     draft = folder / path.name
     try:
@@ -32,7 +31,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         draft.replace(path)
     finally:
-        remove_partial(folder)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -41,6 +40,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         draft.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def remove_partial(folder: Path) -> None:
-    """Remove the folder of a draft, if it is there."""
-    shutil.rmtree(folder, ignore_errors=True)
+def remove_drafts(folder: Path) -> None:
+    """Remove what killed writers of files in ``folder`` have left there."""
+    for draft in folder.glob(f"*{_PARTIAL}"):
+        shutil.rmtree(draft, ignore_errors=True)

@@ -64,14 +64,20 @@ def segment_sum(
 
 
 @triton.jit
+def _bag_of(vectors, row_dim, offsets, WIDTH: tl.constexpr):
+    """Of this program's bag: its first value, the one behind its last, all columns, its vector."""
+    bag = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, WIDTH)[None, :]
+    vector = tl.load(vectors + bag * row_dim + column, mask=column < row_dim, other=0.0).to(tl.float32)
+    return tl.load(offsets + bag), tl.load(offsets + bag + 1), column, vector
+
+
+@triton.jit
 def spread_bags(
     vectors, row_dim, offsets, weights, out, WEIGHTED: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr
 ):
     """One program a bag: every value of it gets the bag's vector, times the value's weight."""
-    bag = tl.program_id(0).to(tl.int64)
-    begin, end = tl.load(offsets + bag), tl.load(offsets + bag + 1)
-    column = tl.arange(0, WIDTH)[None, :]
-    vector = tl.load(vectors + bag * row_dim + column, mask=column < row_dim, other=0.0).to(tl.float32)
+    begin, end, column, vector = _bag_of(vectors, row_dim, offsets, WIDTH)
     while begin < end:
         at = begin + tl.arange(0, BLOCK)
         block = tl.broadcast_to(vector, (BLOCK, WIDTH))
@@ -84,10 +90,7 @@ def spread_bags(
 @triton.jit
 def segment_dot(vectors, row_dim, offsets, values, out, BLOCK: tl.constexpr, WIDTH: tl.constexpr):
     """One program a bag: the product of every value of it with the bag's vector."""
-    bag = tl.program_id(0).to(tl.int64)
-    begin, end = tl.load(offsets + bag), tl.load(offsets + bag + 1)
-    column = tl.arange(0, WIDTH)[None, :]
-    vector = tl.load(vectors + bag * row_dim + column, mask=column < row_dim, other=0.0).to(tl.float32)
+    begin, end, column, vector = _bag_of(vectors, row_dim, offsets, WIDTH)
     while begin < end:
         at = begin + tl.arange(0, BLOCK)
         live = (at < end)[:, None] & (column < row_dim)

@@ -16,7 +16,7 @@ from rectab.ops import RowStore
 from rectab.schema import Vocabulary
 from rectab.tables.base import EmbeddingTable, TableOptions
 
-__all__ = ["CompactTable", "RaggedRows", "index_dtype"]
+__all__ = ["CompactTable", "RaggedRows", "gather_present", "index_dtype"]
 
 ConfigT = TypeVar("ConfigT")
 
@@ -63,6 +63,11 @@ class CompactTable(EmbeddingTable[ConfigT]):
             if bool(outside.any()):
                 raise IndexError(f"id {int(ids[outside][0])} is outside its vocabulary")
         return numbers
+
+
+def gather_present(store: RowStore, rows: Tensor, present: Tensor) -> Tensor:
+    """int64 [*], bool [*] -> [*, row_dim]: rows where present, else zeros; in fixed shapes, for exports."""
+    return store(rows.where(present, 0)).masked_fill(~present.unsqueeze(-1), 0.0)
 
 
 class RaggedRows(nn.Module):
@@ -182,8 +187,7 @@ class RaggedRows(nn.Module):
         vectors = self._new_zeros(*rows.shape)
         for store in self._stores():
             here = width == store.row_dim
-            read = store(rows.where(here, 0)).masked_fill(~here.unsqueeze(-1), 0.0)
-            vectors = vectors + self._padded(read)
+            vectors = vectors + self._padded(gather_present(store, rows, here))
         return vectors
 
     def _stores(self) -> Iterator[RowStore]:

@@ -23,7 +23,7 @@ __all__ = ["FORMAT_VERSION", "build_described", "describe_table", "load_table", 
 
 FORMAT_VERSION = 3
 
-_ROWS = re.compile(r"(^|\.)(store|stores\.\d+)\.weight$")
+_ROWS = re.compile(r"(store|stores\.\d+)\.weight$")
 
 
 def save_table(table: EmbeddingTable, path: str | Path) -> None:

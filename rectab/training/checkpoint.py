@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rectab.atomic_file import PARTIAL, remove_partial, write_atomic
+from rectab.atomic_file import remove_drafts, write_atomic
 from rectab.training.errors import CheckpointError
 from rectab.training.state import load_state, save_state
 
@@ -126,8 +126,7 @@ def remove_checkpoints(folder: Path) -> None:
     """Delete the checkpoints in ``folder``, with what a killed run was writing, and the folder if it is empty then."""
     if not folder.is_dir():
         return
-    for partial in folder.glob(f"*{PARTIAL}"):
-        remove_partial(partial)
+    remove_drafts(folder)
     for pattern in ("stage-*.safetensors", "current.safetensors", "best-*.safetensors", "run.json"):
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 from rectab.ops import RowStore
 from rectab.schema import Vocabulary
 from rectab.tables.base import TableOptions
-from rectab.tables.compact import CompactTable, RaggedRows, index_dtype
+from rectab.tables.compact import CompactTable, RaggedRows, gather_present, index_dtype
 from rectab.tables.dnis.config import SparseDNISConfig, StructuredDNISConfig
 from rectab.tables.idset import IdSet
 from rectab.tables.partition import IdPartition
@@ -100,7 +100,7 @@ class SparseDNISTable(CompactTable[SparseDNISConfig]):
         """As :meth:`lookup`, given every id's first entry, in shapes that do not depend on the ids: for exports."""
         dim = self.embedding_dim
         rank, column, present = self.entries.between(first, dim)
-        values = self.store(rank.where(present, 0)).squeeze(-1).masked_fill(~present, 0.0)
+        values = gather_present(self.store, rank, present).squeeze(-1)
         # Empty slots go to a column of their own, which is cut off.
         vectors = torch.zeros(*first.shape, dim + 1, dtype=values.dtype, device=values.device)
         return vectors.scatter(-1, column.where(present, dim), values)[..., :dim]

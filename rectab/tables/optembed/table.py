@@ -80,9 +80,7 @@ class OptEmbedTable(RangeTable[OptEmbedConfig]):
         vectors = super().lookup(ids, vocabulary)
         vocabulary = vocabulary.expand(ids.shape)
         if self.config.search_rows:
-            # The arithmetic of margins(), so that this mask and the served rows agree to the bit.
-            margins = (row_norms(vectors) - self.threshold[vocabulary]) / self.scales[vocabulary]
-            kept = keep_above_zero(margins - self.shift)
+            kept = keep_above_zero(self._margins_of(row_norms(vectors), vocabulary) - self.shift)
             kept = kept.to(vectors.dtype).unsqueeze(-1)
             vectors = vectors * kept
             if self.config.pruned == "shared":
@@ -105,9 +103,15 @@ class OptEmbedTable(RangeTable[OptEmbedConfig]):
         learned."""
         if not self.config.search_rows:
             return torch.full((self.store.num_rows,), float("inf"), device=self.scales.device)
-        sizes = torch.tensor(self.range_sizes, device=self.scales.device)
-        norms = self._norms() - self.threshold.repeat_interleave(sizes)
-        return norms / self.scales.repeat_interleave(sizes)
+        return self._margins_of_all(self._norms())
+
+    def _margins_of_all(self, norms: Tensor) -> Tensor:
+        sizes = torch.tensor(self.range_sizes, device=norms.device)
+        return self._margins_of(norms, torch.arange(len(sizes), device=norms.device).repeat_interleave(sizes))
+
+    def _margins_of(self, norms: Tensor, vocabulary: Tensor) -> Tensor:
+        """One arithmetic for the mask and for what is served, so that they agree to the bit."""
+        return (norms - self.threshold[vocabulary]) / self.scales[vocabulary]
 
     def _norms(self) -> Tensor:
         return torch.cat([row_norms(self.store.weight[rows]) for rows in slices_of(self.store.num_rows)])
@@ -116,8 +120,12 @@ class OptEmbedTable(RangeTable[OptEmbedConfig]):
     def _sizer(self) -> Sizer:
         """The sizer of the rows as they are; with a budget it sets the scales that rows are ordered by."""
         if self.config.search_rows and self.config.budget_bytes is not None:
-            self.scales.copy_(row_scales(self._norms(), self.vocabularies))
-        return Sizer(self.vocabularies, self.embedding_dim, self.config, self.options, self.margins())
+            norms = self._norms()
+            self.scales.copy_(row_scales(norms, self.vocabularies))
+            margins = self._margins_of_all(norms)
+        else:
+            margins = self.margins()
+        return Sizer(self.vocabularies, self.embedding_dim, self.config, self.options, margins)
 
     def planned_serving(self) -> Ledger:
         """The most that training may end in: the budget, or everything kept."""
