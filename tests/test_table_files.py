@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from rectab.schema import Vocabulary
-from rectab.tables import EmbeddingTable, TableMethod, load_table, methods, plan, save_table
+from rectab.tables import EmbeddingTable, TableMethod, TableOptions, load_table, methods, plan, save_table
 from rectab.tables.files import checksum, read_file, write_file
 
 METHODS = [pytest.param(m, id=m.name) for m in methods()]
@@ -139,3 +139,22 @@ def test_checksum_covers_names_shapes_types_and_bytes(tmp_path: Path) -> None:
     assert description["note"] == "x"
     assert all(torch.equal(tensors[key], half[key]) for key in half)
     assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("method", METHODS)
+def test_rows_load_as_they_were_saved(
+    method: TableMethod, dtype: torch.dtype, vocabularies: list[Vocabulary], tmp_path: Path
+) -> None:
+    """At their bytes and to the bit, whatever the method calls its stores, and after ``table.to(dtype)`` as well."""
+    path = tmp_path / "table.safetensors"
+    budget = "25%" if method.any_budget else None
+    planned = plan(method.name, vocabularies, 8, budget, options=TableOptions(dtype=dtype)).build().serving().eval()
+    cast = plan(method.name, vocabularies, 8, budget).build().serving().eval().to(dtype)
+    for table in (planned, cast):
+        save_table(table, path)
+        loaded = load_table(path)
+        assert loaded.ledger().by_kind()["rows"] == table.ledger().by_kind()["rows"]
+        held = table.state_dict()
+        assert {name: tensor.dtype for name, tensor in loaded.state_dict().items()} == {n: held[n].dtype for n in held}
+        assert all(torch.equal(tensor, held[name]) for name, tensor in loaded.state_dict().items())

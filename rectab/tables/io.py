@@ -5,15 +5,16 @@ The file holds the tensors of the ledger and nothing else: its size is the ledge
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
 
+from rectab.named import find_named
+from rectab.ops import RowStore
 from rectab.schema import Vocabulary
 from rectab.tables.base import EmbeddingTable, TableOptions
 from rectab.tables.files import read_file, write_file
@@ -23,7 +24,7 @@ __all__ = ["FORMAT_VERSION", "build_described", "describe_table", "load_table", 
 
 FORMAT_VERSION = 3
 
-_ROWS = re.compile(r"(store|stores\.\d+)\.weight$")
+_ROWS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def save_table(table: EmbeddingTable, path: str | Path) -> None:
@@ -43,7 +44,7 @@ def load_table(path: str | Path, options: TableOptions | None = None) -> Embeddi
     description, tensors = read_file(path, "table", FORMAT_VERSION)
     with stored_in(path):
         vocabularies = [Vocabulary(**v) for v in description["vocabularies"]]
-        table = build_described(description, vocabularies, tensors, options)
+        table = build_described(description, vocabularies, options)
         table.load_state_dict(tensors)
     return table
 
@@ -55,26 +56,33 @@ def describe_table(table: EmbeddingTable) -> dict[str, Any]:
         "embedding_dim": table.embedding_dim,
         "config": config_to_json(table.config),
         "unseen": table.options.unseen,
+        "rows": _rows_of(table),
     }
+
+
+def _rows_of(table: EmbeddingTable) -> str:
+    """How the rows are held, also after ``table.half()``: the stores are asked before the options."""
+    held = {m.weight.dtype for m in table.modules() if isinstance(m, RowStore)} or {table.options.dtype}
+    names = [name for name, dtype in _ROWS.items() if dtype in held]
+    if len(held) != 1 or not names:
+        raise ValueError(f"a file holds the rows of a table in one of {', '.join(_ROWS)}; here they are in {held}")
+    return names[0]
 
 
 def build_described(
     description: Mapping[str, Any],
     vocabularies: Sequence[Vocabulary],
-    tensors: Mapping[str, Tensor],
     options: TableOptions | None = None,
 ) -> EmbeddingTable:
-    """The table that a file describes, in the dtype that its rows have there; its tensors are not loaded yet.
+    """The table that a file describes, its rows held as they are there; its tensors are not loaded yet.
 
     Args:
         description: of :func:`describe_table`.
         vocabularies: what the table serves.
-        tensors: of the file, by their names in the state dict of the table or of a model that holds it.
-        options: device and gradient; dtype and unseen ids are the file's.
+        options: device and gradient; how rows are held and unseen ids are the file's.
     """
-    stored = next((t.dtype for name, t in tensors.items() if _ROWS.search(name)), None)
-    options = replace(options or TableOptions(), unseen=description.get("unseen"))
-    options = options if stored is None else replace(options, dtype=stored)
+    rows = find_named("way to hold rows", _ROWS, description.get("rows", "fp32"))
+    options = replace(options or TableOptions(), unseen=description.get("unseen"), dtype=rows)
     config = config_from_json(description["method"], description["config"])
     return build_table(description["method"], vocabularies, description["embedding_dim"], config, options)
 

@@ -41,7 +41,7 @@ def load_model(path: Path | str, options: TableOptions | None = None) -> CTRMode
     description, tensors = read_file(path, "model", FORMAT_VERSION)
     with stored_in(path), torch.random.fork_rng():
         schema = Schema.from_json(description["schema"])
-        table = build_described(description["table"], schema.vocabularies, tensors, options)
+        table = build_described(description["table"], schema.vocabularies, options)
         model = CTRModel(schema, table, ModelConfig.from_json(description["model"]))
         model.load_state_dict(tensors)
     return model.eval()
