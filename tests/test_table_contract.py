@@ -7,10 +7,12 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy
 import pytest
 import torch
 from torch import Tensor, nn
 
+from rectab.ops import use_kernel
 from rectab.optim import RowSGD
 from rectab.schema import Vocabulary
 from rectab.tables import (
@@ -309,6 +311,46 @@ def test_unseen_policies(method: TableMethod, vocabularies: list[Vocabulary], tm
     assert load_table(tmp_path / "t.safetensors").options.unseen == "zero"
     with pytest.raises(ValueError, match="unseen must be one of"):
         TableOptions(unseen="drop")
+
+
+OUTSIDE = [5000, -1, 2**40, -(2**63)]
+
+
+@pytest.mark.parametrize("kernel", ["auto", "torch"])
+@pytest.mark.parametrize("method", METHODS)
+def test_an_id_outside_is_refused_by_name_unless_the_record_says_that_any_is_served(
+    method: TableMethod, kernel: str, vocabularies: list[Vocabulary]
+) -> None:
+    table = small(method, vocabularies)
+    columns = torch.arange(4)
+    with use_kernel(kernel):
+        for each in (table, table.serving()):
+            each.eval()
+            for wrong in OUTSIDE:
+                mixed = torch.tensor([[7, 4999, 2, 3], [7, wrong, 2, 3]])
+                for ids, vocabulary in ((torch.tensor([1, wrong]), 1), (mixed, columns), (mixed, columns.expand(2, 4))):
+                    if method.serves_any_id:
+                        assert torch.isfinite(each(ids, vocabulary)).all()
+                    else:
+                        with pytest.raises(IndexError, match=f"id {wrong} is outside vocabulary 'item'"):
+                            each(ids, vocabulary)
+
+
+@pytest.mark.parametrize("unseen", [None, "hash", "shared", "zero", "error"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_vocabulary_that_the_table_does_not_have_is_refused(
+    method: TableMethod, unseen: str | None, vocabularies: list[Vocabulary]
+) -> None:
+    table = small(method, vocabularies, TableOptions(unseen=unseen)).eval()
+    ids = torch.zeros(2, 4, dtype=torch.int64)
+    for wrong in (-1, 4, 2**40):
+        for vocabulary in (wrong, torch.tensor(wrong), torch.tensor([0, 1, wrong, 2]), torch.full((2, 4), wrong)):
+            with pytest.raises(IndexError, match=f"vocabulary {wrong} is not in 0..3"):
+                table(ids, vocabulary)
+    with pytest.raises(TypeError, match="vocabulary indices must be int64 or int32"):
+        table(ids, torch.tensor([True, False, True, False]))
+    assert table(ids[:, :0], torch.empty(0, dtype=torch.int64)).shape == (2, 0, DIM)
+    assert torch.equal(table(ids, numpy.int64(1)), table(ids, 1))
 
 
 def test_unseen_leaves_hashed_vocabularies_alone() -> None:

@@ -17,7 +17,7 @@ from rectab.schema import Vocabulary
 from rectab.tables import Plan, RowRange, build_table, get_method
 from rectab.tables.ranges import RangeTable
 from rectab.tables.unified import UnifiedTable
-from rectab.tables.unseen import place_unseen
+from rectab.tables.unseen import place_unseen, refuse_outside
 
 __all__ = ["Layout", "RowAddressing", "layout_of", "table_names"]
 
@@ -115,7 +115,10 @@ class RowAddressing(nn.Module):
         feature = torch.repeat_interleave(torch.arange(counts.numel(), device=values.device), counts)
         if self.unseen is not None:
             vocabulary = torch.tensor(self.vocabulary_indices, device=values.device)[feature]
-            values, _ = place_unseen(values, vocabulary, self.vocabularies, self.unseen)
+            if self.unseen == "error":
+                refuse_outside(values, vocabulary, self.vocabularies)
+            else:
+                values, _ = place_unseen(values, vocabulary, self.vocabularies, self.unseen)
         rows = address_rows(
             values.unsqueeze(1), self.salt[feature], torch.zeros_like(counts[:1]), self.num_rows[feature]
         )

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from rectab.ops import Gradient, RowStore
 from rectab.schema import Vocabulary
 from rectab.tables.ledger import Ledger, measure, measure_tensors
-from rectab.tables.unseen import Unseen, check_unseen, place_unseen
+from rectab.tables.unseen import Unseen, check_unseen, check_vocabulary, place_unseen, refuse_outside
 
 if TYPE_CHECKING:
     from rectab.tables.staged import StageRunner
@@ -38,7 +38,7 @@ class TableOptions:
         dtype: of the rows.
         device: where the table is built; ``meta`` allocates nothing and still counts bytes.
         unseen: what an id outside its fitted vocabulary reads, see :mod:`rectab.tables.unseen`. None leaves it to the
-            method: one that hashes serves it like any other id, one that keeps the vocabulary whole raises IndexError.
+            method: one whose record says ``serves_any_id`` serves it like any other id, any other raises IndexError.
     """
 
     gradient: Gradient = "row"
@@ -77,7 +77,8 @@ class EmbeddingTable(nn.Module, Generic[ConfigT]):
     """Base of all tables.
 
     A method implements :meth:`lookup`, sets its tensors up in ``__init__`` from ``config`` alone (so that it can be
-    built on the meta device to be counted), and registers itself (:mod:`rectab.tables.registry`).
+    built on the meta device to be counted), and registers itself (:mod:`rectab.tables.registry`). It never sees a
+    vocabulary index or, unless it serves any id, an id that is outside.
 
     Args:
         vocabularies: every vocabulary the table serves, in schema order.
@@ -87,6 +88,10 @@ class EmbeddingTable(nn.Module, Generic[ConfigT]):
     """
 
     method: ClassVar[str]
+    serves_any_id: ClassVar[bool] = False
+    """As the method's record says."""
+    lookup_refuses: bool = False
+    """True if :meth:`lookup` raises IndexError by itself for every id outside, so that nobody has to look twice."""
 
     def __init__(
         self,
@@ -120,19 +125,30 @@ class EmbeddingTable(nn.Module, Generic[ConfigT]):
             float [*, D].
 
         Raises:
-            IndexError: a fitted vocabulary has no such id, and the method cannot serve it or ``unseen`` is ``error``.
+            IndexError: the table has no such vocabulary; or a fitted vocabulary has no such id, and the method cannot
+                serve it or ``unseen`` is ``error``. On CUDA it may be an assertion on the device, as in torch.
         """
         if ids.dtype not in (torch.int64, torch.int32):
             raise TypeError(f"ids must be int64 or int32, got {ids.dtype}")
-        if isinstance(vocabulary, int) and not 0 <= vocabulary < len(self.vocabularies):
-            raise IndexError(f"vocabulary {vocabulary} is not in 0..{len(self.vocabularies) - 1}")
+        vocabulary = check_vocabulary(vocabulary, len(self.vocabularies))
         ids, unseen, outside = ids.to(torch.int64), self.options.unseen, None
-        if unseen is not None:
+        if unseen is not None and unseen != "error":
             ids, outside = place_unseen(ids, vocabulary, self.vocabularies, unseen)
-        if isinstance(vocabulary, int):
-            vocabulary = torch.tensor(vocabulary, device=ids.device)
-        vectors = self.lookup(ids, vocabulary)
+        elif self._must_look(ids):
+            refuse_outside(ids, vocabulary, self.vocabularies)
+        columns = vocabulary if isinstance(vocabulary, Tensor) else torch.tensor(vocabulary, device=ids.device)
+        try:
+            vectors = self.lookup(ids, columns)
+        except IndexError:
+            refuse_outside(ids, vocabulary, self.vocabularies)  # which names the vocabulary
+            raise
         return vectors.masked_fill(outside.unsqueeze(-1), 0.0) if outside is not None and unseen == "zero" else vectors
+
+    def _must_look(self, ids: Tensor) -> bool:
+        """Whether ids outside are to be refused and :meth:`lookup` does not do it, or not at once."""
+        if self.options.unseen is None:
+            return not (self.serves_any_id or self.lookup_refuses)
+        return ids.is_cuda or not self.lookup_refuses
 
     def row_ranges(self) -> list[RowRange]:
         """Where lookups land, for collision accounting; empty for a method whose addressing is not by ranges."""

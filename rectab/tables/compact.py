@@ -29,7 +29,7 @@ def index_dtype(largest: int) -> torch.dtype:
 class CompactTable(EmbeddingTable[ConfigT]):
     """Base: numbers the ids of all vocabularies ``0 .. N - 1``, in schema order, and holds what was learned.
 
-    Every id of a vocabulary is served, kept or pruned; any other id raises IndexError, as in the full table.
+    Every id of a vocabulary is served, kept or pruned.
 
     Memory: one integer a vocabulary, beside what the method adds.
     """
@@ -56,13 +56,8 @@ class CompactTable(EmbeddingTable[ConfigT]):
         return self.summary
 
     def number_ids(self, ids: Tensor, vocabulary: Tensor) -> Tensor:
-        """int64 [*] -> int64 [*] in ``0 .. N - 1``. Raises IndexError for an id outside its vocabulary."""
-        numbers = ids + self.first_id[vocabulary]
-        if not torch.compiler.is_compiling():
-            outside = (ids < 0) | (numbers >= self.first_id[vocabulary + 1])
-            if bool(outside.any()):
-                raise IndexError(f"id {int(ids[outside][0])} is outside its vocabulary")
-        return numbers
+        """int64 [*] -> int64 [*] in ``0 .. N - 1``."""
+        return ids + self.first_id[vocabulary]
 
 
 def gather_present(store: RowStore, rows: Tensor, present: Tensor) -> Tensor:

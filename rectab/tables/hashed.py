@@ -128,5 +128,6 @@ register(
         table=HashedTable,
         plan=plan_hashed,
         any_budget=True,
+        serves_any_id=True,
     )
 )

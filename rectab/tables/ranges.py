@@ -49,6 +49,7 @@ class RangeTable(EmbeddingTable[ConfigT]):
         self.whole = tuple(
             not v.hashed and rows >= v.num_embeddings for v, rows in zip(self.vocabularies, num_rows, strict=True)
         )
+        self.lookup_refuses = all(self.whole)
         device = self.options.device
         total = sum(num_rows)
         integer = torch.int32 if total <= MAX_ROWS else torch.int64

@@ -67,6 +67,8 @@ class TableMethod:
         full_table_to_train: needs the full table in memory while training.
         needs_counts: needs training counts of ids.
         hashed_vocabularies: serves vocabularies without a closed set of ids.
+        serves_any_id: with ``unseen=None`` it serves an id outside a fitted vocabulary like any other (unless it keeps
+            that vocabulary whole); without the flag the contract refuses the id before the method sees it.
         exportable: torch.export and ONNX.
         shardable: its storage is plain rows, so torchrec can shard it.
         revision: of what training gives; raise it when the same config trains to other numbers, so that a sweep does
@@ -84,6 +86,7 @@ class TableMethod:
     full_table_to_train: bool = False
     needs_counts: bool = False
     hashed_vocabularies: bool = True
+    serves_any_id: bool = False
     exportable: bool = True
     shardable: bool = True
     revision: int = 1
@@ -129,7 +132,7 @@ def register(method: TableMethod) -> None:
         raise ValueError(f"a method named {method.name!r} is registered already")
     if not is_dataclass(method.config) or not method.config.__dataclass_params__.frozen:  # type: ignore[attr-defined]
         raise ValueError(f"{method.name}: the config must be a frozen dataclass")
-    method.table.method = method.name
+    method.table.method, method.table.serves_any_id = method.name, method.serves_any_id
     _METHODS[method.name] = method
 
 

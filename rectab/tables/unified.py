@@ -159,5 +159,6 @@ register(
         table=UnifiedTable,
         plan=plan_unified,
         any_budget=True,
+        serves_any_id=True,
     )
 )

@@ -1,11 +1,13 @@
 """What a table does with an id outside its vocabulary; one rule for every method and every device.
 
 The rule is applied to ids before a method sees them, so no method has to know it. A hashed vocabulary has no outside:
-any int64 is an id, and it is always hashed.
+any int64 is an id, and it is always hashed. A graph that was compiled or exported cannot raise on data: there only the
+policies that place ids are at work.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal, get_args
@@ -14,9 +16,10 @@ import torch
 from torch import Tensor
 
 from rectab.ops import MAX_ROWS, hash_rows, salt_of
+from rectab.ops.dispatch import is_eager
 from rectab.schema import Vocabulary
 
-__all__ = ["Unseen", "check_unseen", "place_unseen"]
+__all__ = ["Unseen", "check_unseen", "check_vocabulary", "place_unseen", "refuse_outside"]
 
 Unseen = Literal["hash", "shared", "zero", "error"]
 """``hash``: an id outside reads the vector of an id inside, chosen by a hash. ``shared``: it reads id 0, which a fitted
@@ -41,8 +44,38 @@ def _per_id(values: Sequence[int], vocabulary: Tensor | int, device: torch.devic
     return torch.tensor(values, dtype=torch.int64, device=device)[vocabulary]
 
 
+def check_vocabulary(vocabulary: Tensor | int, count: int) -> Tensor | int:
+    """Raises IndexError unless every index of a vocabulary is in ``0 .. count - 1``; returns the indices."""
+    if not isinstance(vocabulary, Tensor):
+        if not 0 <= operator.index(vocabulary) < count:
+            raise IndexError(f"vocabulary {vocabulary} is not in 0..{count - 1}")
+        return operator.index(vocabulary)
+    if vocabulary.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"vocabulary indices must be int64 or int32, got {vocabulary.dtype}")
+    if is_eager(vocabulary) and vocabulary.numel():
+        low, high = vocabulary.aminmax()
+        if vocabulary.is_cuda:  # asked on the device, which nobody has to wait for
+            torch._assert_async((low >= 0) & (high < count))
+        elif low < 0 or high >= count:
+            raise IndexError(f"vocabulary {int(low if low < 0 else high)} is not in 0..{count - 1}")
+    return vocabulary
+
+
+def refuse_outside(ids: Tensor, vocabulary: Tensor | int, vocabularies: Sequence[Vocabulary]) -> None:
+    """Raises IndexError for an id outside its fitted vocabulary; arguments as for :func:`place_unseen`."""
+    if not is_eager(ids) or ids.numel() == 0:
+        return
+    if isinstance(vocabulary, int):
+        low, high = ids.aminmax()
+        if vocabularies[vocabulary].hashed or (low >= 0 and high < vocabularies[vocabulary].num_embeddings):
+            return
+    outside = _outside(ids, vocabulary, vocabularies)
+    if bool(outside.any()):
+        raise IndexError(_message(ids, vocabulary, outside, vocabularies))
+
+
 def place_unseen(
-    ids: Tensor, vocabulary: Tensor | int, vocabularies: Sequence[Vocabulary], unseen: Unseen
+    ids: Tensor, vocabulary: Tensor | int, vocabularies: Sequence[Vocabulary], unseen: Literal["hash", "shared", "zero"]
 ) -> tuple[Tensor, Tensor]:
     """Ids that all lie in their vocabulary, and which of them did not.
 
@@ -50,26 +83,23 @@ def place_unseen(
         ids: int64 [*].
         vocabulary: index of each id's vocabulary: an index, or int64 broadcastable to ``ids``.
         vocabularies: the table's.
-        unseen: the policy.
+        unseen: the policy; for ``error`` there is :func:`refuse_outside`.
 
     Returns:
         int64 [*] and bool [*].
-
-    Raises:
-        IndexError: with policy ``error``, for an id outside its vocabulary. Not in an exported or compiled graph, which
-            cannot raise on data.
     """
-    sizes = _per_id([-1 if v.hashed else v.num_embeddings for v in vocabularies], vocabulary, ids.device)
-    outside = ((ids < 0) | (ids >= sizes)) & torch.as_tensor(sizes >= 0, device=ids.device)
-    if unseen == "error":
-        if not torch.compiler.is_compiling() and bool(outside.any()):
-            raise IndexError(_message(ids, vocabulary, outside, vocabularies))
-        return ids, outside
+    outside = _outside(ids, vocabulary, vocabularies)
     if unseen == "hash":
         salts = _per_id([_salt(v.name) for v in vocabularies], vocabulary, ids.device)
         bounds = _per_id([min(v.num_embeddings, MAX_ROWS) for v in vocabularies], vocabulary, ids.device)
         return torch.where(outside, hash_rows(ids, salts, bounds), ids), outside
     return ids.masked_fill(outside, 0), outside
+
+
+def _outside(ids: Tensor, vocabulary: Tensor | int, vocabularies: Sequence[Vocabulary]) -> Tensor:
+    """bool [*]: which ids their vocabulary, if it is fitted, does not have."""
+    sizes = _per_id([-1 if v.hashed else v.num_embeddings for v in vocabularies], vocabulary, ids.device)
+    return ((ids < 0) | (ids >= sizes)) & torch.as_tensor(sizes >= 0, device=ids.device)
 
 
 def _message(ids: Tensor, vocabulary: Tensor | int, outside: Tensor, vocabularies: Sequence[Vocabulary]) -> str:
