@@ -1,0 +1,1 @@
+"""Quantise a trained table: encodings of blocks of vectors, and which block takes which under a budget."""

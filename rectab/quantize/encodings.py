@@ -1,0 +1,217 @@
+"""How a block of vectors can be held in few bytes, and how well: a shared vector, uniform grids, codebooks, fp16.
+
+A block is n ids of one vocabulary, fp32 [n, D]. An encoding turns it into a *payload*, ``bytes(n, D)`` bytes exactly,
+bit-packed (:mod:`rectab.ops.packing`) and byte-aligned at its end only:
+
+======================  ============================================================================================
+``shared``              one vector: scale fp16, D int8
+``int4/dimension``      a grid (:mod:`rectab.ops.grids`): steps fp16 [D] (``block``: [1], ``row``: [n]); n * D codes
+``codebook/4x64/int8``  64 centroids for each part of 4 dimensions: scale fp16, int8 [64 * D] part by part; n * parts
+                        codes
+``codebook/4x64/fp16``  the same with fp16 centroids and no scale
+``fp16``                n * D values
+======================  ============================================================================================
+
+Every fit minimises the weighted squared error. Weights are the ids' traffic; those of weight 0 are encoded too.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from rectab.ops.grids import GRIDS, Grid
+from rectab.ops.packing import packed_bytes
+from rectab.quantize.fitted import CodebookFit, Fitted, Float16Fit, GridFit, check_block
+
+__all__ = ["MAX_CODES", "Bits", "Codebook", "Encoding", "Float16", "Shared", "Ternary", "encoding_of"]
+
+Steps = Literal["block", "dimension", "row"]
+Entries = Literal["int8", "fp16"]
+
+MAX_CODES = 4096
+
+
+class Encoding(ABC):
+    """A way to hold a block."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Text that :func:`encoding_of` reads."""
+
+    @abstractmethod
+    def bytes(self, num_ids: int, embedding_dim: int) -> int:
+        """Bytes of the payload of ``num_ids`` vectors. Raises ValueError for a width that cannot be held so."""
+
+    def fit(self, vectors: np.ndarray, weights: np.ndarray, seed: int = 0) -> Fitted:
+        """The encoding's parameters for a block.
+
+        Args:
+            vectors: fp32 [n, D], n at least 1. They are kept by reference and not copied.
+            weights: fp32 [n], traffic of the ids, not negative. If all are 0, all ids count the same.
+            seed: of random starts; the same seed gives the same bytes.
+
+        Raises:
+            ValueError: shapes do not fit, or a vector or weight is not a finite number.
+        """
+        vectors, weights = check_block(self.name, vectors, weights)
+        return self._fit(vectors, weights, seed)
+
+    @abstractmethod
+    def _fit(self, vectors: np.ndarray, weights: np.ndarray, seed: int) -> Fitted: ...
+
+
+@dataclass(frozen=True)
+class Shared(Encoding):
+    """All ids read one vector, their weighted mean."""
+
+    @property
+    def name(self) -> str:
+        return "shared"
+
+    def bytes(self, num_ids: int, embedding_dim: int) -> int:
+        return 2 + embedding_dim
+
+    def _fit(self, vectors: np.ndarray, weights: np.ndarray, seed: int) -> Fitted:
+        return CodebookFit.of(vectors, weights, vectors.shape[1], 1, "int8", seed)
+
+
+class _OnGrid(Encoding):
+    steps: Steps
+
+    @property
+    def grid(self) -> Grid:
+        raise NotImplementedError
+
+    @property
+    def name(self) -> str:
+        return f"{self.grid.name}/{self.steps}"
+
+    def bytes(self, num_ids: int, embedding_dim: int) -> int:
+        steps = {"block": 1, "dimension": embedding_dim, "row": num_ids}[self.steps]
+        return 2 * steps + self.grid.bytes(num_ids * embedding_dim)
+
+    def _fit(self, vectors: np.ndarray, weights: np.ndarray, seed: int) -> Fitted:
+        return GridFit.of(vectors, weights, self.grid, self.steps)
+
+
+@dataclass(frozen=True)
+class Bits(_OnGrid):
+    """Integers of ``bits`` bits with an fp16 step a block, a dimension of the block, or a row."""
+
+    bits: int
+    steps: Steps = "dimension"
+
+    def __post_init__(self) -> None:
+        if f"int{self.bits}" not in GRIDS:
+            raise ValueError(f"bits must be one of {[g.bits for g in GRIDS.values() if g.bits]}, got {self.bits}")
+        _check_choice("steps", self.steps, Steps)
+
+    @property
+    def grid(self) -> Grid:
+        return GRIDS[f"int{self.bits}"]
+
+
+@dataclass(frozen=True)
+class Ternary(_OnGrid):
+    """-1, 0 or 1 times an fp16 step a block, a dimension of the block, or a row; 1.6 bits an element."""
+
+    steps: Steps = "dimension"
+
+    def __post_init__(self) -> None:
+        _check_choice("steps", self.steps, Steps)
+
+    @property
+    def grid(self) -> Grid:
+        return GRIDS["ternary"]
+
+
+@dataclass(frozen=True)
+class Codebook(Encoding):
+    """Product quantisation: every part of ``sub_dim`` dimensions is one of ``num_codes`` centroids of its own codebook.
+
+    Where ``sub_dim`` does not divide D, the last part is narrower. Jégou, Douze and Schmid 2011.
+    """
+
+    sub_dim: int
+    num_codes: int
+    entries: Entries = "int8"
+
+    def __post_init__(self) -> None:
+        if self.sub_dim < 1:
+            raise ValueError(f"sub_dim must be at least 1, got {self.sub_dim}")
+        if not 2 <= self.num_codes <= MAX_CODES:
+            raise ValueError(f"num_codes must be in 2..{MAX_CODES}, got {self.num_codes}")
+        _check_choice("entries", self.entries, Entries)
+
+    @property
+    def name(self) -> str:
+        return f"codebook/{self.sub_dim}x{self.num_codes}/{self.entries}"
+
+    @property
+    def code_bits(self) -> int:
+        """Bits of a code."""
+        return (self.num_codes - 1).bit_length()
+
+    def parts(self, embedding_dim: int) -> int:
+        """How many codes a vector takes."""
+        return -(-embedding_dim // self.sub_dim)
+
+    def bytes(self, num_ids: int, embedding_dim: int) -> int:
+        self._check_width(embedding_dim)
+        entries = self.num_codes * embedding_dim
+        book = 2 + entries if self.entries == "int8" else 2 * entries
+        return book + packed_bytes(num_ids * self.parts(embedding_dim), self.code_bits)
+
+    def _fit(self, vectors: np.ndarray, weights: np.ndarray, seed: int) -> Fitted:
+        self._check_width(vectors.shape[1])
+        return CodebookFit.of(vectors, weights, self.sub_dim, self.num_codes, self.entries, seed)
+
+    def _check_width(self, embedding_dim: int) -> None:
+        if self.sub_dim > embedding_dim:
+            raise ValueError(f"{self.name}: parts of {self.sub_dim} dimensions are wider than D = {embedding_dim}")
+
+
+@dataclass(frozen=True)
+class Float16(Encoding):
+    """Halves; values beyond 65504 become that."""
+
+    @property
+    def name(self) -> str:
+        return "fp16"
+
+    def bytes(self, num_ids: int, embedding_dim: int) -> int:
+        return 2 * num_ids * embedding_dim
+
+    def _fit(self, vectors: np.ndarray, weights: np.ndarray, seed: int) -> Fitted:
+        return Float16Fit(vectors)
+
+
+_GRID_NAME = re.compile(r"(int[1-8]|ternary)/(block|dimension|row)")
+_CODEBOOK_NAME = re.compile(r"codebook/(\d+)x(\d+)/(int8|fp16)")
+_PLAIN: dict[str, Encoding] = {e.name: e for e in (Shared(), Float16())}
+
+
+def encoding_of(name: str) -> Encoding:
+    """The encoding of a name. Raises ValueError that says how names are written."""
+    if name in _PLAIN:
+        return _PLAIN[name]
+    if match := _CODEBOOK_NAME.fullmatch(name):
+        return Codebook(int(match[1]), int(match[2]), match[3])  # type: ignore[arg-type]
+    if match := _GRID_NAME.fullmatch(name):
+        steps: Any = match[2]
+        return Ternary(steps) if match[1] == "ternary" else Bits(int(match[1][3:]), steps)
+    raise ValueError(
+        f"there is no encoding {name!r}: it is 'shared', 'fp16', '<grid>/<steps>' (grids {', '.join(GRIDS)}; steps "
+        f"{', '.join(get_args(Steps))}) or 'codebook/<sub_dim>x<num_codes>/<int8 or fp16>'"
+    )
+
+
+def _check_choice(option: str, value: str, choices: Any) -> None:
+    if value not in get_args(choices):
+        raise ValueError(f"{option} must be one of {', '.join(get_args(choices))}, got {value!r}")
