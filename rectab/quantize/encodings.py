@@ -192,8 +192,8 @@ class Float16(Encoding):
         return Float16Fit(vectors)
 
 
-_GRID_NAME = re.compile(r"(int[1-8]|ternary)/(block|dimension|row)")
-_CODEBOOK_NAME = re.compile(r"codebook/(\d+)x(\d+)/(int8|fp16)")
+_GRID_NAME = re.compile(rf"({'|'.join(GRIDS)})/({'|'.join(get_args(Steps))})")
+_CODEBOOK_NAME = re.compile(rf"codebook/(\d+)x(\d+)/({'|'.join(get_args(Entries))})")
 _PLAIN: dict[str, Encoding] = {e.name: e for e in (Shared(), Float16())}
 
 
