@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rectab.ops import RowStore
+from rectab.ops import KernelName, RowStore, use_kernel
 from rectab.optim import RowAdam
 from rectab.tables import TableOptions
 from rectab.tables.compact import RaggedRows, index_dtype
@@ -24,7 +24,7 @@ def buffer_bytes(module: nn.Module) -> int:
     return sum(buffer.untyped_storage().nbytes() for buffer in module.buffers())
 
 
-@pytest.mark.parametrize("by_torch", [False, True], ids=["numba", "torch"])
+@pytest.mark.parametrize("kernel", ["numba", "torch"])
 @pytest.mark.parametrize(
     ("num_ids", "count", "form"),
     [
@@ -40,38 +40,35 @@ def buffer_bytes(module: nn.Module) -> int:
         (70_000, 0, "none"),
     ],
 )
-def test_ranks_equal_a_count(
-    num_ids: int, count: int, form: str, by_torch: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if by_torch:
-        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+def test_ranks_equal_a_count(num_ids: int, count: int, form: str, kernel: KernelName) -> None:
     members = draw(num_ids, count)
     ids = IdSet(num_ids, count).fill(members)
     assert ids.form == form
     expected = torch.zeros(num_ids, dtype=torch.bool)
     expected[members] = True
-    rank, member = ids.rank(torch.arange(num_ids))
+    with use_kernel(kernel):
+        rank, member = ids.rank(torch.arange(num_ids))
     assert torch.equal(member, expected)
     assert torch.equal(rank, expected.long().cumsum(0) - expected.long())
     assert buffer_bytes(ids) == IdSet.bytes_of(num_ids, count)
 
 
-@pytest.mark.parametrize("by_torch", [False, True], ids=["numba", "torch"])
+@pytest.mark.parametrize("kernel", ["numba", "torch"])
 @pytest.mark.parametrize("span", [2, 16, 300])
 @pytest.mark.parametrize("count", [0, 60, 3_000, 40_000, 69_999, 70_000])
-def test_members_of_a_range(count: int, span: int, by_torch: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if by_torch:
-        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+def test_members_of_a_range(count: int, span: int, kernel: KernelName) -> None:
     num_ids, members = 70_000, draw(70_000, count)
     ids = IdSet(num_ids, count, span=span).fill(members)
     starts = torch.arange(0, num_ids - span + 1, 7)
-    rank, offset, filled = ids.between(starts, span)
+    with use_kernel(kernel):
+        rank, offset, filled = ids.between(starts, span)
+        listed = ids.list_between(starts, span)
     found = torch.full((len(starts), span + 1), -1).scatter(1, torch.where(filled, offset, span), rank)[:, :span]
     rank_of = torch.full((num_ids,), -1)
     rank_of[members] = torch.arange(count)
     expected = rank_of[starts.unsqueeze(1) + torch.arange(span)]
     assert torch.equal(found, expected)
-    place, rank = ids.list_between(starts, span)
+    place, rank = listed
     assert torch.equal(place, (expected.view(-1) >= 0).nonzero().squeeze(1))
     assert torch.equal(rank, expected.view(-1)[place])
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-import numba
 import numpy as np
 import polars as pl
+
+from rectab.jit import kernel
 
 __all__ = ["bucket_names", "num_buckets", "positions_back", "time_gaps"]
 
@@ -29,7 +30,7 @@ def bucket_names(edges: Sequence[float]) -> pl.DataFrame:
     return pl.DataFrame({"value": values, "id": range(1, len(values) + 1)}, schema={"value": pl.String, "id": pl.Int64})
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def positions_back(offsets: np.ndarray, edges: np.ndarray, out: np.ndarray) -> None:
     """Buckets of the number of steps back, 1 for a row's most recent event.
 
@@ -43,7 +44,7 @@ def positions_back(offsets: np.ndarray, edges: np.ndarray, out: np.ndarray) -> N
             out[position] = 1 + np.searchsorted(edges, float(offsets[row + 1] - position), side="right")
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def time_gaps(
     times: np.ndarray,
     starts: np.ndarray,

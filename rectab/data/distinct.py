@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import polars as pl
+
+from rectab.jit import compiled, kernel
 
 __all__ = ["number_distinct"]
 
@@ -22,7 +23,7 @@ def number_distinct(column: pl.Series) -> tuple[pl.Series, np.ndarray]:
     return column.gather(first), codes
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _number(keys, checks):  # type: ignore[no-untyped-def]
     """(positions of first occurrences, codes) of cells with two 64-bit hashes each; open addressing."""
     bits, count = 12, 0
@@ -43,7 +44,7 @@ def _number(keys, checks):  # type: ignore[no-untyped-def]
     return first[:count].copy(), codes
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _find(table, first, bits, keys, checks, i):  # type: ignore[no-untyped-def]
     """(slot of cell i, the code there or -1)."""
     at = np.int64(keys[i] >> np.uint64(64 - bits))
@@ -54,7 +55,7 @@ def _find(table, first, bits, keys, checks, i):  # type: ignore[no-untyped-def]
     return at, code
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _grown(keys, first, bits):  # type: ignore[no-untyped-def]
     """(table of ``2^bits`` slots, room for half as many codes) with the codes there are."""
     table, room = np.full(1 << bits, -1, np.int32), np.empty(1 << (bits - 1), np.int64)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import numba
 import numpy as np
 import polars as pl
 
@@ -13,6 +12,7 @@ from rectab.data.recipe_parts import HistoryRecipe
 from rectab.data.sources import Sources
 from rectab.data.splits import rank_in_group
 from rectab.data.staging import GROUP, TIME, StagedTable, condition_column, stage_events, stage_prior
+from rectab.jit import kernel
 
 __all__ = ["EventOrder", "Groups", "build_history", "mark_seen"]
 
@@ -143,7 +143,7 @@ def _from_lists(history: HistoryRecipe, rows: StagedTable) -> EventOrder:
     return EventOrder(history, ranges, np.arange(lengths[0].sum()), [(f"list:{history.behaviour}", None, None)])
 
 
-@numba.njit(cache=True)
+@kernel
 def _count_before(
     row_group: np.ndarray, row_time: np.ndarray, starts: np.ndarray, event_time: np.ndarray, ranges: np.ndarray
 ) -> None:

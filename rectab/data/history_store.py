@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numba
 import numpy as np
 import torch
 
 from rectab.batch import Jagged
 from rectab.data.context import num_buckets, positions_back, time_gaps
+from rectab.jit import kernel
 from rectab.schema import Feature
 
 __all__ = ["HistoryStore"]
@@ -79,7 +79,7 @@ class HistoryStore:
         return np.cumsum(change)[:events]
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _gather_ranges(values: np.ndarray, starts: np.ndarray, offsets: np.ndarray, out: np.ndarray) -> None:
     for row in range(len(starts)):
         shift = starts[row] - offsets[row]

@@ -13,8 +13,8 @@ import numpy as np
 from numba import prange, types
 from numba.extending import overload
 
+from rectab.jit import compiled, parallel
 from rectab.ops.numba_lanes import LANES, load_lanes, splat, store_lanes, sum_lanes
-from rectab.ops.numba_support import compiled, parallel
 from rectab.ops.numba_values import copy_row
 
 

@@ -13,6 +13,7 @@ import math
 import numpy as np
 from numba import njit, prange
 
+from rectab.jit import compiled, parallel
 from rectab.ops.numba_lanes import (
     LANES,
     load_lanes,
@@ -24,7 +25,6 @@ from rectab.ops.numba_lanes import (
     sum_lanes,
     write_block,
 )
-from rectab.ops.numba_support import compiled, parallel
 from rectab.ops.numba_values import owner_of, spread
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
+from rectab.jit import compiled, parallel
 from rectab.ops.numba_lanes import LANES, load_lanes, store_lanes
-from rectab.ops.numba_support import compiled, parallel
 from rectab.ops.numba_values import copy_row, mix, owner_of, prefetch, spread
 
 _U32 = np.uint64(32)

@@ -1,109 +1,26 @@
-"""How numba kernels are compiled, cached and launched, and how tensors reach them.
+"""How numba kernels are launched, and how tensors reach them.
 
-Compiled code is cached in the user's cache directory, apart for every version of these sources. Kernels run on as many
-threads as torch's operators do (``torch.set_num_threads``), from any thread of the caller's.
+Kernels run on as many threads as torch's operators do (``torch.set_num_threads``), from any thread of the caller's.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import cache
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numba
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
-__all__ = [
-    "as_array",
-    "compiled",
-    "flat_rows",
-    "launch",
-    "parallel",
-    "raise_if_outside",
-    "rows_array",
-    "thread_count",
-]
-
-# Reassociation lets reductions over a row use vector registers; the order stays fixed, so results are deterministic.
-_COMPILE: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz"}}
-# Only prange is wanted of numba's parallel pass; the rest of it costs seconds of compilation.
-_UNWANTED = ("comprehension", "reduction", "inplace_binop", "setitem", "numpy", "stencil", "fusion")
-_PARALLEL: dict[str, Any] = {"prange": True, **dict.fromkeys(_UNWANTED, False)}
+__all__ = ["as_array", "flat_rows", "launch", "raise_if_outside", "rows_array", "thread_count"]
 
 _SERIAL_ELEMENTS = 1 << 14
 _config: Any = numba.config
 _lock = threading.Lock()
-
-
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorates what one thread of a kernel does."""
-    return njit(**_COMPILE)(function)
-
-
-def parallel(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorates a kernel: a prange over threads, compiled on first use and cached for later processes."""
-    with _cache_directory():
-        options: dict[str, Any] = {**_COMPILE, "parallel": _PARALLEL, "cache": True}
-        kernel = njit(**options)(function)
-    _serialize_cache_writes(kernel)
-    return kernel
-
-
-@contextmanager
-def _cache_directory() -> Iterator[None]:
-    """While a kernel is declared: its cache goes to ``$XDG_CACHE_HOME/rectab/numba-<hash of the sources>``.
-
-    ``NUMBA_CACHE_DIR`` has precedence where it is set.
-    """
-    previous = _config.CACHE_DIR
-    _config.CACHE_DIR = previous or str(_default_cache())
-    try:
-        yield
-    finally:
-        _config.CACHE_DIR = previous
-
-
-@cache
-def _default_cache() -> Path:
-    digest = hashlib.sha256(numba.__version__.encode())
-    for source in sorted(Path(__file__).parent.glob("*numba*.py")):
-        digest.update(source.read_bytes())
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "rectab" / f"numba-{digest.hexdigest()[:16]}"
-
-
-def _serialize_cache_writes(kernel: Any) -> None:
-    """Hold a lock file while numba saves a compiled kernel.
-
-    Numba numbers the files of a kernel's signatures by reading its index first: two processes that save at once would
-    give two signatures one file, and a third would then run code of the wrong signature.
-    """
-    cache_of_kernel: Any = getattr(kernel, "_cache", None)
-    if fcntl is None or not hasattr(cache_of_kernel, "save_overload"):
-        return
-    save = cache_of_kernel.save_overload
-
-    def locked_save(*arguments: Any) -> None:
-        directory = Path(cache_of_kernel.cache_path)
-        directory.mkdir(parents=True, exist_ok=True)
-        with (directory / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            save(*arguments)
-
-    cache_of_kernel.save_overload = locked_save
+_started = False  # whether numba's threads are
 
 
 def as_array(tensor: Tensor) -> np.ndarray:
@@ -144,8 +61,13 @@ def thread_count(elements: int) -> int:
 
 
 def launch(kernel: Callable[..., Any], threads: int, *arguments: Any) -> None:
-    """Run ``kernel(threads, *arguments)``; one launch at a time, since not every threading layer allows more."""
-    with _lock:
+    """Run ``kernel(threads, *arguments)``.
+
+    Kernels of one thread run side by side when several threads of the caller's launch them; of several threads, one at
+    a time, since they would take each other's.
+    """
+    global _started
+    with nullcontext() if threads == 1 and _started and numba.threading_layer() != "workqueue" else _lock:
         torch_threads = torch.get_num_threads()
         if numba.get_num_threads() != threads:
             numba.set_num_threads(threads)
@@ -153,3 +75,4 @@ def launch(kernel: Callable[..., Any], threads: int, *arguments: Any) -> None:
         # Numba's first launch sets the OpenMP threads that torch counts on, and with them the order of torch's sums.
         if torch.get_num_threads() != torch_threads:
             torch.set_num_threads(torch_threads)
+        _started = True

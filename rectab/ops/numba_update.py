@@ -10,6 +10,7 @@ import math
 import numpy as np
 from numba import njit, prange
 
+from rectab.jit import compiled, parallel
 from rectab.ops.numba_lanes import (
     LANES,
     load_lanes,
@@ -21,7 +22,6 @@ from rectab.ops.numba_lanes import (
     sum_lanes,
     write_block,
 )
-from rectab.ops.numba_support import compiled, parallel
 from rectab.ops.numba_values import load, prefetch
 
 _AHEAD = 16  # rows asked for before they are needed

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rectab.ops.dispatch import is_eager, kernel_name
 from rectab.tables.idset_numba import list_in_bitmap, list_in_list, ranges_in_list, rank_in_bitmap, rank_in_list
 
 __all__ = ["IdSet"]
@@ -112,7 +113,7 @@ class IdSet(nn.Module):
             return ids, torch.ones_like(ids, dtype=torch.bool)
         if self.form == "none":
             return torch.zeros_like(ids), torch.zeros_like(ids, dtype=torch.bool)
-        if ids.device.type == "cpu" and not torch.compiler.is_compiling():
+        if _has_numba(ids):
             return self._rank_by_numba(ids)
         if self.form == "bitmap":
             return self._rank_in_bitmap(ids)
@@ -159,7 +160,7 @@ class IdSet(nn.Module):
         Returns:
             Place ``i * length + offset`` and rank of every member, int64 [m] each, in the order of the places.
         """
-        if ids.device.type == "cpu" and self.form in ("bitmap", *_LOW_BITS):
+        if _has_numba(ids) and self.form in ("bitmap", *_LOW_BITS):
             return self._list_by_numba(ids, length)
         rank, offset, member = self.between(ids, length)
         place = torch.arange(len(ids), device=ids.device).unsqueeze(-1) * length + offset
@@ -231,6 +232,11 @@ def _bytes_of_form(num_ids: int, num_members: int) -> dict[Form, int]:
     for form, low_bits in _LOW_BITS.items():
         sizes[form] = num_members * low_bits // 8 + 4 * (-(-num_ids // (1 << low_bits)) + 1)
     return sizes
+
+
+def _has_numba(ids: Tensor) -> bool:
+    """Whether the kernels of :mod:`rectab.tables.idset_numba` are what runs on these ids."""
+    return is_eager(ids) and kernel_name(ids.device) == "numba"
 
 
 def _exclusive_cumsum(counts: Tensor) -> Tensor:

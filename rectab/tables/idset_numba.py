@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
+
+from rectab.jit import compiled, kernel
 
 __all__ = ["list_in_bitmap", "list_in_list", "ranges_in_list", "rank_in_bitmap", "rank_in_list"]
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _popcount(x: np.uint64) -> np.int64:
     x = x - ((x >> np.uint64(1)) & np.uint64(0x5555555555555555))
     x = (x & np.uint64(0x3333333333333333)) + ((x >> np.uint64(2)) & np.uint64(0x3333333333333333))
@@ -16,7 +17,7 @@ def _popcount(x: np.uint64) -> np.int64:
     return np.int64((x * np.uint64(0x0101010101010101)) >> np.uint64(56))
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def rank_in_bitmap(words: np.ndarray, ranks: np.ndarray, ids: np.ndarray, rank: np.ndarray, member: np.ndarray) -> None:
     """Fill ``rank`` int64 [n] and ``member`` bool [n] for ``ids`` int64 [n] in ``0 .. num_ids - 1``.
 
@@ -33,7 +34,7 @@ def rank_in_bitmap(words: np.ndarray, ranks: np.ndarray, ids: np.ndarray, rank: 
         member[i] = (words[word] >> bit) & np.uint64(1) != 0
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def rank_in_list(
     lows: np.ndarray, ranks: np.ndarray, low_bits: int, ids: np.ndarray, rank: np.ndarray, member: np.ndarray
 ) -> None:
@@ -58,7 +59,7 @@ def rank_in_list(
         member[i] = start < end and np.int64(lows[start]) == low
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def list_in_bitmap(
     words: np.ndarray, ids: np.ndarray, length: int, start: np.ndarray, position: np.ndarray, rank: np.ndarray
 ) -> None:
@@ -74,7 +75,7 @@ def list_in_bitmap(
             at += member
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def ranges_in_list(
     lows: np.ndarray, ranks: np.ndarray, low_bits: int, ids: np.ndarray, length: int, start: np.ndarray, end: np.ndarray
 ) -> None:
@@ -96,7 +97,7 @@ def ranges_in_list(
         end[i] = found
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def list_in_list(
     lows: np.ndarray,
     low_bits: int,
