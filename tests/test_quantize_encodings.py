@@ -31,9 +31,7 @@ def test_names_are_read_back(encoding):
     assert encoding_of(encoding.name) == encoding
 
 
-@pytest.mark.parametrize(
-    "name", ["int5/row", "int4", "int4/column", "codebook/4/int8", "codebook/0x4/int8", "mean", ""]
-)
+@pytest.mark.parametrize("name", ["int5/row", "int4", "int4/column", "codebook/4/int8", "mean", ""])
 def test_unknown_names_are_refused(name):
     with pytest.raises(ValueError, match="there is no encoding"):
         encoding_of(name)
@@ -131,6 +129,12 @@ def test_wrong_blocks_are_refused():
         Bits(4).fit(vectors[:0], weights[:0])
     with pytest.raises(ValueError, match="wider than D = 7"):
         Codebook(8, 4).fit(vectors, weights)
+
+
+def test_codebooks_beyond_their_range_are_refused():
+    for sub_dim, num_codes in ((0, 4), (4, 1), (4, 4097)):
+        with pytest.raises(ValueError, match="must be"):
+            encoding_of(f"codebook/{sub_dim}x{num_codes}/int8")
 
 
 @pytest.mark.parametrize("options", [{"bits": 5}, {"bits": 4, "steps": "column"}])
