@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -33,11 +34,13 @@ class Format(Strict):
     """How a file is written.
 
     Attributes:
-        kind: ``csv`` (any delimited text), ``parquet`` or ``jsonl``; None goes by the file's ending (before .gz).
+        kind: ``csv`` (any delimited text), ``parquet`` or ``jsonl``; None goes by the file's ending (before .gz, .zst).
         separator: between fields; more than one character is allowed (``::``).
         header: whether the first line names the columns.
         columns: names of the columns of a file without a header, in order.
-        quote: the character around fields that contain the separator; None where fields are raw.
+        quote: the character around fields that contain the separator, a quote (doubled) or a line end; None where
+            fields are raw.
+        ragged: the last column takes the rest of its line, however many separators are in it (a list, say).
         null_values: texts that mean "no value", besides the empty field.
         encoding: ``utf-8`` or ``latin-1``.
         fields: for ``jsonl``, column name -> path into the object (``asin``, ``categories.-1.-1``).
@@ -49,6 +52,7 @@ class Format(Strict):
     header: bool = True
     columns: tuple[str, ...] = ()
     quote: str | None = None
+    ragged: bool = False
     null_values: tuple[str, ...] = ()
     encoding: Literal["utf-8", "latin-1"] = "utf-8"
     fields: dict[str, str] = {}
@@ -58,8 +62,17 @@ class Format(Strict):
     def _check(self) -> Format:
         if self.kind == "jsonl" and not self.fields:
             raise ValueError("a jsonl file needs fields = { column = 'path.into.object' }")
-        if not self.separator:
-            raise ValueError("separator must not be empty")
+        if not self.separator or set("\r\n") & set(self.separator):
+            raise ValueError("separator must not be empty, nor hold a line end")
+        if self.quote is not None and (len(self.quote) != 1 or not " " < self.quote <= "~"):
+            raise ValueError(f"quote must be one ASCII character, such as '\"', got {self.quote!r}")
+        if self.quote is not None and self.quote in self.separator:
+            raise ValueError(f"quote {self.quote!r} is part of the separator {self.separator!r}")
+        if self.header and self.columns:
+            raise ValueError("columns are for a file without a header: say header = false, or leave columns out")
+        repeated = [name for name, count in Counter(self.columns).items() if count > 1]
+        if repeated:
+            raise ValueError(f"columns must be unique; repeated: {repeated}")
         return self
 
 

@@ -11,7 +11,9 @@ from typing import Any
 import polars as pl
 
 from rectab.data.errors import DataError
-from rectab.data.reading import INTEGERS, ROW, RawFile, checksum, find_file, open_raw
+from rectab.data.inputs import find_file
+from rectab.data.raw_bytes import checksum
+from rectab.data.reading import INTEGERS, ROW, RawFile, open_raw
 from rectab.data.recipe import Recipe
 from rectab.data.recipe_parts import Format, SideTable
 
@@ -32,7 +34,7 @@ class Sources:
     _tables: dict[str, tuple[SideTable, pl.LazyFrame]] = field(default_factory=dict)
 
     def open(self, name: str, form: Format | None, sha256: str | None) -> RawFile:
-        """Open a raw file, or the same name with .gz, and note its size and checksum.
+        """Open a raw file, or the same name with .gz or .zst, and note its size and checksum.
 
         Args:
             name: relative to the raw folder.
@@ -48,7 +50,7 @@ class Sources:
             digest = pool.submit(checksum, path) if is_new else None
             raw = open_raw(path, form or self.recipe.format, self.scratch, self.skip_bad)
         self.problems += raw.problems
-        self.dropped += len(raw.problems)
+        self.dropped += raw.dropped
         if digest is not None:
             actual = digest.result()
             if sha256 is not None and actual != sha256:

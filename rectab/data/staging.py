@@ -49,11 +49,11 @@ class StagedTable:
 
     def column(self, name: str) -> pl.Series:
         """[rows]: one staged column, read from the file."""
-        return pl.scan_parquet(self.path).select(name).collect().to_series()
+        return pl.scan_parquet(self.path, glob=False).select(name).collect().to_series()
 
     def place(self, row: int) -> str:
         """Where staged row ``row`` stands in the raw files."""
-        at = pl.scan_parquet(self.path).select(_FILE, ROW).slice(row, 1).collect().row(0)
+        at = pl.scan_parquet(self.path, glob=False).select(_FILE, ROW).slice(row, 1).collect().row(0)
         return self.raw[at[0]].place(at[1])
 
 
@@ -285,7 +285,7 @@ def _sink(sources: Sources, frame: pl.LazyFrame, raws: list[RawFile], checks: Ch
     path = sources.scratch / f"{name}.parquet"
     try:
         frame.sink_parquet(path, compression="lz4", statistics=False)
-        bad = pl.scan_parquet(path).filter(pl.col(_BAD) > 0).select(_FILE, ROW, _BAD, _CELL).collect()
+        bad = pl.scan_parquet(path, glob=False).filter(pl.col(_BAD) > 0).select(_FILE, ROW, _BAD, _CELL).collect()
     except pl.exceptions.PolarsError as error:
         files = ", ".join(str(raw.path) for raw in raws)
         raise DataError(f"{files}: polars cannot read it: {error}") from None
@@ -297,8 +297,10 @@ def _sink(sources: Sources, frame: pl.LazyFrame, raws: list[RawFile], checks: Ch
         sources.dropped += len(bad)
         sources.problems += messages
         kept = sources.scratch / f"{name}-kept.parquet"
-        pl.scan_parquet(path).filter(pl.col(_BAD) == 0).sink_parquet(kept, compression="lz4", statistics=False)
+        pl.scan_parquet(path, glob=False).filter(pl.col(_BAD) == 0).sink_parquet(
+            kept, compression="lz4", statistics=False
+        )
         path.unlink()
         path = kept
-    rows = pl.scan_parquet(path).select(pl.len()).collect().item()
+    rows = pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()
     return StagedTable(path, rows, raws)

@@ -93,13 +93,15 @@ def generate(options: SyntheticOptions, folder: Path) -> None:
 
 
 def _write_events(world: _World, users: np.ndarray, folder: Path) -> None:
-    parts = folder / "event_parts"
-    parts.mkdir()
+    made = folder / "event_parts"
+    made.mkdir()
+    parts = []
     size = max(1, world.options.chunk_rows // 64)
     for first, last in _chunks(len(users), size):
         events = world.events(users[first:last])
         visible = events.exists
         owner = np.broadcast_to(users[first:last, None], visible.shape)[visible]
+        parts.append(made / f"{first:012d}.parquet")
         pl.DataFrame(
             {
                 "user": world.raw_ids("user", owner),
@@ -107,8 +109,8 @@ def _write_events(world: _World, users: np.ndarray, folder: Path) -> None:
                 "item": world.raw_ids("item", events.item[visible]),
                 "category": world.raw_ids("category", events.item[visible] % world.options.categories),
             }
-        ).write_parquet(parts / f"{first:012d}.parquet")
-    pl.scan_parquet(parts / "*.parquet").sink_parquet(folder / _EVENTS_FILE)
+        ).write_parquet(parts[-1])
+    pl.scan_parquet(parts, glob=False).sink_parquet(folder / _EVENTS_FILE)
 
 
 @dataclass

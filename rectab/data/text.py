@@ -1,227 +1,215 @@
-"""Checks delimited text line by line before polars reads it, so that an error can name the line.
+"""Checks delimited text record by record before polars reads it, so that an error can name the line.
 
-One pass over the bytes finds what polars cannot report well: a gzip that ends early, bytes that are no UTF-8, lines
-with too few or too many fields. Where the file cannot be scanned as it is (compressed, another encoding, a long
-separator, lines to leave out), the pass writes a plain copy into the scratch folder.
+One pass finds what polars cannot report well: a packed file that ends early, bytes that are no UTF-8, records with too
+few or too many fields, quotes that are never closed. Where polars cannot scan the file as it is (packed, another
+encoding, a long separator, values over several lines, records to leave out), the pass writes a plain copy into the
+scratch folder: bare values between control characters that no value holds, and behind them the line of the record.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
-import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
 
 import numpy as np
+import polars as pl
 
 from rectab.data.errors import DataError
+from rectab.data.raw_bytes import PACKED
 from rectab.data.recipe_parts import Format
+from rectab.data.records import Block, Records
 
-__all__ = ["CheckedText", "check_text", "open_bytes", "read_blocks"]
+__all__ = ["SHOWN_PROBLEMS", "TextFile", "open_text"]
 
-_BLOCK_BYTES = 1 << 24
-_UNIT_SEPARATOR = "\x1f"  # stands in for separators of more than one character, which polars cannot read
+# What plain copies may use for separator, end of record and carriage return (polars cuts one off the end of a value).
+_CONTROLS = [code for code in range(31, 0, -1) if code not in b"\t\n\r"]
+_HEADER_MARKS = b"\x1f\x1e\r"
+_RETURN = ord("\r")
+SHOWN_PROBLEMS = 20  # problems that are remembered
 
 
 @dataclass
-class CheckedText:
-    """A delimited file that polars can scan.
+class TextFile:
+    """A delimited file that polars scans.
 
     Attributes:
-        path: the file itself, or its plain copy.
+        frame: its columns as text, and ``row``: the line of each record.
         columns: names in order.
-        separator: of ``path``.
-        dropped: line numbers (from 1) of the original that are not rows of ``path``, ascending.
-        problems: what was wrong with the lines dropped for a reason (blank lines are not among them).
+        dropped: how many bad records are not in ``frame``.
+        problems: what was wrong with the first of them.
     """
 
-    path: Path
+    frame: pl.LazyFrame
     columns: list[str]
-    separator: str
-    dropped: list[int] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
+    dropped: int
+    problems: list[str]
 
 
-def open_bytes(path: Path) -> IO[bytes]:
-    """Open a file for reading bytes, seeing through .gz."""
-    if path.suffix == ".gz":
-        return cast("IO[bytes]", gzip.open(path, "rb"))
-    return path.open("rb")
-
-
-def read_blocks(path: Path) -> Iterator[bytes]:
-    """Blocks of whole lines.
-
-    Raises:
-        DataError: if the file is missing or a gzip is damaged or ends early; names the line reached.
-    """
-    line = 1
-    rest = b""
-    try:
-        with open_bytes(path) as file:
-            while block := file.read(_BLOCK_BYTES):
-                block = rest + block
-                cut = block.rfind(b"\n") + 1
-                rest = block[cut:]
-                if cut:
-                    line += block.count(b"\n", 0, cut)
-                    yield block[:cut]
-        if rest:
-            yield rest
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; see the recipe's source for where to get it") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path}: damaged gzip after line {line} ({error}); download it again") from None
-
-
-def check_text(path: Path, form: Format, scratch: Path, skip_bad: bool) -> CheckedText:
-    """Check every line of a delimited file.
+def open_text(path: Path, form: Format, scratch: Path, skip_bad: bool, row: str) -> TextFile:
+    """Check every record of a delimited file and open it.
 
     Args:
-        path: the file, plain or .gz.
+        path: the file, plain, .gz or .zst.
         form: how it is written.
         scratch: folder for a plain copy, if one is needed.
-        skip_bad: leave bad lines out instead of raising.
+        skip_bad: leave bad records out instead of raising.
+        row: name of the column of line numbers.
 
     Raises:
         DataError: naming the file and the line.
     """
-    separator = form.separator if len(form.separator) == 1 else _UNIT_SEPARATOR
     columns = _column_names(path, form)
-    copy = path.suffix == ".gz" or form.encoding != "utf-8" or separator != form.separator
-    for attempt in (copy, True):
-        checked = CheckedText(path, columns, separator)
-        target = scratch / f"{path.stem}-{len(list(scratch.iterdir()))}.txt" if attempt else None
-        _check_lines(path, form, checked, target, skip_bad)
-        if target is not None:
-            checked.path = target
-        if target is not None or not checked.dropped:
+    if form.ragged and len(columns) < 2:
+        raise DataError(f"{path}: ragged needs a column before the one that takes the rest of the line")
+    records = Records(path, form, len(columns))
+    check = _Check(records, len(columns), skip_bad)
+    if check.is_plain():
+        return TextFile(_scan_file(path, form, columns, row), columns, 0, [])
+    target = scratch / f"{path.stem}-{len(list(scratch.iterdir()))}.txt"
+    while True:
+        marks = _unused_controls(records)
+        check = _Check(records, len(columns), skip_bad)
+        if check.copy(target, marks):
             break
-    return checked
+    frame = _scan_copy(target, form, marks, bool(records.controls[_RETURN]), columns, row)
+    return TextFile(frame, columns, check.dropped, check.problems)
+
+
+def _scan_file(path: Path, form: Format, columns: list[str], row: str) -> pl.LazyFrame:
+    frame = pl.scan_csv(
+        path.absolute(),
+        glob=False,
+        separator=form.separator,
+        has_header=False,
+        skip_rows=int(form.header),  # the header is read already
+        raise_if_empty=False,
+        schema=dict.fromkeys(columns, pl.String),
+        quote_char=form.quote,
+        null_values=list(form.null_values) or None,
+        row_index_name=row,
+        row_index_offset=1 + int(form.header),
+    )
+    return frame.with_columns(pl.col(pl.String).replace("", None)) if form.quote else frame  # "" is empty like nothing
+
+
+def _scan_copy(path: Path, form: Format, marks: bytes, has_returns: bool, columns: list[str], row: str) -> pl.LazyFrame:
+    frame = pl.scan_csv(
+        path,
+        glob=False,
+        separator=chr(marks[0]),
+        eol_char=chr(marks[1]),
+        has_header=False,
+        raise_if_empty=False,
+        schema={**dict.fromkeys(columns, pl.String), row: pl.Int64},
+        quote_char=None,
+        null_values=list(form.null_values) or None,
+    )
+    if not has_returns:
+        return frame
+    return frame.with_columns(pl.col(pl.String).str.replace_all(chr(marks[2]), "\r", literal=True))
 
 
 def _column_names(path: Path, form: Format) -> list[str]:
     if not form.header:
+        if not form.columns:
+            raise DataError(f"{path}: a file without a header needs columns = [...] in its format")
         return list(form.columns)
-    first = next(read_blocks(path), b"").split(b"\n", 1)[0].rstrip(b"\r").removeprefix(b"\xef\xbb\xbf")
-    try:
-        text = first.decode(form.encoding)
-    except UnicodeDecodeError:
-        raise DataError(f"{path}, line 1: the header is not {form.encoding}") from None
-    if not text:
-        raise DataError(f"{path}: empty, where a header line was expected")
-    names = (
-        next(csv.reader([text], delimiter=form.separator, quotechar=form.quote))
-        if form.quote
-        else text.split(form.separator)
-    )
-    names = [name.strip() for name in names]
+    line, text = _header(path, form)
+    names = [name.strip() for name in text.split(chr(_HEADER_MARKS[0]))[:-1]]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
-        raise DataError(f"{path}, line 1: column {repeated[0]!r} appears {names.count(repeated[0])} times; rename one")
+        times = names.count(repeated[0])
+        raise DataError(f"{path}, line {line}: column {repeated[0]!r} appears {times} times; rename one")
     return names
 
 
-def _check_lines(path: Path, form: Format, checked: CheckedText, target: Path | None, skip_bad: bool) -> None:
-    number = 1  # of the block's first line
-    out = target.open("wb") if target is not None else None
-    try:
-        for raw in read_blocks(path):
-            block = _Block(raw, number, form, checked.separator, len(checked.columns))
-            dropped = block.dropped_lines(path)
-            for line, problem in dropped.items():
-                if problem and not skip_bad:
-                    raise DataError(f"{path}, line {line}: {problem}")
-                checked.dropped.append(line)
-                if problem:
-                    checked.problems.append(f"{path.name}, line {line}: {problem}")
-            if out is not None:
-                out.write(block.without(dropped))
-            number += block.lines
-    finally:
-        if out is not None:
-            out.close()
+def _header(path: Path, form: Format) -> tuple[int, str]:
+    """(line, the first record that is not blank in plain form)."""
+    begun = b""
+    for block in Records(path, form).blocks(_HEADER_MARKS):
+        begin = 0
+        for record, end in enumerate(block.out_ends):
+            if not block.is_blank[record]:
+                if record in block.problems:
+                    line, problem = block.problems[record]
+                    raise DataError(f"{path}, line {line}: the header: {problem}")
+                return int(block.first_line[record]), (begun + block.out[begin:end].tobytes()).decode()
+            begin = int(end)
+        begun += block.out[begin:].tobytes()
+    raise DataError(f"{path}: empty, where a header line was expected")
 
 
-class _Block:
-    """Some whole lines of the file and what is wrong with them."""
-
-    def __init__(self, raw: bytes, first_line: int, form: Format, separator: str, fields: int) -> None:
-        self.form, self.separator, self.fields = form, separator, fields
-        self.first_line = first_line
-        self.bytes = raw.decode("latin-1").encode() if form.encoding == "latin-1" else raw
-        if separator != form.separator:
-            self.bytes = self.bytes.replace(form.separator.encode(), separator.encode())
-        self.array = np.frombuffer(self.bytes, np.uint8)
-        ends = np.flatnonzero(self.array == ord("\n"))
-        if not self.bytes.endswith(b"\n"):
-            ends = np.append(ends, len(self.array))
-        self.ends = ends
-        self.starts = np.concatenate([[0], ends[:-1] + 1]).astype(np.int64)
-        self.lines = len(ends)
-
-    def line(self, index: int) -> bytes:
-        return self.bytes[self.starts[index] : self.ends[index]].rstrip(b"\r")
-
-    def dropped_lines(self, path: Path) -> dict[int, str]:
-        """Line number -> what is wrong with it ('' for a blank line), in ascending order."""
-        suspects = set(self._miscounted()) | set(self._undecodable())
-        found = {}
-        for index in sorted(suspects):
-            problem = self._explain(self.line(index))
-            if problem is not None:
-                found[self.first_line + index] = problem
-        return found
-
-    def without(self, dropped: dict[int, str]) -> bytes:
-        if not dropped:
-            return self.bytes
-        kept, start = [], 0
-        for line in dropped:
-            index = line - self.first_line
-            kept.append(self.bytes[start : self.starts[index]])
-            start = min(int(self.ends[index]) + 1, len(self.bytes))
-        return b"".join([*kept, self.bytes[start:]])
-
-    def _miscounted(self) -> np.ndarray:
-        """Lines that do not have ``fields - 1`` separators (quotes not considered), and blank ones."""
-        positions = np.flatnonzero(self.array == ord(self.separator))
-        count = np.diff(np.searchsorted(positions, self.ends), prepend=0)
-        blank = self.ends - self.starts <= 1
-        return np.flatnonzero((count != self.fields - 1) | blank)
-
-    def _undecodable(self) -> list[int]:
-        try:
-            self.bytes.decode("utf-8")
-            return []
-        except UnicodeDecodeError:
-            return [index for index in range(self.lines) if not _is_utf8(self.line(index))]
-
-    def _explain(self, line: bytes) -> str | None:
-        if not line and self.fields > 1:
-            return ""
-        try:
-            text = line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            byte = f"byte {error.start + 1} of the line (0x{line[error.start]:02x})"
-            return f"{byte} is not UTF-8; convert the file or set encoding"
-        fields = len(text.split(self.separator))
-        if self.form.quote and self.form.quote in text:
-            if text.count(self.form.quote) % 2:
-                return None  # a quoted field goes over several lines: left to polars
-            fields = len(next(csv.reader([text], delimiter=self.separator, quotechar=self.form.quote)))
-        if fields == self.fields:
-            return None
-        hint = f"; is {self.form.separator!r} the right separator?" if fields == 1 else ""
-        return f"{fields} fields where {self.fields} are expected{hint}"
+def _unused_controls(records: Records) -> bytes:
+    """Three control characters that no value holds, as far as the file was read."""
+    unused = [code for code in _CONTROLS if not records.controls[code]]
+    if len(unused) < 3:
+        raise DataError(f"{records.path}: its values hold every control character there is; it is no text")
+    return bytes(unused[:3])
 
 
-def _is_utf8(line: bytes) -> bool:
-    try:
-        line.decode("utf-8")
+class _Check:
+    """One pass over a file's records, which are counted and kept, left out, or refused."""
+
+    def __init__(self, records: Records, fields: int, skip_bad: bool) -> None:
+        self.records, self.fields, self.skip_bad = records, fields, skip_bad
+        self.dropped, self.problems = 0, list[str]()
+        self.header_to_come = records.form.header
+
+    def is_plain(self) -> bool:
+        """Can polars scan the file as it is? Raises DataError for a bad record."""
+        form, path = self.records.form, self.records.path
+        if path.suffix in PACKED or form.encoding != "utf-8" or len(form.separator.encode()) > 1 or form.ragged:
+            return False
+        for block in self.records.blocks():
+            self._rows(block)
+            if self.dropped or block.is_open or block.is_odd.any() or block.is_blank.any():
+                return False
+        return not self.records.controls[_RETURN]
+
+    def copy(self, target: Path, marks: bytes) -> bool:
+        """Write the rows to ``target`` in plain form; False where values turn out to hold one of the marks."""
+        begun = 0  # where the record starts that has not ended yet
+        with target.open("wb") as file:
+            for block in self.records.blocks(marks):
+                written = 0
+                for record in np.flatnonzero(~self._rows(block)):
+                    begin = block.out_ends[record - 1] if record else 0
+                    if record == 0:  # it may have begun in earlier blocks
+                        file.seek(begun)
+                        file.truncate()
+                    file.write(block.out[written:begin])
+                    written = block.out_ends[record]
+                end = block.out_ends[-1] if len(block.out_ends) else 0
+                file.write(block.out[written:end])
+                begun = file.tell() if len(block.out_ends) else begun
+                file.write(block.out[end:])
+                if self.records.controls[list(marks)].any():
+                    return False
         return True
-    except UnicodeDecodeError:
-        return False
+
+    def _rows(self, block: Block) -> np.ndarray:
+        """bool [m]: which records are rows."""
+        rows = ~block.is_blank
+        bad = rows & (block.fields != self.fields)
+        bad[list(block.problems)] = True
+        if self.header_to_come and rows.any():
+            header = int(np.argmax(rows))
+            rows[header] = bad[header] = self.header_to_come = False
+        for record in np.flatnonzero(bad):
+            if self.skip_bad and len(self.problems) == SHOWN_PROBLEMS:
+                break
+            line, problem = block.problems.get(int(record)) or self._miscounted(block, int(record))
+            if not self.skip_bad:
+                raise DataError(f"{self.records.path}, line {line}: {problem}")
+            self.problems.append(f"{self.records.path.name}, line {line}: {problem}")
+        self.dropped += int(bad.sum())
+        return rows & ~bad
+
+    def _miscounted(self, block: Block, record: int) -> tuple[int, str]:
+        line, count, form = int(block.first_line[record]), int(block.fields[record]), self.records.form
+        last = line + int(block.lines[record]) - 1
+        where = f" (it goes on to line {last})" if last > line else ""
+        hint = f"; is {form.separator!r} the right separator?" if count == 1 else ""
+        if form.quote is None and b'"' in block.text(record):
+            hint = "; it has quotes: say quote = '\"' in its format if they go around values"
+        return line, f"{count} fields where {self.fields} are expected{where}{hint}"

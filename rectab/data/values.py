@@ -36,7 +36,7 @@ class RawValues:
         path = self.dataset.path / f"vocabularies/{index}_values.parquet"
         if not path.exists():
             return {}
-        frame = pl.read_parquet(path)
+        frame = pl.read_parquet(path, glob=False)
         return dict(zip(frame["id"].to_list(), frame["value"].to_list(), strict=True))
 
 
