@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from rectab.schema import Vocabulary
 from rectab.tables import InfeasibleBudget, TableOptions, format_bytes, full_table_bytes, parse_budget, plan
@@ -33,7 +32,7 @@ def test_other_budgets_are_refused(text: str) -> None:
 
 def test_the_denominator_is_the_fp32_full_table() -> None:
     vocabularies = [Vocabulary("a", 1000), Vocabulary("b", 24)]
-    planned = plan("full", vocabularies, 16, options=TableOptions(dtype=torch.bfloat16))
+    planned = plan("full", vocabularies, 16, options=TableOptions(rows="bf16"))
     assert planned.full_bytes == full_table_bytes(vocabularies, 16) == planned.build().float().ledger().bytes
     assert planned.ratio == pytest.approx(0.5, abs=0.01)
     assert plan("full", vocabularies, 16, "100%").ratio == 1.0

@@ -166,7 +166,7 @@ def test_the_step_is_the_gradient_of_the_papers_objective(method: TableMethod) -
     )
     torch.manual_seed(1)
     model = CTRModel(dataset.schema, table_of(method, dataset.schema.vocabularies, init_std=0.5), config)
-    options = TableOptions(gradient="dense", dtype=torch.float64)
+    options = TableOptions(gradient="dense", rows="fp64")
     copied = build_table(method.name, dataset.schema.vocabularies, DIM, model.table.config, options)
     wide = CTRModel(dataset.schema, copied, config).double()
     wide.load_state_dict(

@@ -147,25 +147,6 @@ def test_offsets_that_would_read_outside_are_refused(offsets: list[int]) -> None
         segment_sum(torch.ones(4, 2), torch.tensor(offsets))
 
 
-@pytest.mark.parametrize("how", ["concat", "sum", "product", "weighted"])
-def test_combined_rows_and_their_gradients(how: str) -> None:
-    rows = torch.tensor([[[0, 1], [2, 2]], [[4, 0], [3, 1]]])
-    store, dense = RowStore(5, 3, init_std=1.0), RowStore(5, 3, gradient="dense")
-    dense.load_state_dict(store.state_dict())
-    weights = torch.rand(rows.shape, generator=drawn(0), requires_grad=True) if how == "weighted" else None
-    kind = "sum" if how == "weighted" else how
-    out, expected = store.combined(rows, kind, weights), dense.combined(rows, kind, weights)
-    torch.testing.assert_close(out, expected)
-    target = torch.randn(out.shape, generator=drawn(1))
-    (out * target).sum().backward()
-    given_weights = None if weights is None else weights.grad.clone()
-    (expected * target).sum().backward()
-    touched, sums = fast.coalesce(store.pending, 3)
-    torch.testing.assert_close(torch.zeros(5, 3).index_add(0, touched, sums), dense.weight.grad)
-    if weights is not None:
-        torch.testing.assert_close(weights.grad, 2 * given_weights)
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_stochastic_rounding_is_right_on_average_and_exact_where_it_can_be(dtype: torch.dtype) -> None:
     values = torch.cat([torch.randn(500, generator=drawn(0)), torch.randn(500, generator=drawn(1)) * 1e-5])

@@ -30,8 +30,8 @@ DENSE: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
-def a_store(dtype: torch.dtype = torch.float32) -> RowStore:
-    return RowStore(ROWS, DIM, init_std=0.1, generator=torch.Generator().manual_seed(1), dtype=dtype)
+def a_store(rows: str = "fp32") -> RowStore:
+    return RowStore(ROWS, DIM, init_std=0.1, generator=torch.Generator().manual_seed(1), rows=rows)
 
 
 def batches(steps: int, seed: int = 2) -> list[tuple[Tensor, Tensor]]:
@@ -184,7 +184,7 @@ def test_accumulated_gradients_make_one_step(name: str) -> None:
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 def test_state_is_restored_and_training_is_deterministic(name: str, decay: float) -> None:
-    whole, resumed = a_store(torch.bfloat16), a_store(torch.bfloat16)
+    whole, resumed = a_store("bf16"), a_store("bf16")
     options: dict[str, Any] = {"weight_decay": decay, "state_dtype": torch.bfloat16, "seed": 3}
     one = OPTIMIZERS[name]([("t", whole)], **options)
     two = OPTIMIZERS[name]([("t", resumed)], **options)
@@ -199,10 +199,10 @@ def test_state_is_restored_and_training_is_deterministic(name: str, decay: float
         RowAdam([("other", whole)]).load_state_dict(one.state_dict())
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("rows", ["bf16", "fp16"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_half_precision_rows_follow_full_precision(name: str, dtype: torch.dtype) -> None:
-    full, half = a_store(), a_store(dtype)
+def test_half_precision_rows_follow_full_precision(name: str, rows: str) -> None:
+    full, half = a_store(), a_store(rows)
     half.load_state_dict(full.state_dict())
     train(full, OPTIMIZERS[name]([("t", full)]), 200)
     train(half, OPTIMIZERS[name]([("t", half)], state_dtype=torch.bfloat16), 200)
@@ -259,7 +259,7 @@ def test_gradients_of_a_lookup_after_clipping_are_added() -> None:
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_rows_may_be_numbered_in_32_bits(name: str, kernel: str) -> None:
-    stores = [a_store(torch.bfloat16), a_store(torch.bfloat16)]
+    stores = [a_store("bf16"), a_store("bf16")]
     for store, integer in zip(stores, (torch.int32, torch.int64), strict=True):
         optimizer = OPTIMIZERS[name]([("t", store)], weight_decay=0.1, kernel=kernel)
         for rows, target in batches(10):
@@ -274,7 +274,7 @@ def test_half_precision_rows_and_state_are_the_same_in_both_kernels(name: str) -
     """Updates and replays of bf16 rows with bf16 state; fused arithmetic may tip a value to its neighbour."""
     results = []
     for kernel in KERNELS:
-        store = a_store(torch.bfloat16)
+        store = a_store("bf16")
         options: dict[str, Any] = {"weight_decay": 0.1, "max_replay": 4, "state_dtype": torch.bfloat16}
         optimizer = OPTIMIZERS[name]([("t", store)], kernel=kernel, **options)
         train(store, optimizer, 12)

@@ -402,13 +402,13 @@ print(table(torch.tensor([0, 1, 77]), 1).tolist())
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_storage_dtype_halves_the_rows(method: TableMethod, vocabularies: list[Vocabulary]) -> None:
+def test_the_format_of_rows_halves_them(method: TableMethod, vocabularies: list[Vocabulary]) -> None:
     config = small(method, vocabularies).config
-    rows = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        table = build_table(method.name, vocabularies, DIM, config, TableOptions(dtype=dtype))
-        rows[dtype] = table.ledger().by_kind()["rows"]
-    assert rows[torch.bfloat16] * 2 == rows[torch.float32]
+    size = {}
+    for rows in ("fp32", "bf16"):
+        table = build_table(method.name, vocabularies, DIM, config, TableOptions(rows=rows))
+        size[rows] = table.ledger().by_kind()["rows"]
+    assert size["bf16"] * 2 == size["fp32"]
 
 
 @pytest.mark.parametrize("method", [p for p in METHODS if p.values[0].exportable])

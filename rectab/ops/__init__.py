@@ -2,19 +2,34 @@
 
 from rectab.ops.bags import segment_sum, spread_bags
 from rectab.ops.dispatch import KernelName, kernel_name, use_kernel
+from rectab.ops.formats import (
+    FloatFormat,
+    Int8Format,
+    RowFormat,
+    float_format,
+    formats,
+    get_format,
+    register_format,
+)
 from rectab.ops.hashing import MAX_ROWS, address_rows, hash_rows, mix, salt_of
-from rectab.ops.rows import Combination, Gradient, RowStore
+from rectab.ops.rows import Gradient, RowStore
 
 __all__ = [
     "MAX_ROWS",
-    "Combination",
+    "FloatFormat",
     "Gradient",
+    "Int8Format",
     "KernelName",
+    "RowFormat",
     "RowStore",
     "address_rows",
+    "float_format",
+    "formats",
+    "get_format",
     "hash_rows",
     "kernel_name",
     "mix",
+    "register_format",
     "salt_of",
     "segment_sum",
     "spread_bags",

@@ -54,19 +54,9 @@ class RowAdagrad(RowOptimizer):
         shape = (store.num_rows,) if self._state_kind == "row" else (store.num_rows, store.row_dim)
         return {"square": empty_rows(*shape, dtype=self.state_dtype, device=device).fill_(self._initial)}
 
-    def _update(self, name: str, rows: Tensor, gradients: Tensor, lr: float, decay: float) -> None:
-        weight = self.stores[name].weight
-        kernels_for(weight.device, self.kernel).adagrad_update(
-            weight,
-            self.row_state[name]["square"],
-            rows,
-            gradients,
-            self._shares.get(name),
-            lr,
-            decay,
-            self.eps,
-            self._salt(name, "update"),
-        )
+    def _update(self, weight: Tensor, state: dict[str, Tensor], rows: Tensor, *gradient: Any) -> None:
+        *gradient, salt = gradient
+        kernels_for(weight.device, self.kernel).adagrad_update(weight, state["square"], rows, *gradient, self.eps, salt)
 
     def _refresh(self, name: str, rows: Tensor) -> None:
         weight, state = self.stores[name].weight, self.row_state[name]

@@ -54,7 +54,7 @@ class RowAdam(RowOptimizer):
         super().__init__(stores, {"lr": lr}, **options)
         self._corrections = {
             device: _bias_corrections(betas).to(device)
-            for device in {s.weight.device for s in self.stores.values()}
+            for device in {s.device for s in self.stores.values()}
             if device.type != "meta"
         }
 
@@ -67,23 +67,20 @@ class RowAdam(RowOptimizer):
             state["steps"] = empty_rows(store.num_rows, dtype=torch.int32, device=device).zero_()
         return state
 
-    def _update(self, name: str, rows: Tensor, gradients: Tensor, lr: float, decay: float) -> None:
-        weight, state = self.stores[name].weight, self.row_state[name]
+    def _update(self, weight: Tensor, state: dict[str, Tensor], rows: Tensor, *gradient: Any) -> None:
+        *gradient, salt = gradient
         kernels_for(weight.device, self.kernel).adam_update(
             weight,
             state["moment"],
             state["square"],
             state.get("steps"),
             rows,
-            gradients,
-            self._shares.get(name),
-            lr,
-            decay,
+            *gradient,
             self.betas,
             self.eps,
             self._corrections[weight.device],
             self.clock.now + 1,
-            self._salt(name, "update"),
+            salt,
         )
 
     def _refresh(self, name: str, rows: Tensor) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rectab.ops.dispatch import KernelName, kernel_name
+from rectab.ops.formats import FloatFormat
 from rectab.ops.hashing import salt_of
 from rectab.ops.memory import empty_rows
 from rectab.ops.replay import Clock
@@ -75,15 +76,15 @@ class RowOptimizer(torch.optim.Optimizer):
         self.kernel: KernelName = kernel
         self.clock = Clock(weight_decay, -1 if max_replay is None else max_replay)
         self._check(defaults["lr"], weight_decay, max_replay)
-        super().__init__([s.weight for s in self.stores.values()], {**defaults, "weight_decay": weight_decay})
+        super().__init__([s.anchor for s in self.stores.values()], {**defaults, "weight_decay": weight_decay})
         self.row_state: dict[str, dict[str, Tensor]] = {
-            name: self._new_state(store, store.weight.device) for name, store in self.stores.items()
+            name: self._new_state(store, store.device) for name, store in self.stores.items()
         }
         self._shares = self._shares_of(row_counts) if self._decays("minibatch") else {}
         for name, store in self.stores.items():
             store.before_lookup = None  # an optimizer that was there before must not decay rows any longer
             if self._decays("full"):
-                seen = empty_rows(store.num_rows, dtype=torch.int32, device=store.weight.device).zero_()
+                seen = empty_rows(store.num_rows, dtype=torch.int32, device=store.device).zero_()
                 self.row_state[name]["seen"] = seen
                 store.before_lookup = self._refresher(name)
 
@@ -93,6 +94,10 @@ class RowOptimizer(torch.optim.Optimizer):
         for name, store in self.stores.items():
             if store.gradient != "row":
                 raise ValueError(f"row store {name!r} has gradient={store.gradient!r}; use a torch optimizer for it")
+            if weight_decay and self.decay == "full" and not isinstance(store.format, FloatFormat):
+                raise ValueError(
+                    f"row store {name!r} holds {store.format.name}: use decay='lazy' or 'minibatch', not 'full'"
+                )
         if lr < 0 or weight_decay < 0:
             raise ValueError(f"lr and weight_decay must be at least 0, got lr={lr}, weight_decay={weight_decay}")
         if self.decay not in ("full", "lazy", "minibatch"):
@@ -118,7 +123,7 @@ class RowOptimizer(torch.optim.Optimizer):
             counts = None if row_counts is None else row_counts.get(name)
             if counts is None or counts.shape != (store.num_rows,):
                 raise ValueError(f"decay='minibatch' needs row_counts[{name!r}] of shape ({store.num_rows},)")
-            shares[name] = 1.0 / counts.to(store.weight.device, torch.float32).clamp(min=1.0)
+            shares[name] = 1.0 / counts.to(store.device, torch.float32).clamp(min=1.0)
         return shares
 
     def _refresher(self, name: str) -> Callable[[Tensor], None]:
@@ -134,7 +139,7 @@ class RowOptimizer(torch.optim.Optimizer):
 
     def kernel_of(self, name: str) -> str:
         """Which implementation updates the named store, for results."""
-        return kernel_name(self.stores[name].weight.device, self.kernel)
+        return kernel_name(self.stores[name].device, self.kernel)
 
     def __getstate__(self) -> dict[str, Any]:
         raise TypeError("a row optimizer belongs to its stores and cannot be copied; make a new one, load state_dict()")
@@ -144,8 +149,11 @@ class RowOptimizer(torch.optim.Optimizer):
     def _new_state(self, store: RowStore, device: torch.device) -> dict[str, Tensor]:
         raise NotImplementedError
 
-    def _update(self, name: str, rows: Tensor, gradients: Tensor, lr: float, decay: float) -> None:
-        """One step of the distinct ``rows`` int64 [u] with ``gradients`` fp32 [u, D]."""
+    def _update(self, weight: Tensor, state: dict[str, Tensor], rows: Tensor, *gradient: Any) -> None:
+        """One step of the distinct ``rows`` int64 [u] of ``weight`` and ``state``.
+
+        ``gradient`` is what every kernel takes: gradients fp32 [u, D], shares or None, lr, decay, salt.
+        """
         raise NotImplementedError
 
     def _refresh(self, name: str, rows: Tensor) -> None:
@@ -179,9 +187,26 @@ class RowOptimizer(torch.optim.Optimizer):
         store.pending = []
         if self._decays("full"):
             self._refresh(name, rows)  # rows that were looked up before the last step
-        self._update(name, rows, gradients, lr, self.clock.decay)
+        shares, salt = self._shares.get(name), self._salt(name, "update")
+        if isinstance(store.format, FloatFormat):
+            state = self.row_state[name]
+            self._update(store.weight, state, rows, gradients, shares, lr, self.clock.decay, salt)
+        else:
+            self._update_copy(name, store, rows, gradients, None if shares is None else shares[rows], lr, salt)
         if self._decays("full"):
             self.row_state[name]["seen"].index_fill_(0, rows, self.clock.now + 1)
+
+    def _update_copy(
+        self, name: str, store: RowStore, rows: Tensor, gradients: Tensor, shares: Tensor | None, lr: float, salt: int
+    ) -> None:
+        """One step of rows in a format that kernels do not write: read them, apply the rule to the copy, write it."""
+        values, state = store.read(rows), self.row_state[name]
+        copied = {key: tensor[rows] for key, tensor in state.items()}
+        numbers = torch.arange(rows.numel(), device=rows.device)
+        self._update(values, copied, numbers, gradients, shares, lr, self.clock.decay, salt)
+        for key, tensor in copied.items():
+            state[key][rows] = tensor
+        store.write(rows, values, salt)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop pending gradients."""
@@ -202,7 +227,7 @@ class RowOptimizer(torch.optim.Optimizer):
         for name, store in self.stores.items():
             for start in range(0, store.num_rows, _CATCH_UP_ROWS):
                 end = min(start + _CATCH_UP_ROWS, store.num_rows)
-                self._refresh(name, torch.arange(start, end, device=store.weight.device))
+                self._refresh(name, torch.arange(start, end, device=store.device))
 
     def state_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """(``store.key``, tensor) of everything it holds for every row."""

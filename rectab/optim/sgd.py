@@ -34,10 +34,8 @@ class RowSGD(RowOptimizer):
         if lr * self.clock.decay >= 1.0:
             raise ValueError(f"lr * weight_decay must be below 1 for RowSGD, got {lr} * {self.clock.decay}")
 
-    def _update(self, name: str, rows: Tensor, gradients: Tensor, lr: float, decay: float) -> None:
-        weight = self.stores[name].weight
-        kernels = kernels_for(weight.device, self.kernel)
-        kernels.sgd_update(weight, rows, gradients, self._shares.get(name), lr, decay, self._salt(name, "update"))
+    def _update(self, weight: Tensor, state: dict[str, Tensor], rows: Tensor, *gradient: Any) -> None:
+        kernels_for(weight.device, self.kernel).sgd_update(weight, rows, *gradient)
 
     def _refresh(self, name: str, rows: Tensor) -> None:
         weight = self.stores[name].weight

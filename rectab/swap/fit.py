@@ -64,17 +64,17 @@ def fit_table(table: EmbeddingTable, targets: Sequence[FitTarget], seed: int = 0
 
 @torch.no_grad()
 def _fit_rows(table: RangeTable | UnifiedTable, store: RowStore, targets: Sequence[FitTarget]) -> None:
-    total = torch.zeros(store.num_rows, store.row_dim, device=store.weight.device)
-    mass = torch.zeros(store.num_rows, device=store.weight.device)
+    total = torch.zeros(store.num_rows, store.row_dim, device=store.device)
+    mass = torch.zeros(store.num_rows, device=store.device)
     for target in targets:
-        index = torch.tensor(target.vocabulary, device=store.weight.device)
+        index = torch.tensor(target.vocabulary, device=store.device)
         for ids, vectors, weights in target.blocks():
             rows = table.address(ids, index).reshape(ids.numel(), -1)
             chunks = vectors.reshape(ids.numel(), rows.shape[1], store.row_dim)
             total.index_add_(0, rows.flatten(), (chunks * weights[:, None, None]).flatten(0, 1))
             mass.index_add_(0, rows.flatten(), weights.unsqueeze(1).expand_as(rows).flatten())
     read = mass > 0  # a row that no known id reads keeps its initial value
-    store.weight[read] = (total[read] / mass[read].unsqueeze(1)).to(store.weight.dtype)
+    store.write(read.nonzero().squeeze(1), total[read] / mass[read].unsqueeze(1))
 
 
 @torch.enable_grad()

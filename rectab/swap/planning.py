@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
-from rectab.ops import Gradient
+from rectab.ops import Gradient, float_format
 from rectab.schema import Vocabulary
 from rectab.swap.find import FoundTable, Selector, find_tables
 from rectab.tables import InfeasibleBudget, Plan, TableOptions, format_bytes, get_method, parse_budget, plan
@@ -190,7 +191,14 @@ def _scale(table: FoundTable, centre: FoundTable) -> float:
 def _options(members: Sequence[FoundTable], gradient: Gradient, unseen: Unseen | None, seed: int) -> TableOptions:
     centre = members[0]
     std = 0.01 if math.isnan(centre.std) else centre.std
-    return TableOptions(gradient=gradient, init_std=std, seed=seed, dtype=centre.weight.dtype, unseen=unseen)
+    if gradient == "row" and centre.weight.dtype == torch.float64:
+        raise ValueError(
+            f"{centre.name} is float64, but row optimizers compute in float32; swap with gradient='dense' or 'sparse', "
+            "or convert the model with model.float() first"
+        )
+    return TableOptions(
+        gradient=gradient, init_std=std, seed=seed, rows=float_format(centre.weight.dtype).name, unseen=unseen
+    )
 
 
 def _smallest(planned: Any) -> int:

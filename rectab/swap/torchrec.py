@@ -37,11 +37,13 @@ from rectab.tables.unified import UnifiedTable
 
 __all__ = ["RowAddressing", "ShardableBags", "ShardableEmbeddings", "plan_collection", "shardable"]
 
-_DATA_TYPES = {torch.float32: DataType.FP32, torch.float16: DataType.FP16, torch.bfloat16: DataType.BF16}
+_DATA_TYPES = {"fp32": DataType.FP32, "fp16": DataType.FP16, "bf16": DataType.BF16}
 
 
 def _row_configs(kind: Any, planned: Plan, addressing: RowAddressing, **options: Any) -> list[Any]:
     layout = layout_of(planned)
+    if planned.options.rows not in _DATA_TYPES:
+        raise ValueError(f"torchrec trains rows held as {', '.join(_DATA_TYPES)}, not as {planned.options.rows}")
     width = planned.embedding_dim // layout.num_chunks
     readers: list[list[str]] = [[] for _ in layout.ranges]
     for feature, index in zip(addressing.features, addressing.vocabulary_indices, strict=True):
@@ -53,7 +55,7 @@ def _row_configs(kind: Any, planned: Plan, addressing: RowAddressing, **options:
             num_embeddings=rows.num_rows,
             embedding_dim=width,
             feature_names=names,
-            data_type=_DATA_TYPES[planned.options.dtype],
+            data_type=_DATA_TYPES[planned.options.rows],
             init_fn=partial(nn.init.normal_, std=planned.options.init_std),
             **options,
         )

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from rectab.ops import FloatFormat, get_format
 from rectab.tables.base import EmbeddingTable
 from rectab.tables.views import BagView, EmbeddingView
 
@@ -32,15 +33,20 @@ class _Swapped:
         """As in torch's modules: whether the gradient is a sparse tensor."""
         return self.table.options.gradient == "sparse"
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the vectors, as of the table it replaced."""
+        held = get_format(self.table.options.rows)
+        return held.dtype if isinstance(held, FloatFormat) else torch.float32
+
     def _set_scale(self, scale: float) -> None:
         # In the state_dict, because another process may measure another scale before it loads a checkpoint.
-        dtype, device = self.table.options.dtype, next(self.table.parameters()).device
-        value = None if scale == 1.0 else torch.tensor(scale, dtype=dtype, device=device)
+        value = None if scale == 1.0 else torch.tensor(scale, dtype=self.dtype, device=self.table.device)
         self.register_buffer("scale", value)
 
     def vectors(self, input: Tensor) -> Tensor:
-        """int [*] -> float [*, D], times the scale of the table it replaced."""
-        vectors: Tensor = super().vectors(input)  # type: ignore[misc]
+        """int [*] -> float [*, D] in the host's dtype, times the scale of the table it replaced."""
+        vectors: Tensor = super().vectors(input).to(self.dtype)  # type: ignore[misc]
         return vectors if self.scale is None else vectors * self.scale
 
     @torch.no_grad()

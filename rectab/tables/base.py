@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from rectab.ops import Gradient, RowStore
+from rectab.ops import Gradient, RowStore, get_format
 from rectab.schema import Vocabulary
 from rectab.tables.ledger import Ledger, measure, measure_tensors
 from rectab.tables.unseen import Unseen, check_unseen, check_vocabulary, place_unseen, refuse_outside
@@ -35,7 +36,8 @@ class TableOptions:
         gradient: how gradients reach an optimizer, see :mod:`rectab.ops.rows`.
         init_std: standard deviation of the table's *output* at step 0, whatever it sums or multiplies.
         seed: of the initial values.
-        dtype: of the rows.
+        rows: name of the format that rows are held in (``fp32``, ``bf16``, ``fp16``, ``int8``, ...), see
+            :mod:`rectab.ops.formats`.
         device: where the table is built; ``meta`` allocates nothing and still counts bytes.
         unseen: what an id outside its fitted vocabulary reads, see :mod:`rectab.tables.unseen`. None leaves it to the
             method: one whose record says ``serves_any_id`` serves it like any other id, any other raises IndexError.
@@ -44,12 +46,17 @@ class TableOptions:
     gradient: Gradient = "row"
     init_std: float = 0.01
     seed: int = 0
-    dtype: torch.dtype = torch.float32
+    rows: str = "fp32"
     device: torch.device | str = "cpu"
     unseen: Unseen | None = None
 
+    def row_bytes(self, row_dim: int) -> float:
+        """Bytes of a row of ``row_dim`` elements, scales and all."""
+        return get_format(self.rows).row_bytes(row_dim)
+
     def __post_init__(self) -> None:
         check_unseen(self.unseen)
+        get_format(self.rows)
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,11 @@ class EmbeddingTable(nn.Module, Generic[ConfigT]):
         self.config = config
         self.options = options or TableOptions()
 
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are."""
+        return next(chain(self.parameters(), self.buffers())).device
+
     def lookup(self, ids: Tensor, vocabulary: Tensor) -> Tensor:
         """int64 [*] ids, int64 vocabulary indices broadcastable to ids -> float [*, D]. To be implemented."""
         raise NotImplementedError
@@ -157,13 +169,13 @@ class EmbeddingTable(nn.Module, Generic[ConfigT]):
     def row_stores(self) -> Iterator[tuple[str, RowStore]]:
         """(name, store) of every row store that is trained."""
         for name, module in self.named_modules():
-            if isinstance(module, RowStore) and module.weight.requires_grad:
+            if isinstance(module, RowStore) and module.trained:
                 yield name, module
 
     def dense_parameters(self) -> Iterator[nn.Parameter]:
         """Trained parameters outside row stores: scales, thresholds, decoders."""
-        stores = {id(store.weight) for _, store in self.row_stores()}
-        return (p for p in self.parameters() if p.requires_grad and id(p) not in stores)
+        rows = {id(p) for _, store in self.row_stores() for p in store.parameters()}
+        return (p for p in self.parameters() if p.requires_grad and id(p) not in rows)
 
     def ledger(self, optimizer: Any = None) -> Ledger:
         """Every tensor held, and the state of ``optimizer`` (a torch or a row optimizer) if one is given."""

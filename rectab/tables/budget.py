@@ -189,10 +189,10 @@ def plan(
 def _training_ledger(table: EmbeddingTable) -> Ledger:
     """What training ``table``, which is on the meta device, holds: its tensors, gradients and Adam's state."""
     ledger = table.ledger()
-    rows = [store.weight for _, store in table.row_stores()] if table.options.gradient == "row" else []
+    rows = [store.anchor for _, store in table.row_stores()] if table.options.gradient == "row" else []
     if rows:
         ledger += table.ledger(RowAdam(table.row_stores(), lr=1e-3)).only("optimizer")
-    row_ids = {id(weight) for weight in rows}
+    row_ids = {id(anchor) for anchor in rows}
     rest = [p for p in table.parameters() if p.requires_grad and id(p) not in row_ids]
     if rest:
         for parameter in rest:

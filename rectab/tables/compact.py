@@ -68,8 +68,8 @@ def gather_present(store: RowStore, rows: Tensor, present: Tensor) -> Tensor:
 class RaggedRows(nn.Module):
     """Groups of rows; the rows of group g hold only the dimensions ``columns[g]``. Groups of equal width share a store.
 
-    Memory: (sum over groups of rows * width) * itemsize, a first row and a width a group, and D integers a group if a
-    group keeps other than its first dimensions.
+    Memory: sum over groups of rows * (bytes of a row of that width), a first row and a width a group, and D integers a
+    group if a group keeps other than its first dimensions.
 
     Args:
         num_rows: rows of every group.
@@ -103,7 +103,7 @@ class RaggedRows(nn.Module):
                     width,
                     init_std=0.0,
                     gradient=options.gradient,
-                    dtype=options.dtype,
+                    rows=options.rows,
                     device=options.device,
                 )
                 for width, rows in sorted(rows_of_width.items())
@@ -143,8 +143,8 @@ class RaggedRows(nn.Module):
         group_bytes = (
             RaggedRows._first_dtype(rows_of_width).itemsize + small + (0 if prefixes else embedding_dim * small)
         )
-        elements = sum(width * rows for width, rows in rows_of_width.items())
-        return elements * options.dtype.itemsize + len(num_rows) * group_bytes
+        row_bytes = sum(options.row_bytes(width) * rows for width, rows in rows_of_width.items())
+        return int(row_bytes) + len(num_rows) * group_bytes
 
     def forward(self, group: Tensor, position: Tensor, kept: Tensor) -> Tensor:
         """Vectors of rows.
@@ -194,8 +194,7 @@ class RaggedRows(nn.Module):
         return nn.functional.pad(vectors, (0, self.embedding_dim - vectors.shape[-1]))
 
     def _new_zeros(self, *shape: int) -> Tensor:
-        weight = next(self._stores()).weight
-        return torch.zeros(*shape, self.embedding_dim, dtype=weight.dtype, device=weight.device)
+        return next(self._stores()).new_zeros(*shape, self.embedding_dim)
 
     @torch.no_grad()
     def fill(self, group: int, vectors: Tensor) -> None:
@@ -205,4 +204,4 @@ class RaggedRows(nn.Module):
         kept, first = list(self.columns[group]), int(self.first[group])
         store = self.stores[str(len(kept))]
         assert isinstance(store, RowStore)
-        store.weight[first : first + vectors.shape[0]] = vectors[:, kept]
+        store.write(slice(first, first + vectors.shape[0]), vectors[:, kept])

@@ -23,7 +23,7 @@ class FullTable(RangeTable[FullConfig]):
 
     An id outside its vocabulary raises IndexError: nothing is clamped.
 
-    Memory: (sum of num_embeddings) * D * itemsize, and a first row and a number of rows per vocabulary.
+    Memory: (sum of num_embeddings) * (bytes of a row), and a first row and a number of rows per vocabulary.
     """
 
     def __init__(

@@ -37,7 +37,7 @@ class HashedTable(RangeTable[HashedConfig]):
     Any id of a hashed vocabulary is served, also one never seen in training (it shares the row it hashes to). An id
     outside a vocabulary that is kept whole raises IndexError.
 
-    Memory: (sum of num_rows) * D * itemsize + 16 bytes a vocabulary.
+    Memory: (sum of num_rows) * (bytes of a row) + 16 bytes a vocabulary.
     """
 
     def __init__(
@@ -112,8 +112,7 @@ def plan_hashed(
         raise InfeasibleBudget("hashed", budget_bytes, smallest, "one row a vocabulary")
     if bytes_of(sizes) <= budget_bytes:
         return HashedConfig(tuple(sizes), seed)
-    row_bytes = embedding_dim * options.dtype.itemsize
-    total = len(sizes) + (budget_bytes - smallest) // row_bytes
+    total = len(sizes) + int((budget_bytes - smallest) // options.row_bytes(embedding_dim))
     while bytes_of(num_rows := allocate_rows(sizes, total, whole_below)) > budget_bytes:
         total -= 1  # vocabularies of one id are whole in the smallest table and may have hidden the salts' bytes
     return HashedConfig(num_rows, seed)

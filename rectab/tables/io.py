@@ -11,9 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from rectab.named import find_named
 from rectab.ops import RowStore
 from rectab.schema import Vocabulary
 from rectab.tables.base import EmbeddingTable, TableOptions
@@ -23,8 +20,6 @@ from rectab.tables.registry import build_table, config_from_json, config_to_json
 __all__ = ["FORMAT_VERSION", "build_described", "describe_table", "load_table", "save_table", "stored_in"]
 
 FORMAT_VERSION = 3
-
-_ROWS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def save_table(table: EmbeddingTable, path: str | Path) -> None:
@@ -62,11 +57,10 @@ def describe_table(table: EmbeddingTable) -> dict[str, Any]:
 
 def _rows_of(table: EmbeddingTable) -> str:
     """How the rows are held, also after ``table.half()``: the stores are asked before the options."""
-    held = {m.weight.dtype for m in table.modules() if isinstance(m, RowStore)} or {table.options.dtype}
-    names = [name for name, dtype in _ROWS.items() if dtype in held]
-    if len(held) != 1 or not names:
-        raise ValueError(f"a file holds the rows of a table in one of {', '.join(_ROWS)}; here they are in {held}")
-    return names[0]
+    held = {m.format.name for m in table.modules() if isinstance(m, RowStore)} or {table.options.rows}
+    if len(held) != 1:
+        raise ValueError(f"a file holds the rows of a table in one format; here they are in {', '.join(sorted(held))}")
+    return held.pop()
 
 
 def build_described(
@@ -81,8 +75,8 @@ def build_described(
         vocabularies: what the table serves.
         options: device and gradient; how rows are held and unseen ids are the file's.
     """
-    rows = find_named("way to hold rows", _ROWS, description.get("rows", "fp32"))
-    options = replace(options or TableOptions(), unseen=description.get("unseen"), dtype=rows)
+    rows = description.get("rows", "fp32")
+    options = replace(options or TableOptions(), unseen=description.get("unseen"), rows=rows)
     config = config_from_json(description["method"], description["config"])
     return build_table(description["method"], vocabularies, description["embedding_dim"], config, options)
 

@@ -18,8 +18,8 @@ class LedgerEntry:
 
     Attributes:
         component: where it hangs, as in ``state_dict`` (``store.weight``).
-        kind: ``rows`` (embedding rows), ``index`` (salts, offsets, remaps, codes), ``decoder`` (other parameters),
-            ``gradient`` or ``optimizer``.
+        kind: ``rows`` (embedding rows with their scales), ``index`` (salts, offsets, remaps, codes), ``decoder`` (other
+            parameters), ``gradient`` or ``optimizer``.
         dtype: torch dtype without the ``torch.``.
         shape: shape of the tensor.
         bytes: bytes of its storage.
@@ -63,11 +63,12 @@ class Ledger:
 
 def measure(module: nn.Module) -> Ledger:
     """The parameters and buffers of ``module``, each storage once (a view counts its whole storage)."""
-    rows = {f"{name}.weight" if name else "weight" for name, m in module.named_modules() if isinstance(m, RowStore)}
+    stores = [(f"{name}." if name else "", m) for name, m in module.named_modules() if isinstance(m, RowStore)]
+    rows = {prefix + name for prefix, store in stores for name in store.tensors}
     named: list[tuple[str, str, Tensor]] = []
     for name, parameter in module.named_parameters():
         named.append((name, "rows" if name in rows else "decoder", parameter))
-    named += [(name, "index", buffer) for name, buffer in module.named_buffers()]
+    named += [(name, "rows" if name in rows else "index", buffer) for name, buffer in module.named_buffers()]
     return Ledger(tuple(_entries(named)))
 
 

@@ -25,8 +25,8 @@ class RangeTable(EmbeddingTable[ConfigT]):
     hashed with its own salt, which depends on the seed and the vocabulary's name, so that adding or reordering
     vocabularies moves no rows within a range.
 
-    Memory: (sum of num_rows) * D * itemsize, and per vocabulary a first row, a number of rows and, if any is hashed, a
-    salt.
+    Memory: (sum of num_rows) * (bytes of a row), and per vocabulary a first row, a number of rows and, if any is
+    hashed, a salt.
     """
 
     first_row: Tensor
@@ -67,7 +67,7 @@ class RangeTable(EmbeddingTable[ConfigT]):
             init_std=self.options.init_std,
             generator=generator,
             gradient=self.options.gradient,
-            dtype=self.options.dtype,
+            rows=self.options.rows,
             device=device,
         )
 

@@ -44,8 +44,8 @@ class UnifiedTable(EmbeddingTable[UnifiedConfig]):
     depends on the seed, the vocabulary's name and the chunk's number, so chunks keep numeric order and a new vocabulary
     moves no rows. With several sub-tables a new vocabulary must come last.
 
-    Memory: num_tables * rows_per_table * (D / num_chunks) * itemsize + 8 * num_chunks bytes a vocabulary, whatever the
-    number and size of the vocabularies.
+    Memory: num_tables * rows_per_table * (bytes of a row of D / num_chunks elements) + 8 * num_chunks bytes a
+    vocabulary, whatever the number and size of the vocabularies.
     """
 
     salt: Tensor
@@ -77,7 +77,7 @@ class UnifiedTable(EmbeddingTable[UnifiedConfig]):
             init_std=self.options.init_std,
             generator=torch.Generator().manual_seed(self.options.seed),
             gradient=self.options.gradient,
-            dtype=self.options.dtype,
+            rows=self.options.rows,
             device=device,
         )
 
@@ -133,8 +133,8 @@ def plan_unified(
     smallest = build_table("unified", vocabularies, embedding_dim, first, options).ledger().bytes
     if smallest > budget_bytes:
         raise InfeasibleBudget("unified", budget_bytes, smallest, "one row a sub-table")
-    row_bytes = (embedding_dim // num_chunks) * options.dtype.itemsize
-    rows = first.num_tables + (budget_bytes - smallest) // row_bytes
+    row_bytes = options.row_bytes(embedding_dim // num_chunks)
+    rows = first.num_tables + int((budget_bytes - smallest) // row_bytes)
     num_tables = _sub_tables(rows, pairs, num_tables)
     return UnifiedConfig(min(rows // num_tables, MAX_ROWS), num_chunks, num_tables, seed)
 

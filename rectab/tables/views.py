@@ -48,7 +48,7 @@ class _View(nn.Module):
     def materialize(self) -> Tensor:
         """float [num_embeddings, D]: a copy of the vectors of all known ids."""
         ids = torch.from_numpy(self.table.vocabularies[self.vocabulary].known_ids())
-        return self.vectors(ids.to(next(self.table.parameters()).device))
+        return self.vectors(ids.to(self.table.device))
 
 
 class EmbeddingView(_View):

@@ -48,8 +48,7 @@ class OptimizerSet:
         def free(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
             return [p for p in parameters if p.requires_grad and id(p) not in taken]
 
-        rows = free(store.weight for _, store in self._stores)
-        self._stores = [(name, store) for name, store in self._stores if id(store.weight) in {id(p) for p in rows}]
+        self._stores = [(name, store) for name, store in self._stores if id(store.anchor) not in taken]
         self.dense = free(model.dense_parameters()) + free(model.table.dense_parameters())
         self.by_part: dict[str, torch.optim.Optimizer] = {}
         if outside := free(model.dense_parameters()):
@@ -57,8 +56,8 @@ class OptimizerSet:
         # Thresholds, scales and decoders of a table feel no decay: nobody asked for it.
         if inside := free(model.table.dense_parameters()):
             self.by_part["table"] = self._dense_optimizer(inside, 0.0)
-        if rows:
-            self.by_part["rows"] = self._optimizer_of_rows(rows, id_counts)
+        if self._stores:
+            self.by_part["rows"] = self._optimizer_of_rows(id_counts)
         for optimizer in self.by_part.values():
             for group in optimizer.param_groups:
                 group["initial_lr"] = group["lr"]
@@ -67,9 +66,7 @@ class OptimizerSet:
         optimizer: Any = _DENSE_OPTIMIZERS[self.config.optimizer]
         return optimizer(parameters, lr=self.config.lr, weight_decay=decay, fused=True)
 
-    def _optimizer_of_rows(
-        self, rows: list[nn.Parameter], id_counts: Mapping[str, np.ndarray] | None
-    ) -> torch.optim.Optimizer:
+    def _optimizer_of_rows(self, id_counts: Mapping[str, np.ndarray] | None) -> torch.optim.Optimizer:
         config = self.config
         name = config.row_optimizer or config.optimizer
         lr = config.row_lr or config.lr
@@ -85,6 +82,7 @@ class OptimizerSet:
                 seed=config.seed,
             )
             return made
+        rows = [store.weight for _, store in self._stores]
         if gradients == {"dense"}:
             dense: Any = _DENSE_OPTIMIZERS[name]
             made = dense(rows, lr=lr, weight_decay=config.embedding_l2, fused=True)
@@ -145,7 +143,7 @@ class OptimizerSet:
             if part in self.by_part:
                 ledger += table.ledger(self.by_part[part]).only("optimizer")
         trained = [p for p in table.parameters() if p.requires_grad]
-        stores = {id(store.weight) for _, store in self._stores if store.gradient != "dense"}
+        stores = {id(store.anchor) for _, store in self._stores if store.gradient != "dense"}
         return ledger.bytes + sum(p.numel() * p.element_size() for p in trained if id(p) not in stores)
 
     def catch_up(self) -> None:

@@ -114,7 +114,7 @@ def _gradients(table: DNISTable, loss: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return by_alpha, torch.arange(store.num_rows, device=dense.device), dense.float()
     pending, store.pending = store.pending, []
     alpha.grad = None
-    loss.backward(inputs=[alpha, store.weight])
+    loss.backward(inputs=[alpha, store.anchor])
     rows, gradients = coalesce(store.pending, store.row_dim)
     store.pending = pending
     accumulated = alpha.grad
@@ -127,13 +127,14 @@ def _gradients(table: DNISTable, loss: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _moved(store: RowStore, rows: Tensor, change: Tensor) -> Iterator[None]:
     """The store with ``change`` added to ``rows``; as it was afterwards, to the bit."""
     with torch.no_grad():
-        before = store.weight[rows].clone()
-        store.weight[rows] = (before.float() + change).to(before.dtype)
+        before = {name: tensor[rows].clone() for name, tensor in store.tensors.items()}
+        store.write(rows, store.read(rows) + change)
     try:
         yield
     finally:
         with torch.no_grad():
-            store.weight[rows] = before
+            for name, tensor in store.tensors.items():
+                tensor[rows] = before[name]
 
 
 def _forever(trainer: StageRunner, source: str) -> Iterator[Batch]:

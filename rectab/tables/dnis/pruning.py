@@ -41,7 +41,7 @@ class Pruner:
 
     Args:
         vocabularies: of N ids together.
-        options: dtype of the rows.
+        options: how rows are held.
         rows: [N, D], the embeddings times their soft selection.
         blocks: int [N].
         num_blocks: L.
@@ -136,4 +136,4 @@ def largest_bytes(
     places = len(sizes) * embedding_dim * 8
     structured = structured_bytes(vocabularies, embedding_dim, StructuredDNISConfig(tuple(sizes), columns), options)
     almost = sparse_bytes(vocabularies, embedding_dim, SparseDNISConfig(max(num_ids * embedding_dim - 1, 1)), options)
-    return max(structured + places, almost + options.dtype.itemsize)
+    return max(structured + places, almost + int(options.row_bytes(1)))

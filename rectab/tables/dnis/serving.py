@@ -22,8 +22,8 @@ __all__ = ["SparseDNISTable", "StructuredDNISTable", "sparse_bytes", "structured
 class StructuredDNISTable(CompactTable[StructuredDNISConfig]):
     """The kept dimensions of every block of ids, densely. Ids of a block that keeps none give zeros.
 
-    Memory: (sum over blocks of ids * kept dimensions) * itemsize, which block every id is in (2 to 5 bits an id), and
-    D small integers a block.
+    Memory: sum over blocks of ids * (bytes of a row of the kept dimensions), which block every id is in (2 to 5 bits an
+    id), and D small integers a block.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class SparseDNISTable(CompactTable[SparseDNISConfig]):
     column indexes and row pointers take 1.125 bits an entry of the full table, or 8 or 16 bits a kept entry and next to
     nothing else, whichever is less (an ordinary one takes 32 bits a kept entry and 32 a row).
 
-    Memory: num_entries * itemsize, and that set.
+    Memory: num_entries * (bytes of a row of one element), and that set.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class SparseDNISTable(CompactTable[SparseDNISConfig]):
             1,
             init_std=0.0,
             gradient=self.options.gradient,
-            dtype=self.options.dtype,
+            rows=self.options.rows,
             device=device,
         )
 
@@ -92,8 +92,7 @@ class SparseDNISTable(CompactTable[SparseDNISConfig]):
         if torch.compiler.is_compiling():
             return self._lookup_in_fixed_shapes(first)
         place, rank = self.entries.list_between(first.reshape(-1), dim)
-        weight = self.store.weight
-        vectors = torch.zeros(ids.numel() * dim, dtype=weight.dtype, device=weight.device)
+        vectors = self.store.new_zeros(ids.numel() * dim)
         return vectors.index_copy(0, place, self.store(rank).squeeze(-1)).view(*ids.shape, dim)
 
     def _lookup_in_fixed_shapes(self, first: Tensor) -> Tensor:
@@ -109,7 +108,7 @@ class SparseDNISTable(CompactTable[SparseDNISConfig]):
     def fill(self, entries: Tensor, rows: Tensor) -> None:
         """Take entries, int64 [num_entries] ascending, of a full table [N, D]."""
         self.entries.fill(entries)
-        self.store.weight[:, 0] = rows.reshape(-1)[entries]
+        self.store.write(slice(0, entries.numel()), rows.reshape(-1)[entries].unsqueeze(1))
 
 
 def structured_bytes(
@@ -130,9 +129,8 @@ def sparse_bytes(
     """Bytes of :class:`SparseDNISTable`, without building it."""
     num_ids = sum(v.num_embeddings for v in vocabularies)
     entries = IdSet.bytes_of(num_ids * embedding_dim, config.num_entries, embedding_dim)
-    return (
-        (len(vocabularies) + 1) * index_dtype(num_ids).itemsize + entries + config.num_entries * options.dtype.itemsize
-    )
+    rows = int(config.num_entries * options.row_bytes(1))
+    return (len(vocabularies) + 1) * index_dtype(num_ids).itemsize + entries + rows
 
 
 def _parts(num_ids: int, config: StructuredDNISConfig) -> list[int]:

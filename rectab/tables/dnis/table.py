@@ -64,18 +64,16 @@ class DNISTable(RangeTable[DNISConfig]):
     @torch.no_grad()
     def merged(self) -> Tensor:
         """[N, D]: a copy of the rows times their selection."""
-        rows = torch.empty_like(self.store.weight)
-        alpha = self.alpha.to(rows.dtype)
+        rows = self.store.new_zeros(self.store.num_rows, self.embedding_dim)
         for part in slices_of(self.store.num_rows):
-            torch.mul(self.store.weight[part], alpha[self.block[part].int()], out=rows[part])
+            torch.mul(self.store.read(part), self.alpha[self.block[part].int()], out=rows[part])
         return rows
 
     def planned_serving(self) -> Ledger:
         """The most that training may end in: the budget, or everything kept."""
         size = largest_bytes(self.vocabularies, self.embedding_dim, self.config, self.options)
         size = size if self.config.budget_bytes is None else min(size, self.config.budget_bytes)
-        dtype = str(self.options.dtype).removeprefix("torch.")
-        return Ledger((LedgerEntry("rows and indexes, at most", "rows", dtype, (), size),))
+        return Ledger((LedgerEntry("rows and indexes, at most", "rows", self.options.rows, (), size),))
 
     def serving(self) -> EmbeddingTable:
         """The merged table pruned to the budget, in the form that keeps more of its magnitude."""

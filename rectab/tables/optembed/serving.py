@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from rectab.ops import RowStore
 from rectab.schema import Vocabulary
 from rectab.tables.base import TableOptions
 from rectab.tables.compact import CompactTable, RaggedRows, index_dtype
@@ -20,8 +21,8 @@ __all__ = ["CompactOptEmbedTable", "compact_bytes"]
 class CompactOptEmbedTable(CompactTable[CompactOptEmbedConfig]):
     """The kept rows of every vocabulary, at its width; a pruned id gives zeros or its vocabulary's shared vector.
 
-    Memory: (sum over vocabularies of rows * width) * itemsize, the set of kept ids (at most 1.125 bits an id), and a
-    few integers a vocabulary. Shared vectors are one more row a vocabulary.
+    Memory: sum over vocabularies of rows * (bytes of a row of its width), the set of kept ids (at most 1.125 bits an
+    id), and a few integers a vocabulary. Shared vectors are one more row a vocabulary.
     """
 
     first_rank: Tensor
@@ -52,20 +53,20 @@ class CompactOptEmbedTable(CompactTable[CompactOptEmbedConfig]):
         return self.rows(vocabulary.expand(ids.shape), position, kept)
 
     @torch.no_grad()
-    def fill(self, kept: Tensor, rows: Tensor, shared: Tensor | None) -> None:
+    def fill(self, kept: Tensor, rows: RowStore, shared: RowStore | None) -> None:
         """Take the kept rows of a full table.
 
         Args:
             kept: bool [N], ids of all vocabularies in schema order.
-            rows: [N, D].
-            shared: [V, D], for ``pruned="shared"``.
+            rows: of N rows.
+            shared: of V rows, for ``pruned="shared"``.
         """
         members = kept.nonzero().squeeze(1)
         self.kept.fill(members)
         for index, part in enumerate(members.split(list(self.config.num_rows))):
-            vectors = rows[part]
+            vectors = rows.read(part)
             if shared is not None:
-                vectors = torch.cat([vectors, shared[index : index + 1]])
+                vectors = torch.cat([vectors, shared.read(slice(index, index + 1))])
             if vectors.shape[0]:
                 self.rows.fill(index, vectors)
 

@@ -85,14 +85,15 @@ class Sizer:
             return float("-inf")
         if not self.config.search_rows:
             return None
-        elements = torch.tensor(widths, device=self.owner.device)[self.owner].cumsum(0)
-        num_ids, itemsize = self.owner.numel(), self.options.dtype.itemsize
+        row_bytes = [int(self.options.row_bytes(width)) for width in widths]
+        size_up_to = torch.tensor(row_bytes, device=self.owner.device)[self.owner].cumsum(0)
+        num_ids = self.owner.numel()
         # What does not depend on which rows are kept; index types are those of the full table, at least as wide.
-        fixed = self._bytes(self.sizes, widths) - int(elements[-1]) * itemsize
+        fixed = self._bytes(self.sizes, widths) - int(size_up_to[-1])
 
         def excess(count: int) -> int:
-            kept = int(elements[count - 1]) if count else 0
-            return kept * itemsize + IdSet.bytes_of(num_ids, count) + fixed - budget
+            kept = int(size_up_to[count - 1]) if count else 0
+            return kept + IdSet.bytes_of(num_ids, count) + fixed - budget
 
         count = bisect.bisect_right(range(num_ids), 0, key=excess) - 1
         if count < (0 if self.config.pruned == "shared" else 1):
@@ -137,8 +138,8 @@ def smallest_bytes(
     if not config.search_rows:
         return size
     rows = 0 if config.pruned == "shared" else 1
-    row_bytes = (sum(sizes) - rows) * width * options.dtype.itemsize
-    return size - row_bytes + IdSet.bytes_of(sum(sizes), rows)
+    row_bytes = (sum(sizes) - rows) * options.row_bytes(width)
+    return size - int(row_bytes) + IdSet.bytes_of(sum(sizes), rows)
 
 
 def largest_bytes(

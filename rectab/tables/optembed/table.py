@@ -72,7 +72,7 @@ class OptEmbedTable(RangeTable[OptEmbedConfig]):
                 init_std=self.options.init_std,
                 generator=torch.Generator().manual_seed(self.options.seed + 1),
                 gradient=self.options.gradient,
-                dtype=self.options.dtype,
+                rows=self.options.rows,
                 device=device,
             )
 
@@ -114,7 +114,7 @@ class OptEmbedTable(RangeTable[OptEmbedConfig]):
         return (norms - self.threshold[vocabulary]) / self.scales[vocabulary]
 
     def _norms(self) -> Tensor:
-        return torch.cat([row_norms(self.store.weight[rows]) for rows in slices_of(self.store.num_rows)])
+        return torch.cat([row_norms(self.store.read(rows)) for rows in slices_of(self.store.num_rows)])
 
     @torch.no_grad()
     def _sizer(self) -> Sizer:
@@ -131,8 +131,7 @@ class OptEmbedTable(RangeTable[OptEmbedConfig]):
         """The most that training may end in: the budget, or everything kept."""
         size = largest_bytes(self.vocabularies, self.embedding_dim, self.config, self.options)
         size = size if self.config.budget_bytes is None else min(size, self.config.budget_bytes)
-        dtype = str(self.options.dtype).removeprefix("torch.")
-        return Ledger((LedgerEntry("rows and indexes, at most", "rows", dtype, (), size),))
+        return Ledger((LedgerEntry("rows and indexes, at most", "rows", self.options.rows, (), size),))
 
     def serving(self) -> EmbeddingTable:
         """The rows above their thresholds at the widths found so far, shifted to fit the budget if there is one."""
@@ -159,7 +158,7 @@ class OptEmbedTable(RangeTable[OptEmbedConfig]):
         config = CompactOptEmbedConfig(tuple(num_rows), tuple(widths), self.config.pruned)
         table = build_table("optembed.compact", self.vocabularies, self.embedding_dim, config, self.options)
         assert isinstance(table, CompactOptEmbedTable)
-        table.fill(kept, source.store.weight, source.shared.weight if shared else None)
+        table.fill(kept, source.store, source.shared if shared else None)
         return table
 
     def train_with(self, trainer: StageRunner) -> EmbeddingTable:

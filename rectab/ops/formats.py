@@ -1,0 +1,188 @@
+"""Row formats: how the rows of a store are held. An axis under every table method, not a method.
+
+A format is a frozen record. It says which tensors hold ``num_rows`` rows, reads rows as floats, writes them, and counts
+their bytes. Writing rounds: to nearest for values that stay as they are, stochastically for values that training will
+write again (rounding to nearest would lose every update smaller than half a step).
+
+The float formats keep their rows in one tensor that the fused kernels read and write. A row in any other format is
+updated through a copy: read, apply the optimizer's rule, write (:mod:`rectab.optim.base`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from rectab.named import find_named
+from rectab.ops.memory import empty_rows
+from rectab.ops.rounding import random_bits, store_rows
+
+__all__ = [
+    "FloatFormat",
+    "Int8Format",
+    "RowFormat",
+    "float_format",
+    "formats",
+    "get_format",
+    "register_format",
+]
+
+Tensors = dict[str, Tensor]
+"""What holds the rows of a store, by name; every tensor's first dimension is the rows."""
+
+
+@runtime_checkable
+class RowFormat(Protocol):
+    """How rows are held.
+
+    Attributes:
+        name: as users write it (``rows = "int8"``).
+        trains: whether rows can be updated in this format.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def trains(self) -> bool: ...
+
+    def tensors(self, num_rows: int, row_dim: int, device: torch.device | str | None = None) -> Tensors:
+        """What holds ``num_rows`` rows of ``row_dim`` elements, not filled. Every byte counts as rows."""
+        ...
+
+    def read(self, tensors: Tensors, rows: Tensor) -> Tensor:
+        """int64 [*] row numbers -> float32 [*, D] (float64 for rows held so). Raises IndexError outside."""
+        ...
+
+    def write(self, tensors: Tensors, rows: Tensor, values: Tensor, salt: int | None) -> None:
+        """Hold ``values`` float [n, D] in the distinct ``rows`` int64 [n].
+
+        Args:
+            tensors: of :meth:`tensors`.
+            rows: which rows.
+            values: what they shall be.
+            salt: None rounds to nearest; a number rounds stochastically, with random bits that are a hash of the salt,
+                the row and the column (:mod:`rectab.ops.rounding`), whatever else is written with it.
+        """
+        ...
+
+    def row_bytes(self, row_dim: int) -> float:
+        """Bytes of one row, with its share of everything that :meth:`tensors` gives."""
+        ...
+
+
+@dataclass(frozen=True)
+class FloatFormat:
+    """One float an element.
+
+    Attributes:
+        name: ``fp32``, ``bf16``, ``fp16`` or ``fp64``.
+        dtype: of the elements.
+        trains: True.
+    """
+
+    name: str
+    dtype: torch.dtype
+    trains: bool = True
+
+    def tensors(self, num_rows: int, row_dim: int, device: torch.device | str | None = None) -> Tensors:
+        return {"weight": empty_rows(num_rows, row_dim, dtype=self.dtype, device=device)}
+
+    def read(self, tensors: Tensors, rows: Tensor) -> Tensor:
+        values = torch.nn.functional.embedding(rows, tensors["weight"])
+        return values if values.dtype == torch.float64 else values.float()
+
+    def write(self, tensors: Tensors, rows: Tensor, values: Tensor, salt: int | None) -> None:
+        weight = tensors["weight"]
+        if salt is None or self.dtype == torch.float64:
+            weight[rows] = values.to(weight.dtype)
+        else:
+            store_rows(weight, rows, values.float(), salt)
+
+    def row_bytes(self, row_dim: int) -> float:
+        return row_dim * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Int8Format:
+    """One byte an element and an fp16 scale a row: ``value = code * scale``, codes in -127..127.
+
+    A new scale is that of the row's largest element, rounded up, so that no code is clipped. A row keeps the scale it
+    has while its largest element takes a code of 96 to 127: elements that did not move are then not rounded again.
+    """
+
+    name: str = "int8"
+    trains: bool = True
+
+    def tensors(self, num_rows: int, row_dim: int, device: torch.device | str | None = None) -> Tensors:
+        return {
+            "codes": empty_rows(num_rows, row_dim, dtype=torch.int8, device=device),
+            "scale": torch.zeros(num_rows, dtype=torch.float16, device=device),
+        }
+
+    def read(self, tensors: Tensors, rows: Tensor) -> Tensor:
+        codes = torch.nn.functional.embedding(rows, tensors["codes"])
+        return codes.float() * tensors["scale"][rows].float().unsqueeze(-1)
+
+    def write(self, tensors: Tensors, rows: Tensor, values: Tensor, salt: int | None) -> None:
+        values = values.float()
+        largest, held = values.abs().amax(1), tensors["scale"][rows]
+        fits = (largest <= 127 * held.float()) & (largest >= 96 * held.float())
+        scale = torch.where(fits, held, _rounded_up_to_fp16(largest / 127))
+        steps = values / torch.where(scale > 0, scale, 1.0).float().unsqueeze(1)
+        if salt is None:
+            codes = steps.round()
+        else:
+            codes = (steps + random_bits(rows, values.shape[1], salt).float() * 2.0**-16).floor()
+        tensors["codes"][rows] = codes.clamp(-127, 127).to(torch.int8)
+        tensors["scale"][rows] = scale
+
+    def row_bytes(self, row_dim: int) -> float:
+        return row_dim + 2
+
+
+def _rounded_up_to_fp16(values: Tensor) -> Tensor:
+    """float32 [n], at least 0 -> fp16 [n]: the smallest that is not below; what is not finite stays so."""
+    nearest = values.half()
+    return (nearest.view(torch.int16) + (nearest.float() < values).to(torch.int16)).view(torch.float16)
+
+
+_FORMATS: dict[str, RowFormat] = {}
+
+
+def register_format(row_format: RowFormat) -> None:
+    """Make a format known by its name. Raises ValueError for a name that is taken."""
+    if row_format.name in _FORMATS:
+        raise ValueError(f"a row format named {row_format.name!r} is registered already")
+    _FORMATS[row_format.name] = row_format
+
+
+def formats() -> tuple[RowFormat, ...]:
+    """Every registered format, in order of registration."""
+    return tuple(_FORMATS.values())
+
+
+def get_format(name: str) -> RowFormat:
+    """The named format. Raises ValueError that lists what there is."""
+    return find_named("row format", _FORMATS, name)
+
+
+def float_format(dtype: torch.dtype) -> FloatFormat:
+    """The format whose elements are of this dtype. Raises ValueError if none is."""
+    for row_format in _FORMATS.values():
+        if isinstance(row_format, FloatFormat) and row_format.dtype == dtype:
+            return row_format
+    raise ValueError(f"no row format holds elements of {dtype}")
+
+
+for _float in (
+    FloatFormat("fp32", torch.float32),
+    FloatFormat("bf16", torch.bfloat16),
+    FloatFormat("fp16", torch.float16),
+    FloatFormat("fp64", torch.float64),
+):
+    register_format(_float)
+register_format(Int8Format())
