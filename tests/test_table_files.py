@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from rectab.ops import FloatFormat, RowFormat, formats
 from rectab.schema import Vocabulary
 from rectab.tables import EmbeddingTable, TableMethod, TableOptions, load_table, methods, plan, save_table
 from rectab.tables.files import checksum, read_file, write_file
@@ -141,17 +142,19 @@ def test_checksum_covers_names_shapes_types_and_bytes(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.partial"))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("row_format", [pytest.param(f, id=f.name) for f in formats()])
 @pytest.mark.parametrize("method", METHODS)
 def test_rows_load_as_they_were_saved(
-    method: TableMethod, dtype: torch.dtype, vocabularies: list[Vocabulary], tmp_path: Path
+    method: TableMethod, row_format: RowFormat, vocabularies: list[Vocabulary], tmp_path: Path
 ) -> None:
     """At their bytes and to the bit, whatever the method calls its stores, and after ``table.to(dtype)`` as well."""
     path = tmp_path / "table.safetensors"
     budget = "25%" if method.any_budget else None
-    planned = plan(method.name, vocabularies, 8, budget, options=TableOptions(dtype=dtype)).build().serving().eval()
-    cast = plan(method.name, vocabularies, 8, budget).build().serving().eval().to(dtype)
-    for table in (planned, cast):
+    options = TableOptions(rows=row_format.name)
+    tables = [plan(method.name, vocabularies, 8, budget, options=options).build().serving().eval()]
+    if isinstance(row_format, FloatFormat):
+        tables.append(plan(method.name, vocabularies, 8, budget).build().serving().eval().to(row_format.dtype))
+    for table in tables:
         save_table(table, path)
         loaded = load_table(path)
         assert loaded.ledger().by_kind()["rows"] == table.ledger().by_kind()["rows"]
