@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import polars as pl
 
+from rectab.data.catalogue import Catalogue
 from rectab.data.errors import DataError
 from rectab.data.histories import EventOrder, Groups, build_history, mark_seen
+from rectab.data.item_columns import item_columns
 from rectab.data.negatives import draw_negatives
 from rectab.data.numbers import BinRule, DenseRule
 from rectab.data.recipe import Recipe
@@ -61,6 +64,7 @@ class Assembly:
         groups: of the staged rows; None if the recipe has no group.
         orders: the events of every behaviour, in recipe order.
         final: the rows of train, valid and test, negatives included.
+        catalogue: what negatives are drawn from; None if the recipe draws none.
         encoded: every vocabulary by name.
         rules: by feature name, how a number became a bin or a dense input.
     """
@@ -73,6 +77,7 @@ class Assembly:
     groups: Groups | None = None
     orders: list[EventOrder] = field(default_factory=list)
     final: list[_FinalRows] = field(default_factory=list)
+    catalogue: Catalogue | None = None
     encoded: dict[str, _Encoded] = field(default_factory=dict)
     rules: dict[str, BinRule | DenseRule] = field(default_factory=dict)
 
@@ -126,11 +131,11 @@ class Assembly:
         assert negatives is not None
         assert self.groups is not None
         self.tell("drawing negatives")
-        items = Groups.of(self.rows.column(negatives.item)).codes
-        _, first_row = np.unique(items, return_index=True)
         positives = np.concatenate(final)
-        drawn = draw_negatives(self.groups.codes, items, positives, negatives.ratio, negatives.seed)
-        item_source = np.concatenate([positives[:, None], first_row[drawn]], axis=1)
+        self.catalogue = Catalogue.of(self.groups, self.rows.column(negatives.item), final[TRAIN], negatives.draw)
+        self.catalogue.check(self.groups, positives)
+        drawn = draw_negatives(self.catalogue.candidates, self.groups.codes[positives], negatives.ratio, negatives.seed)
+        item_source = np.concatenate([positives[:, None], self.catalogue.first_row[drawn]], axis=1)
         labels = np.zeros(item_source.shape, np.float32)
         labels[:, 0] = 1
         ends = np.cumsum([len(source) for source in final])[:-1]
@@ -146,9 +151,21 @@ class Assembly:
             column: a raw column.
             split: 0 train, 1 valid, 2 test.
         """
+        return self.final[split].item_source if self.is_item(column) else self.final[split].source
+
+    @property
+    def redrawn(self) -> Catalogue | None:
+        """What every epoch of training draws its negatives from; None where they stay."""
         negatives = self.made.negatives
-        is_item = negatives is not None and column in (negatives.item, *negatives.item_columns)
-        return self.final[split].item_source if is_item else self.final[split].source
+        return self.catalogue if negatives is not None and negatives.redraw == "epoch" else None
+
+    def is_item(self, column: str) -> bool:
+        """Does the column change with the item of a negative?"""
+        return column in self._item_columns
+
+    @cached_property
+    def _item_columns(self) -> frozenset[str]:
+        return item_columns(self.made)
 
     # vocabularies
 
@@ -211,6 +228,9 @@ class Assembly:
             self._check_not_empty(feature, codes)
             training = codes.arrays[feature_key(feature)][self.rows_for(feature.column, TRAIN)]
             row_counts += np.bincount(training, minlength=len(codes.values))
+            if self.redrawn is not None and self.is_item(feature.column):  # what an epoch may draw is of training
+                drawable = codes.arrays[feature_key(feature)][self.redrawn.drawable()]
+                row_counts[drawable] = np.maximum(row_counts[drawable], 1)
         event_counts = np.zeros(len(codes.values), np.int64)
         for order, column in self._sequences(name):
             seen = mark_seen(order.cut()[self.final[TRAIN].source], len(order.order))

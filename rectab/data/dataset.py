@@ -16,8 +16,10 @@ import numpy as np
 import torch
 
 from rectab.batch import Batch
+from rectab.data.candidates import Candidates
 from rectab.data.errors import DataError
 from rectab.data.history_store import HistoryStore
+from rectab.data.negatives import Redraw
 from rectab.data.storage import SPLITS, open_array, read_description
 from rectab.schema import Feature, Schema, Vocabulary
 
@@ -42,6 +44,7 @@ class Split:
     _probability: np.ndarray | None = field(repr=False)
     _histories: tuple[HistoryStore, ...] = field(repr=False)
     _rows: np.ndarray | None = field(default=None, repr=False)
+    _redraw: Redraw | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self._labels) if self._rows is None else len(self._rows)
@@ -68,21 +71,31 @@ class Split:
         """int32 or int64 [n]: the ids of one categorical feature. Raises KeyError if there is none of that name."""
         return self._select(self._ids[:, self.schema.categorical_index(feature)])
 
-    def batch(self, rows: np.ndarray | slice, max_history: int | None = None) -> Batch:
+    def batch(self, rows: np.ndarray | slice, max_history: int | None = None, salt: int | None = None) -> Batch:
         """Gather rows.
 
         Args:
             rows: int64 [B], positions in this split in any order, or a slice (the cheap case: read in one piece).
             max_history: keep only this many most recent events of every history; None keeps what was prepared.
+            salt: where the recipe has negatives drawn anew in every epoch, draw those of the epoch with this salt
+                (:func:`rectab.data.negatives.salt_of_epoch`); None gives the stored ones. Of no effect elsewhere.
 
         Raises:
             IndexError: if a row is out of range.
         """
         if self._rows is not None:
             rows = self._rows[rows]
-        dense = self._dense[rows]
+        redraw = None if salt is None else self._redraw
+        if redraw is not None and isinstance(rows, slice):
+            rows = np.arange(len(self._labels))[rows]  # a slice would be of the stored arrays, which stay as they are
+        ids, dense = self._ids[rows].astype(np.int64, copy=False), self._dense[rows]
+        if redraw is not None:
+            assert salt is not None
+            assert self._groups is not None
+            assert not isinstance(rows, slice)
+            redraw.apply(salt, rows, self._labels[rows], self._groups[rows], ids, dense)
         return Batch(
-            ids=torch.from_numpy(self._ids[rows].astype(np.int64, copy=False)),
+            ids=torch.from_numpy(ids),
             dense=torch.from_numpy(dense),
             histories={k: v for store in self._histories for k, v in store.gather(rows, max_history).items()},
             labels=torch.from_numpy(self._labels[rows]),
@@ -200,6 +213,7 @@ class PreparedDataset:
                 ids[vocabulary["name"]] = arrays[f"vocabularies/{index}_ids.npy"]
         schema = Schema.from_json(description["schema"], counts, ids)
         splits = {name: _open_split(name, schema, arrays) for name in SPLITS}
+        splits["train"] = replace(splits["train"], _redraw=_open_redraw(schema, arrays, description.get("negatives")))
         return cls(
             path=path,
             name=description["name"],
@@ -215,6 +229,21 @@ class PreparedDataset:
         keys = ("version", "name", "schema", "splits", "summary", "recipe", "sources", "arrays")
         text = json.dumps({key: self.description.get(key) for key in keys}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _open_redraw(schema: Schema, arrays: dict[str, np.ndarray], columns: dict[str, list[str]] | None) -> Redraw | None:
+    """What training draws its negatives from; None where they are as stored, also in folders of before."""
+    if columns is None:
+        return None
+    kept = {name: arrays[f"negatives/{name}.npy"] for name in (*Candidates.array_names(), "ids", "dense")}
+    ids, dense = kept.pop("ids"), kept.pop("dense")
+    return Redraw(
+        candidates=Candidates(**kept, size=len(ids)),
+        id_columns=tuple(schema.categorical_index(name) for name in columns["id_columns"]),
+        ids=ids,
+        dense_columns=tuple(schema.dense.index(name) for name in columns["dense_columns"]),
+        dense=dense,
+    )
 
 
 def _open_split(name: str, schema: Schema, arrays: dict[str, np.ndarray]) -> Split:

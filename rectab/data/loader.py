@@ -1,7 +1,7 @@
 """Batches of a split, assembled ahead by one background thread.
 
 The order is a function of (seed, epoch) alone, and a batch a function of (order, batch number): an epoch resumed in the
-middle gives the very batches it would have given.
+middle gives the very batches it would have given. Negatives that are drawn anew are a function of (seed, epoch, row).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 
 from rectab.batch import Batch
 from rectab.data.dataset import Split
+from rectab.data.negatives import salt_of_epoch
 
 __all__ = ["batches", "num_batches"]
 
@@ -43,7 +44,8 @@ def batches(
     Args:
         split: the rows.
         batch_size: rows per batch; the last batch may be smaller.
-        shuffle_seed: the order of the rows depends on it and on ``epoch``, on nothing else; None keeps stored order.
+        shuffle_seed: the order of the rows depends on it and on ``epoch``, on nothing else, and so do negatives that
+            the recipe has drawn anew in every epoch; None keeps stored order and stored negatives.
         epoch: number of the epoch.
         start: number of the first batch to give (to resume in the middle of an epoch).
         drop_singleton: a last batch of a single row joins the one before it (batch norm cannot train on one row);
@@ -56,11 +58,12 @@ def batches(
     """
     count = num_batches(len(split), batch_size, drop_singleton)
     order = None if shuffle_seed is None else np.random.default_rng([shuffle_seed, epoch]).permutation(len(split))
+    salt = None if shuffle_seed is None else salt_of_epoch(shuffle_seed, epoch)
 
     def assemble(index: int) -> Batch:
         stop = len(split) if index == count - 1 else (index + 1) * batch_size
         rows = slice(index * batch_size, stop)
-        return split.batch(rows if order is None else order[rows], max_history)
+        return split.batch(rows if order is None else order[rows], max_history, salt)
 
     if prefetch < 1:
         return (assemble(index) for index in range(start, count))

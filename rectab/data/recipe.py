@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 
 from rectab.data.errors import RecipeError
+from rectab.data.item_columns import check_item_columns
 from rectab.data.recipe_parts import (
     Derived,
     FeatureRecipe,
@@ -88,6 +91,7 @@ class Recipe(Strict):
             raise ValueError(f"feature names must be unique; repeated: {repeated}")
         self._check_roles()
         self._check_vocabularies()
+        check_item_columns(self)
         return self
 
     def _check_roles(self) -> None:
@@ -136,8 +140,12 @@ def bundled_recipes() -> dict[str, Path]:
     return {path.stem: path for folder in _BUNDLED for path in sorted(folder.glob("*.toml"))}
 
 
-def load_recipe(path: str | Path) -> Recipe:
+def load_recipe(path: str | Path, changes: Mapping[str, Any] | None = None) -> Recipe:
     """Read a recipe: a file, or the name of a bundled one (``frappe``).
+
+    Args:
+        path: of the file, or the name.
+        changes: keys that take the place of the file's; a table changes the keys it has and leaves the others.
 
     Raises:
         RecipeError: if the file is missing or not TOML, or a key is unknown, missing or contradictory; the message
@@ -154,9 +162,17 @@ def load_recipe(path: str | Path) -> Recipe:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not valid TOML: {error}") from None
     try:
-        return Recipe.model_validate(content)
+        return Recipe.model_validate(_changed(content, changes or {}))
     except ValidationError as error:
         raise RecipeError(f"{path}: {_explain(error)}") from None
+
+
+def _changed(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    made = dict(content)
+    for key, value in changes.items():
+        kept = made.get(key)
+        made[key] = _changed(kept, value) if isinstance(kept, Mapping) and isinstance(value, Mapping) else value
+    return made
 
 
 def _explain(error: ValidationError) -> str:

@@ -332,17 +332,23 @@ class SplitRecipe(Strict):
 
 
 class NegativeSampling(Strict):
-    """Negatives drawn for every positive row: items of the catalogue the group has in no split, uniformly.
+    """Negatives drawn for every positive row: items of the catalogue that the group has in no split.
 
     Attributes:
         ratio: negatives per positive.
         item: the item column.
         item_columns: columns that belong to the item and change with it; all others are the positive row's, and so is
-            the history.
-        seed: of the draw.
+            the history. Columns of side tables keyed by the item need not be named
+            (:mod:`rectab.data.item_columns`).
+        draw: ``uniform``, or ``popularity``: in proportion to the positive training rows of an item.
+        redraw: ``epoch`` = training gets other negatives in every epoch; ``never`` = those of the first draw. Those of
+            validation and test always stay.
+        seed: of the first draw.
     """
 
     ratio: int = Field(default=1, ge=1)
     item: str
     item_columns: tuple[str, ...] = ()
+    draw: Literal["uniform", "popularity"] = "uniform"
+    redraw: Literal["epoch", "never"] = "epoch"
     seed: int = 0

@@ -179,6 +179,8 @@ def _needed(recipe: Recipe) -> dict[str, str]:
             needed.setdefault(column, why)
     if recipe.negatives is not None:
         needed.setdefault(recipe.negatives.item, "the item of negative sampling")
+        for column in recipe.negatives.item_columns:
+            needed.setdefault(column, "negatives.item_columns")
     return needed
 
 

@@ -12,6 +12,8 @@ Layout of a prepared folder (all arrays are .npy, read as memory maps; nothing i
     {split}/history_{b}_time.npy        float64 [n]             the rows' times, where a sequence of b is a time gap
     histories/{b}_{s}.npy               int32 or int64 [E]      every event of behaviour b once, sequence s of it
                                         float64 [E]             its time, where the sequence is a time gap
+    negatives/{field}.npy               of Candidates           only where an epoch draws its negatives anew
+    negatives/ids.npy, dense.npy        as above, [C, J], [C, K] the item's columns, for every item of the catalogue
     vocabularies/{v}_counts.npy         int64 [num_embeddings]
     vocabularies/{v}_ids.npy            int64 [num_embeddings]  hashed vocabularies only
     vocabularies/{v}_values.parquet     raw value -> id

@@ -19,6 +19,8 @@ def render_summary(dataset: PreparedDataset) -> RenderableType:
     summary = dataset.summary
     parts: list[RenderableType] = [Text(f"{dataset.name}: {summary['description']}".rstrip(": "), style="bold")]
     parts.append(_splits(summary))
+    if negatives := dataset.description["recipe"].get("negatives"):
+        parts.append(_negatives(negatives, redrawn="negatives" in dataset.description))
     parts.append(_columns(summary))
     if summary["histories"]:
         parts.append(_histories(summary))
@@ -39,6 +41,11 @@ def _splits(summary: dict[str, Any]) -> Table:
         rate = f"{split['positive_rate']:.3f}" if ratings else f"{split['positive_rate']:.2%}"
         table.add_row(name, f"{split['rows']:,}", rate, *best)
     return table
+
+
+def _negatives(recipe: dict[str, Any], redrawn: bool) -> Text:
+    training = "training gets others in every epoch" if redrawn else "training has the same in every epoch"
+    return Text(f"negatives: {recipe.get('ratio', 1)} a positive, {recipe.get('draw', 'uniform')}; {training}")
 
 
 def _columns(summary: dict[str, Any]) -> Table:

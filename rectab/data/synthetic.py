@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from rectab.data.keyed_random import mix, uniform_of
 from rectab.data.recipe import Recipe
 from rectab.data.recipe_parts import (
     FeatureRecipe,
@@ -139,7 +140,7 @@ class _World:
 
     def raw_ids(self, name: str, ids: np.ndarray) -> np.ndarray:
         """int64: ids as the raw files show them, so that their order says nothing about their frequency."""
-        return (_mix(ids, self._salt(name, 9)) >> np.uint64(1)).astype(np.int64)
+        return (mix(ids, self._salt(name, 9)) >> np.uint64(1)).astype(np.int64)
 
     def impressions(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Columns of the impressions with these numbers (int64 [n])."""
@@ -149,7 +150,7 @@ class _World:
             ids[name] = _zipf(self._row_uniform(rows, self.salts[name]), size, self.options.zipf)
         amounts = [_normal(rows, self._salt("row", 200 + j)) for j in range(self.options.dense)]
         probability = 1 / (1 + np.exp(-self._logit(ids, time, amounts)))
-        click = _uniform(rows, self._salt("click", 0)) < probability
+        click = uniform_of(rows, self._salt("click", 0)) < probability
         columns: dict[str, np.ndarray] = {"time": time, **ids}
         columns |= {f"amount_{j}": np.round(np.exp(a) * 100) for j, a in enumerate(amounts)}
         return {**columns, "click": click.astype(np.int8), "probability": probability.astype(np.float32)}
@@ -157,11 +158,11 @@ class _World:
     def events(self, users: np.ndarray) -> _Events:
         """What users did elsewhere; part of it from before the first impression."""
         options, width = self.options, self.event_limit
-        count = -np.log1p(-_uniform(users, self._salt("event", 0))) * options.history_length
+        count = -np.log1p(-uniform_of(users, self._salt("event", 0))) * options.history_length
         key = users[:, None] * width + np.arange(width)
-        time = np.sort(_uniform(key, self._salt("event", 1)) * 1.5 - 0.5, axis=1)
+        time = np.sort(uniform_of(key, self._salt("event", 1)) * 1.5 - 0.5, axis=1)
         category = self._category_of_interest(users[:, None], key, "event")
-        item = self._item(_uniform(key, self._salt("event", 4)), category, time)
+        item = self._item(uniform_of(key, self._salt("event", 4)), category, time)
         return _Events(item, time, np.arange(width) < count[:, None])
 
     def _who(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -173,10 +174,10 @@ class _World:
 
     def _category_of_interest(self, user: np.ndarray, key: np.ndarray, purpose: str) -> np.ndarray:
         care = 0.85 if purpose == "event" else 0.5
-        slot = (_uniform(key, self._salt(purpose, 2)) * _INTERESTS).astype(np.int64)
-        cared_for = _mix(user * _INTERESTS + slot, self._salt("user", 7)) % np.uint64(self.options.categories)
-        anything = _mix(key, self._salt(purpose, 3)) % np.uint64(self.options.categories)
-        cares = _uniform(key, self._salt(purpose, 5)) < care
+        slot = (uniform_of(key, self._salt(purpose, 2)) * _INTERESTS).astype(np.int64)
+        cared_for = mix(user * _INTERESTS + slot, self._salt("user", 7)) % np.uint64(self.options.categories)
+        anything = mix(key, self._salt(purpose, 3)) % np.uint64(self.options.categories)
+        cares = uniform_of(key, self._salt(purpose, 5)) < care
         return np.where(cares, cared_for, anything).astype(np.int64)
 
     def _item(self, uniform: np.ndarray, category: np.ndarray, time: np.ndarray) -> np.ndarray:
@@ -187,7 +188,7 @@ class _World:
         if options.late_share > 0:
             period = max(round(1 / options.late_share), 2)
             is_late = rank % period == period - 1
-            out_from = self.train_end + (1 - self.train_end) * _uniform(
+            out_from = self.train_end + (1 - self.train_end) * uniform_of(
                 rank * options.categories + category, self._salt("item", 8)
             )
             rank = np.where(is_late & (time < out_from), rank - 1, rank)
@@ -228,7 +229,7 @@ class _World:
         return (self.options.seed << 24) + (number << 12) + purpose
 
     def _row_uniform(self, rows: np.ndarray, column: int) -> np.ndarray:
-        return _uniform(rows, self._salt("row", 1000 + column))
+        return uniform_of(rows, self._salt("row", 1000 + column))
 
 
 def _pairs(fields: list[str]) -> list[tuple[str, str]]:
@@ -246,24 +247,10 @@ def _chunks(total: int, size: int) -> Iterator[tuple[int, int]]:
         yield first, min(first + size, total)
 
 
-def _mix(keys: np.ndarray, salt: int) -> np.ndarray:
-    """uint64: splitmix64 of the keys, another sequence for every salt."""
-    with np.errstate(over="ignore"):
-        x = np.asarray(keys).astype(np.uint64) + np.uint64((salt + 1) * 0x9E3779B97F4A7C15 % 2**64)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return x ^ (x >> np.uint64(31))
-
-
-def _uniform(keys: np.ndarray, salt: int) -> np.ndarray:
-    """float64 in [0, 1)."""
-    return (_mix(keys, salt) >> np.uint64(11)).astype(np.float64) / 2.0**53
-
-
 def _normal(keys: np.ndarray, salt: int) -> np.ndarray:
     """float64, standard normal (Box and Muller)."""
-    radius = np.sqrt(-2 * np.log1p(-_uniform(keys, salt)))
-    return radius * np.cos(2 * math.pi * _uniform(keys, salt + (1 << 40)))
+    radius = np.sqrt(-2 * np.log1p(-uniform_of(keys, salt)))
+    return radius * np.cos(2 * math.pi * uniform_of(keys, salt + (1 << 40)))
 
 
 def _zipf(uniform: np.ndarray, size: int, exponent: float) -> np.ndarray:

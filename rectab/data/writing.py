@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ class DatasetWriter:
         self._write_vocabularies(schema)
         histories = self._write_histories()
         columns = self._write_rows(schema)
-        self._finish(schema, columns, histories)
+        self._finish(schema, columns, histories, self._write_negatives())
 
     def _schema(self) -> Schema:
         vocabularies = []
@@ -120,23 +121,58 @@ class DatasetWriter:
             )
         return described
 
+    @cached_property
+    def _dense(self) -> list[np.ndarray]:
+        """The N dense features of every staged row, float32 [n] each."""
+        return [self.data.dense_column(f) for f in self.data.dense()]
+
+    @cached_property
+    def _id_type(self) -> type:
+        encoded = self.data.encoded.values()
+        wide = any(e.hashed or len(e.fitted.counts) >= 2**31 for e in encoded)
+        return np.int64 if wide else np.int32
+
+    def _write_negatives(self) -> dict[str, Any] | None:
+        """Write what an epoch draws its negatives from, and what every item of the catalogue is to a model.
+
+        Returns:
+            The columns of ids and of dense inputs that belong to the item; None where negatives stay.
+        """
+        if self.data.redrawn is None:
+            return None
+        candidates, rows = self.data.redrawn.candidates, self.data.redrawn.first_row
+        for name in candidates.array_names():
+            self.writer.save(f"negatives/{name}.npy", getattr(candidates, name))
+        categorical, dense = (
+            [f for f in fs if self.data.is_item(f.column)] for fs in (self.data.categorical(), self.data.dense())
+        )
+        ids = self.writer.create("negatives/ids.npy", self._id_type, (len(rows), len(categorical)))
+        for j, feature in enumerate(categorical):
+            ids[:, j] = self._ids(feature, rows)
+        floats = self.writer.create("negatives/dense.npy", np.float32, (len(rows), len(dense)))
+        for j, feature in enumerate(dense):
+            floats[:, j] = self._dense[self.data.dense().index(feature)][rows]
+        return {"id_columns": [f.name for f in categorical], "dense_columns": [f.name for f in dense]}
+
+    def _ids(self, feature: FeatureRecipe, rows: np.ndarray) -> np.ndarray:
+        """int64 [m]: the feature's ids of staged rows (int64 [m])."""
+        encoded = self.data.encoded[feature.vocabulary]
+        return encoded.fitted.id_of_code[encoded.codes.arrays[feature_key(feature)][rows]]
+
     def _write_rows(self, schema: Schema) -> list[dict[str, Any]]:
         """Write ids, dense, labels, groups and probability of every split; returns what to say about the columns."""
-        dense = [self.data.dense_column(f) for f in self.data.dense()]
-        narrow = not any(e.hashed for e in self.data.encoded.values()) and all(
-            v.num_embeddings < 2**31 for v in schema.vocabularies
-        )
+        dense = self._dense
         columns = [self._describe(f) for f in self.data.categorical()]
         for split, name in enumerate(SPLITS):
             rows = self.data.final[split]
             n = len(rows.labels)
-            ids = self.writer.create(f"{name}/ids.npy", np.int32 if narrow else np.int64, (n, len(columns)))
+            ids = self.writer.create(f"{name}/ids.npy", self._id_type, (n, len(columns)))
             floats = self.writer.create(f"{name}/dense.npy", np.float32, (n, len(dense)))
             for start in range(0, n, _CHUNK_ROWS):
                 chunk = slice(start, start + _CHUNK_ROWS)
                 ids[chunk] = self._id_block(split, chunk, columns, ids.dtype)
-                for j, column in enumerate(dense):
-                    floats[chunk, j] = column[rows.source[chunk]]
+                for j, feature in enumerate(self.data.dense()):
+                    floats[chunk, j] = dense[j][self.data.rows_for(feature.column, split)[chunk]]
             for described in columns:
                 described["unseen"][name] = described["unseen"].get(name, 0) / n
             self.writer.save(f"{name}/labels.npy", rows.labels.astype(np.float32))
@@ -150,11 +186,8 @@ class DatasetWriter:
         """The ids of some rows, [m, F]; counts the unseen ones into ``columns`` on the way."""
         block = np.empty((len(self.data.final[split].labels[chunk]), len(columns)), dtype)
         for j, feature in enumerate(self.data.categorical()):
-            encoded = self.data.encoded[feature.vocabulary]
-            codes = encoded.codes.arrays[feature_key(feature)][self.data.rows_for(feature.column, split)[chunk]]
-            ids = encoded.fitted.id_of_code[codes]
-            block[:, j] = ids
-            known = encoded.fitted.ids
+            block[:, j] = ids = self._ids(feature, self.data.rows_for(feature.column, split)[chunk])
+            known = self.data.encoded[feature.vocabulary].fitted.ids
             unseen = ids == 0 if known is None else known[np.searchsorted(known, ids).clip(0, len(known) - 1)] != ids
             counted = columns[j]["unseen"]
             counted[SPLITS[split]] = counted.get(SPLITS[split], 0) + int(unseen.sum())
@@ -170,7 +203,13 @@ class DatasetWriter:
             "unseen": {},
         }
 
-    def _finish(self, schema: Schema, columns: list[dict[str, Any]], histories: list[dict[str, Any]]) -> None:
+    def _finish(
+        self,
+        schema: Schema,
+        columns: list[dict[str, Any]],
+        histories: list[dict[str, Any]],
+        negatives: dict[str, Any] | None,
+    ) -> None:
         splits = {name: self._split_facts(split) for split, name in enumerate(SPLITS)}
         problems = self.data.sources.problems
         rules = {name: rule.to_json() for name, rule in self.data.rules.items()}
@@ -192,6 +231,7 @@ class DatasetWriter:
                     "dropped": {"rows": self.data.sources.dropped, "first": problems[:20]},
                 },
                 "inputs": inputs,
+                **({} if negatives is None else {"negatives": negatives}),
                 "recipe": self.data.recipe.model_dump(mode="json", exclude_defaults=True),
                 "sources": [] if self.data.recipe.synthetic is not None else self.data.sources.checksums,
             }

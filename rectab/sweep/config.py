@@ -55,6 +55,8 @@ class DatasetEntry(_Entry):
         path: a folder written by ``rectab prepare``; this or ``recipe``.
         recipe: a recipe (TOML); it is prepared into the sweep's folder, once.
         raw: folder of the raw files of ``recipe``; None for a synthetic recipe.
+        changes: keys that take the place of the recipe's (``{ negatives = { redraw = "never" } }``); a table changes
+            the keys it has and leaves the others.
         embedding_dim: overrides the sweep's.
         training: overrides single keys of the sweep's ``[training]``.
     """
@@ -63,6 +65,7 @@ class DatasetEntry(_Entry):
     path: str | None = None
     recipe: str | None = None
     raw: str | None = None
+    changes: dict[str, Any] = Field(default_factory=dict)
     embedding_dim: Annotated[int, Field(ge=1)] | None = None
     training: dict[str, Any] = Field(default_factory=dict)
     _raw_text: str | None = PrivateAttr(default=None)
@@ -71,8 +74,8 @@ class DatasetEntry(_Entry):
     def _one_source(self) -> DatasetEntry:
         if (self.path is None) == (self.recipe is None):
             raise ValueError("give either path (a prepared folder) or recipe (to prepare first)")
-        if self.raw is not None and self.recipe is None:
-            raise ValueError("raw belongs to a recipe; a prepared folder (path) needs none")
+        if self.recipe is None and (self.raw is not None or self.changes):
+            raise ValueError("raw and changes belong to a recipe; a prepared folder (path) needs none")
         return self
 
     def absolute(self, folder: Path) -> DatasetEntry:

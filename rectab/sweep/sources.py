@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,12 +47,13 @@ def _open(entry: DatasetEntry, key: str, folder: Path, say: Callable[[str], None
     path = Path(entry.recipe)
     if not path.is_file():
         raise SweepConfigError(f"{key}.recipe: no such recipe {path}")
-    # Named by the recipe's text and the raw folder, so that a changed recipe is prepared anew.
-    mark = hashlib.sha256(path.read_bytes() + str(entry.raw).encode()).hexdigest()[:8]
+    # Named by the recipe's text, what changes in it, and the raw folder, so that a changed recipe is prepared anew.
+    changes = json.dumps(entry.changes, sort_keys=True, default=str) if entry.changes else ""
+    mark = hashlib.sha256(path.read_bytes() + f"{entry.raw}{changes}".encode()).hexdigest()[:8]
     out = folder / "data" / f"{path.stem}-{mark}"
     if out.is_dir():
         return PreparedDataset.open(out)
-    recipe = load_recipe(path)
+    recipe = load_recipe(path, entry.changes)
     _check_raw(entry, recipe, f"{key}.raw")
     out.parent.mkdir(parents=True, exist_ok=True)
     say(f"preparing {path.name}")
