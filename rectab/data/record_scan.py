@@ -21,6 +21,7 @@ __all__ = [
     "STATE_SIZE",
     "STRAY_QUOTE",
     "TEXT_AFTER_QUOTE",
+    "scan_lines",
     "scan_records",
 ]
 
@@ -139,6 +140,41 @@ def scan_records(data, separator, quote, rest_field, state, marks, found, out, o
         i += 1
     state[0], state[1], state[2], state[3], state[4], state[5] = mode, fields, lines, flags, line, quote_line
     return records, at
+
+
+@kernel
+def scan_lines(data, separator, line, found, controls):  # type: ignore[no-untyped-def]
+    """What :func:`scan_records` finds where every line is a record (no quotes, a separator of one byte, nothing to
+    write): counting is enough, and several times faster.
+
+    Args:
+        data, found, controls: as there; of ``controls``, only the carriage return is looked for.
+        separator: a byte.
+        line: int64 [1], number of the first line; moved on.
+
+    Returns:
+        The number of records.
+    """
+    records, begin = 0, 0
+    for end in range(len(data)):
+        if data[end] != _NEWLINE:
+            continue
+        separators, returns = 0, 0
+        for i in range(begin, end):
+            separators += data[i] == separator
+            returns += data[i] == _RETURN
+        ends_with_return = end > begin and data[end - 1] == _RETURN
+        if returns > ends_with_return:
+            controls[_RETURN] = 1
+        found[records, 0] = end + 1
+        found[records, 1] = separators + 1
+        found[records, 2] = 1
+        found[records, 3] = BLANK if end - ends_with_return == begin else 0
+        found[records, 4] = 0
+        records += 1
+        begin = end + 1
+    line[0] += records
+    return records
 
 
 @compiled

@@ -22,6 +22,7 @@ from rectab.data.record_scan import (
     STATE_SIZE,
     STRAY_QUOTE,
     TEXT_AFTER_QUOTE,
+    scan_lines,
     scan_records,
 )
 
@@ -79,6 +80,7 @@ class Records:
         self.separator = np.frombuffer(form.separator.encode(), np.uint8)
         self.quote = ord(form.quote) if form.quote else NO_QUOTE
         self.rest_field = fields if form.ragged else 0
+        self.counts_lines = self.quote == NO_QUOTE and len(self.separator) == 1 and not form.ragged
         self.controls = np.zeros(32, np.uint8)  # which control characters values hold, as far as was read
 
     def blocks(self, marks: bytes | None = None) -> Iterator[Block]:
@@ -114,19 +116,12 @@ class Records:
     def _scan(self, data: bytes, num_lines: int, state: np.ndarray, marks: bytes | None) -> Block:
         found, out_ends = np.empty((num_lines, 5), np.int64), np.empty(num_lines, np.int64)
         out = np.empty(len(data) + _DIGITS * num_lines if marks else 0, np.uint8)
-        begin = int(state[LINE])
-        count, size = scan_records(
-            np.frombuffer(data, np.uint8),
-            self.separator,
-            self.quote,
-            self.rest_field,
-            state,
-            np.frombuffer(marks or bytes(3), np.uint8),
-            found,
-            out,
-            out_ends,
-            self.controls,
-        )
+        begin, values = int(state[LINE]), np.frombuffer(data, np.uint8)
+        if self.counts_lines and not marks:
+            count, size = scan_lines(values, self.separator[0], state[LINE:], found, self.controls), 0
+        else:
+            how = (self.separator, self.quote, self.rest_field, state, np.frombuffer(marks or bytes(3), np.uint8))
+            count, size = scan_records(values, *how, found, out, out_ends, self.controls)
         ends, fields, lines, flags, quote_lines = found[:count].T
         first_line = begin + np.cumsum(lines) - lines
         pasted = np.flatnonzero(flags & TEXT_AFTER_QUOTE)
