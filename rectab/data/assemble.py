@@ -21,7 +21,7 @@ from rectab.data.recipe_parts import FeatureRecipe
 from rectab.data.sources import Sources
 from rectab.data.splits import TRAIN, assign_splits
 from rectab.data.staging import GROUP, LABEL, SPLIT, TIME, StagedTable, number_column
-from rectab.data.storage import SPLITS
+from rectab.data.storage import SPLITS, create_array
 from rectab.data.vocabularies import Codes, FittedVocabulary, factorise, fit_ids
 
 __all__ = ["Assembly", "event_codes", "feature_key"]
@@ -273,7 +273,7 @@ class Assembly:
         rule = DenseRule.fit(feature, numbers[self.rows_for(feature.column, TRAIN)])
         self.rules[feature.name] = rule
         path = self.sources.scratch / f"dense-{len(self.rules)}.npy"
-        np.save(path, rule.apply(numbers))
+        create_array(path, np.float32, numbers.shape)[...] = rule.apply(numbers)
         return np.load(path, mmap_mode="r")
 
 

@@ -50,6 +50,7 @@ def prepare(
     Raises:
         DataError: if the raw files are not what the recipe says; names file, column and row.
         RecipeError: if the recipe is not valid.
+        DiskFullError: if the disk of ``out`` is full.
     """
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     if bad_rows not in ("error", "skip"):

@@ -35,13 +35,24 @@ from typing import Any
 import numpy as np
 import psutil
 
+from rectab.atomic_file import naming_full_disk
 from rectab.data.errors import DataError
 
-__all__ = ["FORMAT_VERSION", "SCHEMA_FILE", "SPLITS", "ArrayWriter", "atomic_folder", "open_array", "read_description"]
+__all__ = [
+    "FORMAT_VERSION",
+    "SCHEMA_FILE",
+    "SPLITS",
+    "ArrayWriter",
+    "atomic_folder",
+    "create_array",
+    "open_array",
+    "read_description",
+]
 
 FORMAT_VERSION = 1
 SCHEMA_FILE = "schema.json"
 SPLITS = ("train", "valid", "test")
+_ZEROS = 1 << 20  # written at a time, where the system cannot set space aside
 
 
 class ArrayWriter:
@@ -56,10 +67,7 @@ class ArrayWriter:
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         self.arrays[name] = {"dtype": np.dtype(dtype).name, "shape": list(shape)}
-        if 0 in shape:  # a memory map cannot be empty
-            np.save(path, np.empty(shape, dtype))
-            return np.empty(shape, dtype)
-        return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        return create_array(path, dtype, shape)
 
     def save(self, name: str, array: np.ndarray) -> None:
         """Write a whole array at ``name``."""
@@ -70,6 +78,27 @@ class ArrayWriter:
         content = {"version": FORMAT_VERSION, **description, "arrays": self.arrays}
         text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
         (self.folder / SCHEMA_FILE).write_text(text, encoding="utf-8")
+
+
+def create_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """A zero-filled memory map of a new .npy file whose bytes the disk has set aside.
+
+    Raises:
+        OSError: if the disk is full. Without this, a later write to the map would end the process by a signal.
+    """
+    if 0 in shape:  # a memory map cannot be empty
+        np.save(path, np.empty(shape, dtype))
+        return np.empty(shape, dtype)
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:  # macOS, Windows
+            file.seek(size - array.nbytes)
+            for begin in range(0, array.nbytes, _ZEROS):
+                file.write(bytes(min(_ZEROS, array.nbytes - begin)))
+    return array
 
 
 def open_array(folder: Path, name: str, expected: dict[str, Any]) -> np.ndarray:
@@ -131,6 +160,7 @@ def atomic_folder(out: Path, overwrite: bool = False) -> Iterator[Path]:
 
     Raises:
         DataError: if ``out`` exists and may not be replaced.
+        DiskFullError: if its disk is full.
     """
     out = out.absolute()
     if out.exists() or out.is_symlink():
@@ -144,7 +174,8 @@ def atomic_folder(out: Path, overwrite: bool = False) -> Iterator[Path]:
     folder = out.parent / f".{out.name}.partial-{_process_tag()}-{uuid.uuid4().hex[:8]}"
     folder.mkdir()
     try:
-        yield folder
+        with naming_full_disk(out):
+            yield folder
         replaced = out.parent / f".{out.name}.replaced-{_process_tag()}-{uuid.uuid4().hex[:8]}"
         if out.exists():
             out.rename(replaced)

@@ -11,6 +11,7 @@ import polars as pl
 import xxhash
 
 from rectab.data.distinct import number_distinct
+from rectab.data.storage import create_array
 
 __all__ = ["Codes", "FittedVocabulary", "factorise", "fit_ids", "hash_values"]
 
@@ -42,7 +43,7 @@ def factorise(columns: Mapping[str, Callable[[], pl.Series]], scratch: Path, nam
     for index, (key, load) in enumerate(columns.items()):
         found[key], codes = number_distinct(load())
         paths[key] = scratch / f"codes-{name}-{index}.npy"
-        np.save(paths[key], codes)
+        create_array(paths[key], codes.dtype, codes.shape)[...] = codes
     if len({series.dtype for series in found.values()}) > 1:
         found = {key: series.cast(pl.String) for key, series in found.items()}
     distinct, numbers = number_distinct(pl.concat([series.alias("value") for series in found.values()]))
