@@ -38,13 +38,13 @@ def training_table(method: Any) -> EmbeddingTable:
 
 
 def budget_of(method: Any) -> str | None:
-    return BUDGET if method.any_budget else None
+    return None if method.fills == "one" else BUDGET
 
 
 def served_table(method: Any) -> EmbeddingTable:
-    """As after training: a staged method that was not trained would keep rows at random, not those looked up most."""
+    """As after training: a pruned table that was not trained would keep rows at random, not those looked up most."""
     table = training_table(method)
-    if method.staged:
+    if method.size_after_training:
         counts = np.concatenate([vocabulary.counts for vocabulary in table.vocabularies])
         size = torch.from_numpy(counts).float().pow(0.25).unsqueeze(1)
         for _, store in table.row_stores():
@@ -67,7 +67,7 @@ def test_table_lookup(benchmark: Any, method: Any) -> None:
 @pytest.mark.parametrize("method", methods(), ids=lambda method: method.name)
 def test_table_step(benchmark: Any, method: Any) -> None:
     table, turns = training_table(method), itertools.cycle(batches())
-    stage = "first stage" if method.staged else "whole training"
+    stage = "first stage" if method.needs_own_trainer else "whole training"
     describe_table(benchmark, method, serving_bytes=table.planned_serving().bytes, stage=stage)
     optimizers: list[Any] = [RowAdam(table.row_stores(), lr=1e-3)]
     if dense := list(table.dense_parameters()):

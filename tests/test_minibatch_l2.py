@@ -35,7 +35,7 @@ def table_of(method: TableMethod, vocabularies: Any, **options: Any) -> Embeddin
         method.name,
         vocabularies,
         DIM,
-        "50%" if method.any_budget else None,
+        None if method.fills == "one" else "50%",
         options=TableOptions(**options),
     ).build()
 
@@ -155,7 +155,7 @@ def penalised_loss(model: CTRModel, batch: Batch, strength: float, counts: dict[
     return loss
 
 
-@pytest.mark.parametrize("method", [pytest.param(m, id=m.name) for m in methods() if not m.staged])
+@pytest.mark.parametrize("method", [pytest.param(m, id=m.name) for m in methods() if not m.needs_own_trainer])
 def test_the_step_is_the_gradient_of_the_papers_objective(method: TableMethod) -> None:
     """Against finite differences in float64; ids come several times a batch, as targets and in histories."""
     dataset, strength, lr = tiny_dataset(rows=300), 5.0, 0.5
@@ -266,7 +266,7 @@ def test_every_table_trains_with_the_penalty(method: TableMethod) -> None:
     result = train_once(
         dataset,
         method=method.name,
-        budget="60%" if method.any_budget else None,
+        budget=None if method.fills == "one" else "60%",
         method_options=quick.get(method.name),
         model="mlp",
         history="din",

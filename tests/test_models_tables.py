@@ -30,7 +30,7 @@ def counted_schema() -> Schema:
 
 def model_of(method: TableMethod, history: str, served: bool = False) -> CTRModel:
     schema = counted_schema()
-    budget = "60%" if method.any_budget else None
+    budget = None if method.fills == "one" else "60%"
     table = plan(method.name, schema.vocabularies, DIM, budget, options=TableOptions(init_std=0.5)).build()
     torch.manual_seed(0)
     config = ModelConfig.from_options("mlp", history, {"hidden": (6,)}, {"hidden": (5,)} if history == "din" else {})

@@ -10,7 +10,7 @@ from rectab.schema import Vocabulary
 from rectab.tables import methods, plan
 from rectab.tables.planning import PlannedMethod, plan_all, plan_renderables
 
-LEARNED = {method.name for method in methods() if method.staged}
+LEARNED = {method.name for method in methods() if method.size_after_training}
 
 
 def printed(plans: list[PlannedMethod], budget: str = "10%") -> str:
@@ -50,6 +50,7 @@ def test_an_option_that_some_methods_lack_is_not_an_infeasible_budget(vocabulari
     ("names", "options", "message"),
     [
         (None, {"num_chunk": 4}, "no option 'num_chunk' of dnis, full.*did you mean 'num_chunks'"),
+        (["unified"], {"num_chunks": "abc"}, "unified.num_chunks must be a whole number, got 'abc'"),
         (["hashed"], {"num_chunks": 4}, "no option 'num_chunks' of hashed. There are: whole_below, seed"),
         (["full"], {"seed": 4}, "no option 'seed' of full. There are none"),
         (["unified"], {"num_chunks": 3}, "num_chunks 3 does not divide"),
@@ -108,7 +109,7 @@ def test_unified_has_no_more_sub_tables_than_pairs() -> None:
 @pytest.mark.parametrize("budget", ["60%", None])
 def test_too_few_sub_tables_asked_for_are_an_error_that_names_the_option(budget: str | None) -> None:
     huge = [Vocabulary("user", 3 * MAX_ROWS), Vocabulary("item", MAX_ROWS)]
-    with pytest.raises(ValueError, match=r"num_tables=1 holds at most .* give at least \d, or leave num_tables out"):
+    with pytest.raises(ValueError, match=r"num_tables=1 holds at most \d+ rows; give more, or leave num_tables out"):
         plan("unified", huge, 16, budget, num_tables=1)
     with pytest.raises(ValueError, match="num_tables"):
         plan("unified", huge[1:], 16, budget, num_tables=0)

@@ -76,7 +76,7 @@ def model() -> Model:
     return Model()
 
 
-SWAPPABLE = [m.name for m in methods() if not m.staged and m.any_budget]
+SWAPPABLE = [m.name for m in methods() if not m.needs_own_trainer and m.fills != "one"]
 
 
 @pytest.mark.parametrize("method", SWAPPABLE)
@@ -402,10 +402,11 @@ def test_deep_copies_and_devices_keep_one_table(model: Model) -> None:
     assert torch.equal(copied(*batch()), model(*batch()))
 
 
-def test_staged_methods_are_refused() -> None:
-    staged = [m.name for m in methods() if m.staged]
-    for name in staged:
-        with pytest.raises(ValueError, match="searches in stages"):
+def test_methods_that_need_rectabs_trainer_are_refused() -> None:
+    own_trainer = [m.name for m in methods() if m.needs_own_trainer]
+    assert own_trainer
+    for name in own_trainer:
+        with pytest.raises(ValueError, match="trained in stages by rectab's own trainer"):
             rectab.plan_swap(Model(), name)
 
 

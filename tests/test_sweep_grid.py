@@ -40,7 +40,7 @@ def test_a_methods_new_revision_makes_its_runs_other_runs(monkeypatch: pytest.Mo
     hashes = []
     for revision in (1, 2, 3):
         changed = replace(registry.get_method("hashed"), revision=revision)
-        monkeypatch.setitem(registry._METHODS, "hashed", changed)
+        monkeypatch.setitem(registry._RECORDS, "hashed", changed)
         hashes.append(SPEC.hash)
         assert replace(SPEC, method="full").hash == other, "runs of other methods stay what they are"
     assert hashes[0] == "24630ac97c2860ff"

@@ -19,7 +19,7 @@ METHODS = [pytest.param(m, id=m.name) for m in methods()]
 
 
 def saved(method: TableMethod, vocabularies: list[Vocabulary], path: Path) -> EmbeddingTable:
-    table = plan(method.name, vocabularies, 8, "25%" if method.any_budget else None).build().serving().eval()
+    table = plan(method.name, vocabularies, 8, None if method.fills == "one" else "25%").build().serving().eval()
     save_table(table, path)
     return table
 
@@ -149,7 +149,7 @@ def test_rows_load_as_they_were_saved(
 ) -> None:
     """At their bytes and to the bit, whatever the method calls its stores, and after ``table.to(dtype)`` as well."""
     path = tmp_path / "table.safetensors"
-    budget = "25%" if method.any_budget else None
+    budget = None if method.fills == "one" else "25%"
     options = TableOptions(rows=row_format.name)
     tables = [plan(method.name, vocabularies, 8, budget, options=options).build().serving().eval()]
     if isinstance(row_format, FloatFormat):

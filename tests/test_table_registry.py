@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from rectab.models.registry import get_interaction, get_tower
 from rectab.named import find_named
-from rectab.tables import get_method, methods
+from rectab.tables import get_method, methods, register
+from rectab.tables.registry import find_record
 
 
 @pytest.mark.parametrize(
@@ -26,15 +28,21 @@ def test_a_name_that_is_not_there(find, name: str, message: str) -> None:  # typ
         find(name)
 
 
-def test_options_are_the_planners_own() -> None:
-    assert get_method("full").option_names() == ()
-    assert get_method("hashed").option_names() == ("whole_below", "seed")
-    assert set(get_method("unified").option_names()) == {"num_chunks", "num_tables", "seed"}
-    assert {"form", "blocks"} <= set(get_method("dnis").option_names())
-    assert all("budget_bytes" not in method.option_names() for method in methods())
+def test_options_are_those_of_the_family() -> None:
+    assert get_method("full").option_hints() == {}
+    assert get_method("hashed").option_hints() == {"whole_below": int, "seed": int}
+    assert set(get_method("unified").option_hints()) == {"num_chunks", "num_tables", "seed"}
+    assert {"form", "blocks"} <= set(get_method("dnis").option_hints())
+    assert all("budget_bytes" not in method.option_hints() for method in methods())
 
 
-def test_capabilities_say_nothing_of_a_needed_budget() -> None:
-    """Every method plans without one."""
-    assert all("needs_budget" not in method.capabilities() for method in methods())
-    assert [method.name for method in methods() if not method.any_budget] == ["full"]
+def test_a_form_has_a_record_and_is_no_method() -> None:
+    record = find_record("dnis.sparse")
+    assert record.family is None
+    assert record not in methods()
+    with pytest.raises(ValueError, match=r"no table method 'dnis\.sparse'"):
+        get_method("dnis.sparse")
+    with pytest.raises(ValueError, match="has no family"):
+        register(replace(record, name="dnis_sparse"))
+    with pytest.raises(ValueError, match="registered already"):
+        register(record)

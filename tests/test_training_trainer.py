@@ -222,10 +222,10 @@ def test_ratings_are_not_trained_as_clicks(dataset: PreparedDataset) -> None:
         trainer_of(replace(dataset, train=train))
 
 
-# What staged tables ask of the trainer.
+# What tables of several stages ask of the trainer.
 
 
-def test_staged_methods_never_select_on_what_they_learn_from(dataset: PreparedDataset) -> None:
+def test_nothing_is_selected_on_what_it_learned_from(dataset: PreparedDataset) -> None:
     trainer = trainer_of(dataset, split_validation=True)
     searched = _labels(trainer.search_batches(0))
     assert len(searched) + len(trainer.valid) == len(dataset.valid)
@@ -233,7 +233,7 @@ def test_staged_methods_never_select_on_what_they_learn_from(dataset: PreparedDa
     assert torch.equal(searched, again)
     assert not torch.equal(searched, other)
     assert trainer.evaluate("search") != trainer.evaluate("valid")
-    with pytest.raises(ValueError, match="not staged"):
+    with pytest.raises(ValueError, match="learns nothing from validation"):
         trainer_of(dataset).search_batches(0)
 
 

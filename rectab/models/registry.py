@@ -7,10 +7,11 @@ and one import in ``rectab/models/__init__.py``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rectab.named import find_named
+from rectab.plain import read_plain
 
 if TYPE_CHECKING:
     from rectab.models.history import HistoryTower
@@ -104,12 +105,8 @@ def get_tower(name: str) -> TowerInfo:
 
 
 def options_to_config(info: InteractionInfo | TowerInfo, options: Mapping[str, Any]) -> Any:
-    """The config of ``info`` from plain options (lists become tuples). Raises ValueError for unknown options."""
-    known = [f.name for f in fields(info.config)]
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise ValueError(f"{info.name}: unknown options {unknown}; there are {known}")
-    return info.config(**{key: tuple(value) if isinstance(value, list) else value for key, value in options.items()})
+    """The config of ``info`` from plain options by name and type. Raises ValueError for one that does not fit."""
+    return read_plain(info.config, options, info.name)
 
 
 def _add(what: str, registry: dict[str, InfoT], info: InfoT) -> None:

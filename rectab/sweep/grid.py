@@ -129,7 +129,7 @@ def _cells(config: SweepConfig, datasets: list[DatasetInfo]) -> Iterator[RunSpec
 def _budgets(config: SweepConfig, method: MethodEntry) -> tuple[str, ...]:
     if method.budgets is not None:
         return method.budgets
-    return config.budgets if get_method(method.method).any_budget else ("none",)
+    return ("none",) if get_method(method.method).fills == "one" else config.budgets
 
 
 def _spec(

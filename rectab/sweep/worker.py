@@ -26,7 +26,7 @@ from typing import Any
 from rectab.sweep.environment import describe_environment
 from rectab.sweep.grid import RunSpec
 from rectab.sweep.store import FORMAT_VERSION
-from rectab.tables.registry import InfeasibleBudget
+from rectab.tables.family import InfeasibleBudget
 
 __all__ = ["DEFAULT_RUNNER", "Runner", "base_record", "execute", "load_runner"]
 

@@ -4,10 +4,10 @@ from rectab.tables import dnis, full, hashed, optembed, unified
 from rectab.tables.base import EmbeddingTable, RowRange, TableOptions
 from rectab.tables.budget import Plan, format_bytes, full_table_bytes, parse_budget, plan
 from rectab.tables.collisions import Collisions, expected_collisions
+from rectab.tables.family import Family, InfeasibleBudget
 from rectab.tables.io import load_table, save_table
 from rectab.tables.ledger import Ledger, LedgerEntry
 from rectab.tables.registry import (
-    InfeasibleBudget,
     TableMethod,
     build_table,
     config_from_json,
@@ -20,6 +20,7 @@ from rectab.tables.registry import (
 __all__ = [
     "Collisions",
     "EmbeddingTable",
+    "Family",
     "InfeasibleBudget",
     "Ledger",
     "LedgerEntry",

@@ -112,6 +112,10 @@ class EmbeddingTable(nn.Module, Generic[ConfigT]):
             raise ValueError(f"embedding_dim must be at least 1, got {embedding_dim}")
         if not vocabularies:
             raise ValueError("a table needs at least one vocabulary")
+        hashed = [v.name for v in vocabularies if v.hashed]
+        if hashed and not self.serves_any_id:
+            name = self.method.partition(".")[0]
+            raise ValueError(f"{name} needs a closed set of ids, but vocabularies {hashed} are hashed")
         self.vocabularies = tuple(vocabularies)
         self.embedding_dim = embedding_dim
         self.config = config
@@ -192,7 +196,7 @@ class EmbeddingTable(nn.Module, Generic[ConfigT]):
     def planned_serving(self) -> Ledger:
         """Serving bytes as far as they are known before training; works on the meta device.
 
-        A staged method gives the largest serving form that its training may end in.
+        A method that learns its size gives the largest serving form that its training may end in.
         """
         return self.serving().ledger()
 
@@ -201,7 +205,8 @@ class EmbeddingTable(nn.Module, Generic[ConfigT]):
         return {}
 
     def train_with(self, trainer: StageRunner) -> EmbeddingTable:
-        """Train this table inside ``trainer``'s model; staged methods override. Returns the table trained last."""
+        """Train this table inside ``trainer``'s model; a method of several stages overrides this. Returns the table
+        trained last."""
         trainer.run("train")
         return trainer.table
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 
-from rectab.named import instead_of
 from rectab.optim import RowAdam
 from rectab.schema import Vocabulary
 from rectab.tables.base import EmbeddingTable, TableOptions
+from rectab.tables.family import InfeasibleBudget, largest_within
 from rectab.tables.ledger import Ledger
-from rectab.tables.registry import InfeasibleBudget, build_table, config_to_json, get_method
+from rectab.tables.registry import build_table, bytes_of, config_to_json, get_method
 
 __all__ = [
     "InfeasibleBudget",
@@ -43,7 +44,7 @@ class Plan:
         embedding_dim: D.
         options: how it is held and trained.
         budget_bytes: what was asked for; None if nothing was.
-        serving: ledger of the serving form; of a staged method, the most that its training may end in.
+        serving: ledger of the serving form, or the most that training may end in (:attr:`at_most`).
         training: ledger while training with Adam under the options' gradient layout (row gradients are O(batch) and
             not counted; dense ones are as large as the table).
         full_bytes: bytes of the fp32 full table of the same vocabularies, the denominator of every ratio.
@@ -62,7 +63,7 @@ class Plan:
     @property
     def at_most(self) -> bool:
         """True if ``serving`` is no count but the most that training may end in: the size is known after it."""
-        return get_method(self.method).staged
+        return get_method(self.method).size_after_training
 
     @property
     def budget_share(self) -> float | None:
@@ -167,15 +168,13 @@ def plan(
     record, options = get_method(method), options or TableOptions()
     full_bytes = full_table_bytes(vocabularies, embedding_dim)
     budget_bytes = resolve_budget(budget, full_bytes)
-    known = record.option_names()
-    for name in method_options:
-        if name not in known:
-            raise ValueError(f"{method}: unknown option {name!r}{instead_of(name, known)}")
-    if not record.hashed_vocabularies and any(v.hashed for v in vocabularies):
-        hashed = [v.name for v in vocabularies if v.hashed]
-        raise ValueError(f"{method} needs a closed set of ids, but vocabularies {hashed} are hashed")
     on_meta = replace(options, device="meta")
-    config = record.plan(vocabularies, embedding_dim, budget_bytes, on_meta, **method_options)
+    family = record.family_of(vocabularies, embedding_dim, on_meta, method_options)
+    if budget_bytes is None:
+        config = family.without_budget()
+    else:
+        size = partial(bytes_of, method, vocabularies, embedding_dim, options=on_meta)
+        config = largest_within(family, budget_bytes, size, method)
     table = build_table(method, vocabularies, embedding_dim, config, on_meta)
     serving = table.planned_serving()
     if budget_bytes is not None and serving.bytes > budget_bytes:

@@ -14,8 +14,9 @@ import numpy as np
 
 from rectab.schema import Vocabulary
 from rectab.tables.base import TableOptions
+from rectab.tables.family import Family
 from rectab.tables.ranges import RangeTable
-from rectab.tables.registry import InfeasibleBudget, TableMethod, build_table, register
+from rectab.tables.registry import TableMethod, register
 
 __all__ = ["HashedConfig", "HashedTable", "allocate_rows"]
 
@@ -89,33 +90,24 @@ def allocate_rows(sizes: Sequence[int], total: int, whole_below: int) -> tuple[i
     return tuple(int(n) for n in rows)
 
 
-def plan_hashed(
+def hashed_family(
     vocabularies: Sequence[Vocabulary],
     embedding_dim: int,
-    budget_bytes: int | None,
     options: TableOptions,
     *,
     whole_below: int = 100,
     seed: int = 0,
-) -> HashedConfig:
-    """As many rows as the budget holds, shared out by :func:`allocate_rows`; all ids' rows without a budget."""
+) -> Family[HashedConfig]:
+    """Rows of all vocabularies together, shared out by :func:`allocate_rows`; all ids' rows without a budget."""
+    if whole_below < 1:
+        raise ValueError(f"hashed: whole_below must be at least 1, got {whole_below}")
     sizes = [v.num_embeddings for v in vocabularies]
-    if budget_bytes is None:
-        return HashedConfig(tuple(sizes), seed)
-
-    def bytes_of(num_rows: Sequence[int]) -> int:
-        config = HashedConfig(tuple(num_rows), seed)
-        return build_table("hashed", vocabularies, embedding_dim, config, options).ledger().bytes
-
-    smallest = bytes_of([1] * len(sizes))
-    if smallest > budget_bytes:
-        raise InfeasibleBudget("hashed", budget_bytes, smallest, "one row a vocabulary")
-    if bytes_of(sizes) <= budget_bytes:
-        return HashedConfig(tuple(sizes), seed)
-    total = len(sizes) + int((budget_bytes - smallest) // options.row_bytes(embedding_dim))
-    while bytes_of(num_rows := allocate_rows(sizes, total, whole_below)) > budget_bytes:
-        total -= 1  # vocabularies of one id are whole in the smallest table and may have hidden the salts' bytes
-    return HashedConfig(num_rows, seed)
+    return Family(
+        lambda total: HashedConfig(allocate_rows(sizes, total, whole_below), seed),
+        low=len(sizes),
+        high=sum(sizes),
+        smallest="one row a vocabulary",
+    )
 
 
 register(
@@ -125,8 +117,7 @@ register(
         paper="Weinberger et al., ICML 2009",
         config=HashedConfig,
         table=HashedTable,
-        plan=plan_hashed,
-        any_budget=True,
+        family=hashed_family,
         serves_any_id=True,
     )
 )

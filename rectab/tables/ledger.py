@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rectab.ops import RowStore
 
-__all__ = ["Ledger", "LedgerEntry", "measure"]
+__all__ = ["Ledger", "LedgerEntry", "bound", "measure", "measure_tensors"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,12 @@ class Ledger:
         for entry in self.entries:
             total[entry.kind] = total.get(entry.kind, 0) + entry.bytes
         return dict(sorted(total.items(), key=lambda item: -item[1]))
+
+
+def bound(budget: int | None, smallest: int, largest: int) -> Ledger:
+    """One entry, the most that training may end in: ``budget`` as far as there are forms of that size."""
+    size = largest if budget is None else max(smallest, min(budget, largest))
+    return Ledger((LedgerEntry("rows and indexes, at most", "rows", "", (), size),))
 
 
 def measure(module: nn.Module) -> Ledger:

@@ -14,8 +14,9 @@ from rectab.named import instead_of
 from rectab.schema import Vocabulary
 from rectab.tables.budget import Plan, format_bytes, full_table_bytes, plan, resolve_budget
 from rectab.tables.collisions import Collisions, expected_collisions
+from rectab.tables.family import InfeasibleBudget
 from rectab.tables.ledger import Ledger
-from rectab.tables.registry import InfeasibleBudget, TableMethod, build_table, config_to_json, get_method, methods
+from rectab.tables.registry import TableMethod, build_table, config_to_json, get_method, methods
 
 __all__ = ["PlannedMethod", "methods_renderable", "plan_all", "plan_renderables"]
 
@@ -71,7 +72,7 @@ def plan_all(
     """
     chosen = [get_method(name) for name in names] if names else list(methods())
     options = method_options or {}
-    known = {name: record.name for record in chosen for name in record.option_names()}
+    known = list(dict.fromkeys(name for record in chosen for name in record.option_hints()))
     for name in options:
         if name not in known:
             raise ValueError(f"no option {name!r} of {', '.join(r.name for r in chosen)}{instead_of(name, known)}")
@@ -94,7 +95,7 @@ def _planned(
     budget: str | int | None,
     options: dict[str, Any],
 ) -> PlannedMethod:
-    unknown = [name for name in options if name not in record.option_names()]
+    unknown = [name for name in options if name not in record.option_hints()]
     if unknown:
         return PlannedMethod(record.name, "no option", error=f"no option {', '.join(map(repr, unknown))}")
     try:
@@ -153,7 +154,10 @@ def _parts(entry: PlannedMethod) -> list[str]:
         smallest = "" if entry.smallest_bytes is None else f" ({format_bytes(entry.smallest_bytes)})"
         return [f"{entry.error}{smallest}"]
     serving = f"at most {format_bytes(made.serving.bytes)}" if made.at_most else _ledger_text(made.serving)
-    return [f"config: {_config_text(made)}", f"serving: {serving}", f"training: {_ledger_text(made.training)}"]
+    training = _ledger_text(made.training)
+    if get_method(made.method).needs_full_table:
+        training += ", with the full table in it"
+    return [f"config: {_config_text(made)}", f"serving: {serving}", f"training: {training}"]
 
 
 def _ledger_text(ledger: Ledger) -> str:

@@ -1,51 +1,39 @@
 """The table methods there are: one frozen record each. Tests, CLI, docs and sweeps are driven by it.
 
 A new method is one file in :mod:`rectab.tables` that ends with ``register(TableMethod(...))``, and one import in
-``rectab/tables/__init__.py``.
+``rectab/tables/__init__.py``. What its training may end in, if that is another table, has a record too, without a
+family: it is built, saved and loaded like any table and cannot be planned.
+
+A method that is trained as another method's table and encoded afterwards needs no further hook. Its table is a subclass
+of the one that is trained, :meth:`EmbeddingTable.train_with` trains it and goes on with the encoded form
+(``trainer.restart``), ``planned_serving`` gives the bytes of that form, and the record names the method whose training
+it shares in ``trained_as``: runs that differ only in how they encode need one training.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from typing import Any, Literal, get_type_hints
 
-from rectab.named import find_named
+from rectab.named import find_named, instead_of
+from rectab.plain import read_plain, read_value
 from rectab.schema import Vocabulary
 from rectab.tables.base import EmbeddingTable, TableOptions
+from rectab.tables.family import Family
 
 __all__ = [
-    "InfeasibleBudget",
-    "ServingForm",
     "TableMethod",
     "build_table",
+    "bytes_of",
     "config_from_json",
     "config_to_json",
+    "find_record",
     "get_method",
     "methods",
     "register",
-    "register_serving_form",
 ]
-
-
-class InfeasibleBudget(ValueError):
-    """No configuration of a method serves these vocabularies within the budget.
-
-    Attributes:
-        method: name of the method.
-        budget_bytes: what was asked for.
-        smallest_bytes: the smallest budget the method can serve; None if it can serve none.
-    """
-
-    def __init__(self, method: str, budget_bytes: int, smallest_bytes: int | None, reason: str = "") -> None:
-        self.method = method
-        self.budget_bytes = budget_bytes
-        self.smallest_bytes = smallest_bytes
-        smallest = "no budget is feasible" if smallest_bytes is None else f"the smallest feasible is {smallest_bytes}"
-        super().__init__(
-            f"{method}: a budget of {budget_bytes} bytes is infeasible; {smallest}" + (f" ({reason})" if reason else "")
-        )
 
 
 @dataclass(frozen=True)
@@ -53,109 +41,110 @@ class TableMethod:
     """A way to hold embeddings.
 
     Attributes:
-        name: as users write it; lower case.
+        name: as users write it; lower case. A form that training ends in is called ``method.form``.
         summary: one line.
-        paper: where it comes from.
         config: a frozen dataclass, JSON round-trip by field.
         table: the module.
-        plan: ``plan(vocabularies, embedding_dim, budget_bytes, options, **method_options)`` gives the config that
-            uses a budget best (or, for None, the method's own size). Raises InfeasibleBudget. Its options are its
-            keyword-only arguments or, where it takes ``**settings``, the fields of ``config``.
-        any_budget: True if it can hit (nearly) any number of bytes; False if it has one size (``full``), which a sweep
-            runs once, without a budget.
-        staged: trained in more than one stage.
-        full_table_to_train: needs the full table in memory while training.
+        family: ``family(vocabularies, embedding_dim, options, **method_options)`` gives the configs that a budget
+            chooses from. Its options are its keyword-only arguments or, where it takes ``**settings``, the fields of
+            ``config`` that are not marked as planned (``metadata={"planned": True}``); their types are checked before
+            it is called. None if the table cannot be planned: what it keeps was learned.
+        fills: how closely a budget is used: ``any`` number of bytes to 97 % or more, in ``steps``, or ``one`` size,
+            which a sweep runs once, without a budget.
+        paper: where it comes from.
+        learns_from_validation: its stages train on one half of the validation rows, and the other half selects.
+        size_after_training: how large it ends is known after training; before it, a plan is a bound.
+        needs_own_trainer: trained by :meth:`EmbeddingTable.train_with`, which a host's loop does not call.
+        serves_any_id: any int64 is an id to it: it serves hashed vocabularies and, with ``unseen=None``, ids outside a
+            fitted one (unless it keeps that one whole). Without the flag the contract refuses both.
         needs_counts: needs training counts of ids.
-        hashed_vocabularies: serves vocabularies without a closed set of ids.
-        serves_any_id: with ``unseen=None`` it serves an id outside a fitted vocabulary like any other (unless it keeps
-            that vocabulary whole); without the flag the contract refuses the id before the method sees it.
-        exportable: torch.export and ONNX.
-        shardable: its storage is plain rows, so torchrec can shard it.
+        needs_full_table: holds the full table while it trains.
+        trained_as: the method whose training it shares, see the module's text; None if it has its own.
         revision: of what training gives; raise it when the same config trains to other numbers, so that a sweep does
             not take its old runs for new ones.
     """
 
     name: str
     summary: str
-    paper: str
     config: type
     table: type[EmbeddingTable]
-    plan: Callable[..., Any]
-    any_budget: bool
-    staged: bool = False
-    full_table_to_train: bool = False
-    needs_counts: bool = False
-    hashed_vocabularies: bool = True
+    family: Callable[..., Family[Any]] | None = None
+    fills: Literal["any", "steps", "one"] = "any"
+    paper: str = ""
+    learns_from_validation: bool = False
+    size_after_training: bool = False
+    needs_own_trainer: bool = False
     serves_any_id: bool = False
-    exportable: bool = True
-    shardable: bool = True
+    needs_counts: bool = False
+    needs_full_table: bool = False
+    trained_as: str | None = None
     revision: int = 1
 
     def capabilities(self) -> dict[str, bool]:
         """The flags, by name."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.type in (bool, "bool")}
 
-    def option_names(self) -> tuple[str, ...]:
-        """Names of the options that ``plan`` takes."""
-        parameters = inspect.signature(self.plan).parameters
-        names = [p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY]
-        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-            names += [f.name for f in fields(self.config) if f.name not in parameters]
-        return tuple(names)
+    def option_hints(self) -> dict[str, Any]:
+        """Name and type of every option that ``family`` takes."""
+        if self.family is None:
+            return {}
+        parameters, hints = inspect.signature(self.family).parameters.values(), get_type_hints(self.family)
+        options = {p.name: hints[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY}
+        if any(p.kind is p.VAR_KEYWORD for p in parameters):
+            hints = get_type_hints(self.config)
+            options |= {f.name: hints[f.name] for f in fields(self.config) if not f.metadata.get("planned")}
+        return options
+
+    def family_of(
+        self, vocabularies: Sequence[Vocabulary], embedding_dim: int, options: TableOptions, given: Mapping[str, Any]
+    ) -> Family[Any]:
+        """The family under the method's ``given`` options.
+
+        Raises:
+            ValueError: an option is unknown, of another type or out of range; or the vocabularies lack counts.
+        """
+        assert self.family is not None
+        hints = self.option_hints()
+        for name in given:
+            if name not in hints:
+                raise ValueError(f"{self.name}: unknown option {name!r}{instead_of(name, hints)}")
+        read = {name: read_value(hints[name], value, f"{self.name}.{name}") for name, value in given.items()}
+        uncounted = [v.name for v in vocabularies if v.counts is None]
+        if self.needs_counts and uncounted:
+            raise ValueError(f"{self.name} needs training counts of ids; vocabularies {uncounted} have none")
+        return self.family(vocabularies, embedding_dim, options, **read)
 
 
-@dataclass(frozen=True)
-class ServingForm:
-    """A table that the training of a staged method ends in. It is built, saved and loaded like a method's own table,
-    but it cannot be planned: what it keeps was learned.
-
-    Attributes:
-        name: ``method.form``.
-        config: a frozen dataclass, JSON round-trip by field.
-        table: the module.
-    """
-
-    name: str
-    config: type
-    table: type[EmbeddingTable]
-
-
-_METHODS: dict[str, TableMethod] = {}
-_SERVING_FORMS: dict[str, ServingForm] = {}
+_RECORDS: dict[str, TableMethod] = {}
 
 
 def register(method: TableMethod) -> None:
     """Add a method. Raises ValueError for a name that is taken or not lower case, or a config that is not frozen."""
-    if method.name != method.name.lower() or not method.name.replace("_", "").isalnum():
+    if method.name != method.name.lower() or not method.name.replace("_", "").replace(".", "", 1).isalnum():
         raise ValueError(f"method name {method.name!r} must be lower-case letters, digits and _")
-    if method.name in _METHODS:
+    if ("." in method.name) != (method.family is None):
+        raise ValueError(f"{method.name}: a form that training ends in is called method.form and has no family")
+    if method.name in _RECORDS:
         raise ValueError(f"a method named {method.name!r} is registered already")
     if not is_dataclass(method.config) or not method.config.__dataclass_params__.frozen:  # type: ignore[attr-defined]
         raise ValueError(f"{method.name}: the config must be a frozen dataclass")
     method.table.method, method.table.serves_any_id = method.name, method.serves_any_id
-    _METHODS[method.name] = method
-
-
-def register_serving_form(form: ServingForm) -> None:
-    """Make a serving form known to :func:`build_table` and to ``load_table``. Raises ValueError for a name taken."""
-    if form.name in _SERVING_FORMS:
-        raise ValueError(f"a serving form named {form.name!r} is registered already")
-    form.table.method = form.name
-    _SERVING_FORMS[form.name] = form
+    _RECORDS[method.name] = method
 
 
 def methods() -> tuple[TableMethod, ...]:
-    """Every registered method, in order of registration."""
-    return tuple(_METHODS.values())
+    """Every method that can be planned, in order of registration."""
+    return tuple(record for record in _RECORDS.values() if record.family is not None)
 
 
 def get_method(name: str) -> TableMethod:
     """The named method. Raises ValueError that lists what there is."""
-    return find_named("table method", _METHODS, name)
+    return find_named("table method", {record.name: record for record in methods()}, name)
 
 
-def _buildable(name: str) -> TableMethod | ServingForm:
-    return _SERVING_FORMS[name] if name in _SERVING_FORMS else get_method(name)
+def find_record(name: str) -> TableMethod:
+    """The named method, or form that training ends in. Raises ValueError that lists the methods."""
+    return _RECORDS[name] if name in _RECORDS else get_method(name)
 
 
 def build_table(
@@ -165,16 +154,24 @@ def build_table(
     config: Any,
     options: TableOptions | None = None,
 ) -> EmbeddingTable:
-    """A table of the named method or serving form.
+    """A table of the named method or form.
 
     Raises:
         ValueError: there is no such method, or the config or ``embedding_dim`` is not valid.
         TypeError: ``config`` is that of another method.
     """
-    record = _buildable(method)
+    record = find_record(method)
     if not isinstance(config, record.config):
         raise TypeError(f"{method} takes a {record.config.__name__}, got {type(config).__name__}")
     return record.table(vocabularies, embedding_dim, config, options)
+
+
+def bytes_of(
+    method: str, vocabularies: Sequence[Vocabulary], embedding_dim: int, config: Any, options: TableOptions
+) -> int:
+    """Serving bytes of a table that is built on the meta device, to be counted."""
+    on_meta = replace(options, device="meta")
+    return build_table(method, vocabularies, embedding_dim, config, on_meta).planned_serving().bytes
 
 
 def config_to_json(config: Any) -> dict[str, Any]:
@@ -183,14 +180,5 @@ def config_to_json(config: Any) -> dict[str, Any]:
 
 
 def config_from_json(method: str, data: Mapping[str, Any]) -> Any:
-    """Read :func:`config_to_json` back. Raises ValueError for an unknown method or unknown fields."""
-    record = _buildable(method)
-    known = {f.name for f in fields(record.config)}
-    unknown = sorted(set(data) - known)
-    if unknown:
-        raise ValueError(f"{method}: unknown config fields {unknown}; there are {sorted(known)}")
-    return record.config(**{key: _to_tuple(value) for key, value in data.items()})
-
-
-def _to_tuple(value: Any) -> Any:
-    return tuple(_to_tuple(item) for item in value) if isinstance(value, list) else value
+    """Read :func:`config_to_json` back. Raises ValueError for an unknown method, or for fields that do not fit it."""
+    return read_plain(find_record(method).config, data, f"{method} config")

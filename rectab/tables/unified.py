@@ -9,7 +9,7 @@ weights, so the only knob is the number of rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,7 +17,8 @@ from torch import Tensor
 from rectab.ops import MAX_ROWS, RowStore, hash_rows, salt_of
 from rectab.schema import Vocabulary
 from rectab.tables.base import EmbeddingTable, RowRange, TableOptions
-from rectab.tables.registry import InfeasibleBudget, TableMethod, build_table, register
+from rectab.tables.family import Family
+from rectab.tables.registry import TableMethod, register
 
 __all__ = ["UnifiedConfig", "UnifiedTable"]
 
@@ -35,6 +36,16 @@ class UnifiedConfig:
     num_chunks: int = 2
     num_tables: int = 1
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("num_chunks", "num_tables"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"unified: {name} must be at least 1, got {getattr(self, name)}")
+        if not 1 <= self.rows_per_table <= MAX_ROWS:
+            raise ValueError(
+                f"unified: rows_per_table must be in 1..{MAX_ROWS}, got {self.rows_per_table}; more rows need more "
+                "sub-tables (num_tables)"
+            )
 
 
 class UnifiedTable(EmbeddingTable[UnifiedConfig]):
@@ -58,15 +69,8 @@ class UnifiedTable(EmbeddingTable[UnifiedConfig]):
         options: TableOptions | None = None,
     ) -> None:
         super().__init__(vocabularies, embedding_dim, config, options)
-        if config.num_chunks < 1 or embedding_dim % config.num_chunks:
+        if embedding_dim % config.num_chunks:
             raise ValueError(f"unified: num_chunks {config.num_chunks} does not divide embedding_dim {embedding_dim}")
-        if config.num_tables < 1:
-            raise ValueError(f"unified: num_tables must be at least 1, got {config.num_tables}")
-        if not 1 <= config.rows_per_table <= MAX_ROWS:
-            raise ValueError(
-                f"unified: rows_per_table must be in 1..{MAX_ROWS}, got {config.rows_per_table}; more rows need more "
-                "sub-tables (num_tables)"
-            )
         device = self.options.device
         chunks = range(config.num_chunks)
         salts = [[salt_of(config.seed, vocabulary.name, chunk) for chunk in chunks] for vocabulary in self.vocabularies]
@@ -101,53 +105,45 @@ class UnifiedTable(EmbeddingTable[UnifiedConfig]):
         return torch.arange(self.config.num_chunks, device=ids.device)
 
 
-def plan_unified(
+def unified_family(
     vocabularies: Sequence[Vocabulary],
     embedding_dim: int,
-    budget_bytes: int | None,
     options: TableOptions,
     *,
     num_chunks: int | None = None,
     num_tables: int | None = None,
     seed: int = 0,
-) -> UnifiedConfig:
-    """As many rows as the budget holds; without a budget, as many elements as the full table has.
+) -> Family[UnifiedConfig]:
+    """Rows of all sub-tables together; without a budget, as many elements as the full table has.
 
     ``num_chunks`` defaults to 2 where that divides ``embedding_dim``: the TFRS tutorial loses about 2 % with one.
     ``num_tables`` defaults to 1, and beyond ``MAX_ROWS`` rows to as few sub-tables as hold them; a table with one for
     every (vocabulary, chunk) pair grows no further.
-
-    Raises:
-        InfeasibleBudget: not even one row a sub-table fits the budget.
-        ValueError: the sub-tables asked for by ``num_tables`` cannot hold the rows.
     """
-    if num_chunks is None:
-        num_chunks = 2 if embedding_dim % 2 == 0 else 1
+    chunks = num_chunks if num_chunks is not None else 2 if embedding_dim % 2 == 0 else 1
+    first = UnifiedConfig(1, chunks, 1 if num_tables is None else num_tables, seed)
+    pairs = len(vocabularies) * chunks
+    most = (pairs if num_tables is None else num_tables) * MAX_ROWS
+    limit = f"num_tables={num_tables} holds at most {most} rows; give more, or leave num_tables out"
 
-    pairs = len(vocabularies) * num_chunks
-    if budget_bytes is None:
-        rows = sum(v.num_embeddings for v in vocabularies) * num_chunks
-        num_tables = _sub_tables(rows, pairs, num_tables)
-        return UnifiedConfig(min(-(-rows // num_tables), MAX_ROWS), num_chunks, num_tables, seed)
-    first = UnifiedConfig(1, num_chunks, 1 if num_tables is None else num_tables, seed)
-    smallest = build_table("unified", vocabularies, embedding_dim, first, options).ledger().bytes
-    if smallest > budget_bytes:
-        raise InfeasibleBudget("unified", budget_bytes, smallest, "one row a sub-table")
-    row_bytes = options.row_bytes(embedding_dim // num_chunks)
-    rows = first.num_tables + int((budget_bytes - smallest) // row_bytes)
-    num_tables = _sub_tables(rows, pairs, num_tables)
-    return UnifiedConfig(min(rows // num_tables, MAX_ROWS), num_chunks, num_tables, seed)
+    def config_of(rows: int) -> UnifiedConfig:
+        tables = min(-(-rows // MAX_ROWS), pairs) if num_tables is None else num_tables
+        return replace(first, rows_per_table=min(-(-rows // tables), MAX_ROWS), num_tables=tables)
 
+    def own() -> UnifiedConfig:
+        rows = sum(v.num_embeddings for v in vocabularies) * chunks
+        if num_tables is not None and num_tables < pairs and rows > most:
+            raise ValueError(f"unified: {limit}")
+        return config_of(rows)
 
-def _sub_tables(rows: int, pairs: int, asked: int | None) -> int:
-    """How many sub-tables: those asked for, or as few as hold ``rows``; more than ``pairs`` would stay empty."""
-    needed = max(1, min(-(-rows // MAX_ROWS), pairs))
-    if asked is not None and asked < needed:
-        raise ValueError(
-            f"unified: num_tables={asked} holds at most {max(asked, 0) * MAX_ROWS} rows, and {rows} are to be held; "
-            f"give at least {needed}, or leave num_tables out"
-        )
-    return needed if asked is None else asked
+    return Family(
+        config_of,
+        low=first.num_tables,
+        high=most,
+        own=own,
+        smallest="one row a sub-table",
+        limit="" if num_tables is None or num_tables >= pairs else limit,
+    )
 
 
 register(
@@ -157,8 +153,7 @@ register(
         paper="Coleman et al., NeurIPS 2023",
         config=UnifiedConfig,
         table=UnifiedTable,
-        plan=plan_unified,
-        any_budget=True,
+        family=unified_family,
         serves_any_id=True,
     )
 )

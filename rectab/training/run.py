@@ -52,7 +52,7 @@ def train_once(
         dataset: the data.
         method: of the table, see ``rectab tables``.
         budget: bytes of the serving form, such as ``"10%"`` or ``"1MiB"``; None or ``"none"`` without a budget.
-        method_options: of the method's planner.
+        method_options: of the method, see ``rectab plan``.
         model: the interaction.
         history: the history tower.
         model_options: of the interaction; under the key ``history`` a mapping of the tower's options.

@@ -19,7 +19,7 @@ from rectab.data.dataset import PreparedDataset, Split
 from rectab.data.loader import batches
 from rectab.models import CTRModel, ModelConfig
 from rectab.tables.base import EmbeddingTable
-from rectab.tables.registry import methods
+from rectab.tables.registry import find_record
 from rectab.training.checkpoint import Checkpoints
 from rectab.training.config import TrainConfig
 from rectab.training.evaluation import evaluate
@@ -74,9 +74,8 @@ class Trainer:
         self.train: Split = dataset.train
         self.valid: Split = dataset.valid
         self._search: Split | None = None
-        method = next((m for m in methods() if m.name == table.method), None)  # none of a serving form that is loaded
-        staged = method is not None and method.staged
-        if staged if split_validation is None else split_validation:
+        method = find_record(table.method)
+        if method.learns_from_validation if split_validation is None else split_validation:
             self._search, self.valid = dataset.valid.sample_halves(config.seed)
         self._bf16, self.precision = resolve_precision(config.precision)
         self.reporter = Reporter(progress)
@@ -89,7 +88,7 @@ class Trainer:
             "table": str(table.config),
             "threads": torch.get_num_threads(),  # sums are not the same with another number
         }
-        if method is not None and method.revision != 1:
+        if method.revision != 1:
             run["revision"] = method.revision
         self.checkpoints = Checkpoints(checkpoints, run, config.checkpoint_seconds)
         self.stages: list[dict[str, Any]] = []
@@ -234,8 +233,8 @@ class Trainer:
     def _search_split(self) -> Split:
         if self._search is None:
             raise ValueError(
-                f"table method {self.table.method!r} is not staged, so nothing may be learned from validation; "
-                "register it with staged=True, or give split_validation=True"
+                f"table method {self.table.method!r} learns nothing from validation; register it with "
+                "learns_from_validation=True, or give split_validation=True"
             )
         return self._search
 

@@ -1,4 +1,4 @@
-"""Every exportable method out of Python: ONNX in onnxruntime, and AOTInductor where there is a compiler."""
+"""Every method out of Python: ONNX in onnxruntime, and AOTInductor where there is a compiler."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 import rectab
 from rectab.schema import Vocabulary
-from rectab.tables import TableOptions, methods, plan
+from rectab.tables import TableOptions, get_method, methods, plan
 
 onnxruntime = pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")
 pytestmark = pytest.mark.host
 
 SIZES = {"user": 2000, "item": 5000, "gender": 3}
-EXPORTABLE = [m.name for m in methods() if m.exportable]
+EXPORTABLE = [m.name for m in methods()]
 
 
 class Lookup(nn.Module):
@@ -29,7 +29,7 @@ class Lookup(nn.Module):
         super().__init__()
         counts = {n: (1000 / np.arange(1, s + 1)).astype(np.int64) for n, s in SIZES.items()}
         vocabularies = [Vocabulary(n, s, counts=counts[n]) for n, s in SIZES.items()]
-        budget = "25%" if next(m for m in methods() if m.name == method).any_budget else None
+        budget = None if get_method(method).fills == "one" else "25%"
         self.table = plan(method, vocabularies, 8, budget, options=TableOptions(**options)).build().serving().eval()
 
     def forward(self, ids: Tensor) -> Tensor:

@@ -7,15 +7,17 @@ left is pruned to it (:mod:`rectab.tables.dnis.pruning`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from rectab.schema import Vocabulary
 from rectab.tables.base import TableOptions
 from rectab.tables.dnis.config import DNISConfig, SparseDNISConfig, StructuredDNISConfig
-from rectab.tables.dnis.pruning import smallest_bytes
+from rectab.tables.dnis.pruning import largest_bytes, smallest_bytes
 from rectab.tables.dnis.serving import SparseDNISTable, StructuredDNISTable
 from rectab.tables.dnis.table import DNISTable
-from rectab.tables.registry import InfeasibleBudget, TableMethod, register
+from rectab.tables.family import Family
+from rectab.tables.registry import TableMethod, register
 
 __all__ = [
     "DNISConfig",
@@ -27,28 +29,18 @@ __all__ = [
 ]
 
 
-def plan_dnis(
-    vocabularies: Sequence[Vocabulary],
-    embedding_dim: int,
-    budget_bytes: int | None,
-    options: TableOptions,
-    **settings: Any,
-) -> DNISConfig:
-    """The config that learns a table within the budget.
-
-    Raises:
-        InfeasibleBudget: not even one entry fits the budget.
-        ValueError: a vocabulary has no training counts.
-    """
-    config = DNISConfig(budget_bytes, **settings)
-    uncounted = [v.name for v in vocabularies if v.counts is None]
-    if uncounted and len(config.blocks) > 1:
-        raise ValueError(f"dnis needs training counts to sort ids into blocks; vocabularies {uncounted} have none")
-    if budget_bytes is not None:
-        smallest = smallest_bytes(vocabularies, embedding_dim, config, options)
-        if smallest > budget_bytes:
-            raise InfeasibleBudget("dnis", budget_bytes, smallest)
-    return config
+def dnis_family(
+    vocabularies: Sequence[Vocabulary], embedding_dim: int, options: TableOptions, **settings: Any
+) -> Family[DNISConfig]:
+    """By the bytes that the search is pruned to."""
+    own = DNISConfig(**settings)
+    arguments = (vocabularies, embedding_dim, own, options)
+    return Family(
+        lambda size: replace(own, budget_bytes=size),
+        low=smallest_bytes(*arguments),
+        high=largest_bytes(*arguments),
+        own=lambda: own,
+    )
 
 
 register(
@@ -58,12 +50,11 @@ register(
         paper="Cheng et al., 2020",
         config=DNISConfig,
         table=DNISTable,
-        plan=plan_dnis,
-        any_budget=True,
-        staged=True,
-        full_table_to_train=True,
+        family=dnis_family,
+        learns_from_validation=True,
+        size_after_training=True,
+        needs_own_trainer=True,
         needs_counts=True,
-        hashed_vocabularies=False,
-        shardable=False,
+        needs_full_table=True,
     )
 )

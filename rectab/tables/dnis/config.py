@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 __all__ = ["DNISConfig", "SparseDNISConfig", "StructuredDNISConfig"]
@@ -28,7 +28,7 @@ class DNISConfig:
     fine_tune_epochs: most epochs after pruning; 0 serves the table as it was pruned.
     """
 
-    budget_bytes: int | None = None
+    budget_bytes: int | None = field(default=None, metadata={"planned": True})
     form: Form = "auto"
     blocks: tuple[float, ...] = (0.1, 0.2, 0.2, 0.2, 0.3)
     alpha_lr: float = 0.01

@@ -17,8 +17,9 @@ from rectab.schema import Vocabulary
 from rectab.tables.base import TableOptions
 from rectab.tables.dnis.blocks import block_sizes
 from rectab.tables.dnis.config import DNISConfig, SparseDNISConfig, StructuredDNISConfig
-from rectab.tables.dnis.serving import sparse_bytes, structured_bytes
+from rectab.tables.dnis.serving import structured_bytes
 from rectab.tables.learned import slices_of
+from rectab.tables.registry import bytes_of
 
 __all__ = ["Pruner", "StructuredChoice", "largest_bytes", "smallest_bytes"]
 
@@ -108,7 +109,7 @@ class Pruner:
         return above.nonzero().squeeze(1)
 
     def _sparse_bytes(self, count: int) -> int:
-        return sparse_bytes(self.vocabularies, self.embedding_dim, SparseDNISConfig(count), self.options)
+        return bytes_of("dnis.sparse", self.vocabularies, self.embedding_dim, SparseDNISConfig(count), self.options)
 
 
 def smallest_bytes(
@@ -116,12 +117,9 @@ def smallest_bytes(
 ) -> int:
     """Bytes of the smallest serving form of the config."""
     sizes = [size for size in block_sizes(sum(v.num_embeddings for v in vocabularies), config.blocks) if size]
-    structured = min(
-        structured_bytes(vocabularies, embedding_dim, StructuredDNISConfig((size,), ((column,),)), options)
-        for size in sizes
-        for column in (0, embedding_dim - 1)
-    )
-    sparse = sparse_bytes(vocabularies, embedding_dim, SparseDNISConfig(1), options)
+    one = [StructuredDNISConfig((size,), ((column,),)) for size in sizes for column in (0, embedding_dim - 1)]
+    structured = min(structured_bytes(vocabularies, embedding_dim, form, options) for form in one)
+    sparse = bytes_of("dnis.sparse", vocabularies, embedding_dim, SparseDNISConfig(1), options)
     return {"structured": structured, "sparse": sparse, "auto": min(structured, sparse)}[config.form]
 
 
@@ -135,5 +133,6 @@ def largest_bytes(
     columns = (tuple(range(embedding_dim)),) * len(sizes)
     places = len(sizes) * embedding_dim * 8
     structured = structured_bytes(vocabularies, embedding_dim, StructuredDNISConfig(tuple(sizes), columns), options)
-    almost = sparse_bytes(vocabularies, embedding_dim, SparseDNISConfig(max(num_ids * embedding_dim - 1, 1)), options)
-    return max(structured + places, almost + int(options.row_bytes(1)))
+    almost = SparseDNISConfig(max(num_ids * embedding_dim - 1, 1))
+    sparse = bytes_of("dnis.sparse", vocabularies, embedding_dim, almost, options) + int(options.row_bytes(1))
+    return max(structured + places, sparse)

@@ -14,9 +14,9 @@ from rectab.tables.compact import CompactTable, RaggedRows, gather_present, inde
 from rectab.tables.dnis.config import SparseDNISConfig, StructuredDNISConfig
 from rectab.tables.idset import IdSet
 from rectab.tables.partition import IdPartition
-from rectab.tables.registry import ServingForm, register_serving_form
+from rectab.tables.registry import TableMethod, register
 
-__all__ = ["SparseDNISTable", "StructuredDNISTable", "sparse_bytes", "structured_bytes"]
+__all__ = ["SparseDNISTable", "StructuredDNISTable", "structured_bytes"]
 
 
 class StructuredDNISTable(CompactTable[StructuredDNISConfig]):
@@ -114,7 +114,7 @@ class SparseDNISTable(CompactTable[SparseDNISConfig]):
 def structured_bytes(
     vocabularies: Sequence[Vocabulary], embedding_dim: int, config: StructuredDNISConfig, options: TableOptions
 ) -> int:
-    """Bytes of :class:`StructuredDNISTable`, without building it."""
+    """Bytes of :class:`StructuredDNISTable`, without building it: pruning asks for every dimension of every block."""
     num_ids = sum(v.num_embeddings for v in vocabularies)
     return (
         (len(vocabularies) + 1) * index_dtype(num_ids).itemsize
@@ -123,20 +123,10 @@ def structured_bytes(
     )
 
 
-def sparse_bytes(
-    vocabularies: Sequence[Vocabulary], embedding_dim: int, config: SparseDNISConfig, options: TableOptions
-) -> int:
-    """Bytes of :class:`SparseDNISTable`, without building it."""
-    num_ids = sum(v.num_embeddings for v in vocabularies)
-    entries = IdSet.bytes_of(num_ids * embedding_dim, config.num_entries, embedding_dim)
-    rows = int(config.num_entries * options.row_bytes(1))
-    return (len(vocabularies) + 1) * index_dtype(num_ids).itemsize + entries + rows
-
-
 def _parts(num_ids: int, config: StructuredDNISConfig) -> list[int]:
     """Ids of every kept block, and of all others together."""
     return [*config.num_rows, num_ids - sum(config.num_rows)]
 
 
-register_serving_form(ServingForm("dnis.structured", StructuredDNISConfig, StructuredDNISTable))
-register_serving_form(ServingForm("dnis.sparse", SparseDNISConfig, SparseDNISTable))
+register(TableMethod("dnis.structured", "dimensions of blocks of ids", StructuredDNISConfig, StructuredDNISTable))
+register(TableMethod("dnis.sparse", "single entries", SparseDNISConfig, SparseDNISTable))

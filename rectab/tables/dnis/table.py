@@ -14,10 +14,10 @@ from rectab.tables.compact import CompactTable
 from rectab.tables.dnis.bilevel import AlphaStep
 from rectab.tables.dnis.blocks import assign_blocks
 from rectab.tables.dnis.config import DNISConfig, SparseDNISConfig
-from rectab.tables.dnis.pruning import Pruner, StructuredChoice, largest_bytes
+from rectab.tables.dnis.pruning import Pruner, StructuredChoice, largest_bytes, smallest_bytes
 from rectab.tables.dnis.serving import SparseDNISTable, StructuredDNISTable
 from rectab.tables.learned import Curve, share_by_decile, slices_of
-from rectab.tables.ledger import Ledger, LedgerEntry
+from rectab.tables.ledger import Ledger, bound
 from rectab.tables.ranges import RangeTable
 from rectab.tables.registry import build_table
 
@@ -47,12 +47,9 @@ class DNISTable(RangeTable[DNISConfig]):
         config: DNISConfig,
         options: TableOptions | None = None,
     ) -> None:
-        hashed = [v.name for v in vocabularies if v.hashed]
-        if hashed:
-            raise ValueError(f"dnis: vocabularies {hashed} are hashed, they have no closed set of ids to sort")
         super().__init__(vocabularies, embedding_dim, config, options, [v.num_embeddings for v in vocabularies], seed=0)
         device = self.options.device
-        self.register_buffer("block", assign_blocks(self.vocabularies, config.blocks).to(device))
+        self.register_buffer("block", assign_blocks(self.vocabularies, config.blocks, device))
         self.alpha = nn.Parameter(torch.ones(len(config.blocks), embedding_dim, device=device))
         self.alpha_curve = Curve(len(config.blocks), device=device)
 
@@ -71,9 +68,8 @@ class DNISTable(RangeTable[DNISConfig]):
 
     def planned_serving(self) -> Ledger:
         """The most that training may end in: the budget, or everything kept."""
-        size = largest_bytes(self.vocabularies, self.embedding_dim, self.config, self.options)
-        size = size if self.config.budget_bytes is None else min(size, self.config.budget_bytes)
-        return Ledger((LedgerEntry("rows and indexes, at most", "rows", self.options.rows, (), size),))
+        arguments = (self.vocabularies, self.embedding_dim, self.config, self.options)
+        return bound(self.config.budget_bytes, smallest_bytes(*arguments), largest_bytes(*arguments))
 
     def serving(self) -> EmbeddingTable:
         """The merged table pruned to the budget, in the form that keeps more of its magnitude."""

@@ -7,33 +7,33 @@ rows and widths are chosen to fill it (:mod:`rectab.tables.optembed.sizing`); wi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from rectab.schema import Vocabulary
 from rectab.tables.base import TableOptions
+from rectab.tables.family import Family
 from rectab.tables.optembed.config import CompactOptEmbedConfig, OptEmbedConfig
 from rectab.tables.optembed.serving import CompactOptEmbedTable
-from rectab.tables.optembed.sizing import smallest_bytes
+from rectab.tables.optembed.sizing import largest_bytes, smallest_bytes
 from rectab.tables.optembed.table import OptEmbedTable
-from rectab.tables.registry import InfeasibleBudget, TableMethod, register
+from rectab.tables.registry import TableMethod, register
 
 __all__ = ["CompactOptEmbedConfig", "CompactOptEmbedTable", "OptEmbedConfig", "OptEmbedTable"]
 
 
-def plan_optembed(
-    vocabularies: Sequence[Vocabulary],
-    embedding_dim: int,
-    budget_bytes: int | None,
-    options: TableOptions,
-    **settings: Any,
-) -> OptEmbedConfig:
-    """The config that learns a table within the budget. Raises InfeasibleBudget if not even one row fits it."""
-    config = OptEmbedConfig(budget_bytes, **settings)
-    if budget_bytes is not None:
-        smallest = smallest_bytes(vocabularies, embedding_dim, config, options)
-        if smallest > budget_bytes:
-            raise InfeasibleBudget("optembed", budget_bytes, smallest)
-    return config
+def optembed_family(
+    vocabularies: Sequence[Vocabulary], embedding_dim: int, options: TableOptions, **settings: Any
+) -> Family[OptEmbedConfig]:
+    """By the bytes that rows and widths are chosen to fill."""
+    own = OptEmbedConfig(**settings)
+    arguments = (vocabularies, embedding_dim, own, options)
+    return Family(
+        lambda size: replace(own, budget_bytes=size),
+        low=smallest_bytes(*arguments),
+        high=largest_bytes(*arguments),
+        own=lambda: own,
+    )
 
 
 register(
@@ -43,12 +43,11 @@ register(
         paper="Lyu et al., CIKM 2022",
         config=OptEmbedConfig,
         table=OptEmbedTable,
-        plan=plan_optembed,
-        any_budget=True,
+        family=optembed_family,
+        learns_from_validation=True,
+        size_after_training=True,
+        needs_own_trainer=True,
+        needs_full_table=True,
         revision=2,  # 2: a budget compares vocabularies by their scales; the search follows the seed of the run
-        staged=True,
-        full_table_to_train=True,
-        hashed_vocabularies=False,
-        shardable=False,
     )
 )

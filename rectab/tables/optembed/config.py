@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 __all__ = ["CompactOptEmbedConfig", "OptEmbedConfig", "Pruned"]
@@ -28,7 +28,7 @@ class OptEmbedConfig:
     seed: of the search, added to the table's own seed.
     """
 
-    budget_bytes: int | None = None
+    budget_bytes: int | None = field(default=None, metadata={"planned": True})
     search_rows: bool = True
     search_dims: bool = True
     pruned: Pruned = "zero"

@@ -13,7 +13,7 @@ from rectab.tables.base import TableOptions
 from rectab.tables.compact import CompactTable, RaggedRows, index_dtype
 from rectab.tables.idset import IdSet
 from rectab.tables.optembed.config import CompactOptEmbedConfig
-from rectab.tables.registry import ServingForm, register_serving_form
+from rectab.tables.registry import TableMethod, register
 
 __all__ = ["CompactOptEmbedTable", "compact_bytes"]
 
@@ -90,4 +90,4 @@ def _groups(config: CompactOptEmbedConfig) -> tuple[list[int], list[range]]:
     return [rows + extra for rows in config.num_rows], [range(width) for width in config.widths]
 
 
-register_serving_form(ServingForm("optembed.compact", CompactOptEmbedConfig, CompactOptEmbedTable))
+register(TableMethod("optembed.compact", "kept rows, narrowed", CompactOptEmbedConfig, CompactOptEmbedTable))

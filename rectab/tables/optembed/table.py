@@ -13,13 +13,13 @@ from rectab.ops import RowStore
 from rectab.schema import Vocabulary
 from rectab.tables.base import TableOptions
 from rectab.tables.learned import Curve, share_by_decile, slices_of
-from rectab.tables.ledger import Ledger, LedgerEntry
+from rectab.tables.ledger import Ledger, bound
 from rectab.tables.optembed.config import CompactOptEmbedConfig, OptEmbedConfig
 from rectab.tables.optembed.evolution import Evolution, evolve
 from rectab.tables.optembed.masks import keep_above_zero, keep_leading, row_norms
 from rectab.tables.optembed.search import Fitness
 from rectab.tables.optembed.serving import CompactOptEmbedTable
-from rectab.tables.optembed.sizing import Shape, Sizer, largest_bytes, row_scales
+from rectab.tables.optembed.sizing import Shape, Sizer, largest_bytes, row_scales, smallest_bytes
 from rectab.tables.ranges import RangeTable
 from rectab.tables.registry import build_table
 
@@ -54,9 +54,6 @@ class OptEmbedTable(RangeTable[OptEmbedConfig]):
         config: OptEmbedConfig,
         options: TableOptions | None = None,
     ) -> None:
-        hashed = [v.name for v in vocabularies if v.hashed]
-        if hashed:
-            raise ValueError(f"optembed: vocabularies {hashed} are hashed, they have no closed set of ids to prune")
         super().__init__(vocabularies, embedding_dim, config, options, [v.num_embeddings for v in vocabularies], seed=0)
         count, device = len(self.vocabularies), self.options.device
         self.register_buffer("widths", torch.full((count,), embedding_dim, device=device))
@@ -129,9 +126,8 @@ class OptEmbedTable(RangeTable[OptEmbedConfig]):
 
     def planned_serving(self) -> Ledger:
         """The most that training may end in: the budget, or everything kept."""
-        size = largest_bytes(self.vocabularies, self.embedding_dim, self.config, self.options)
-        size = size if self.config.budget_bytes is None else min(size, self.config.budget_bytes)
-        return Ledger((LedgerEntry("rows and indexes, at most", "rows", self.options.rows, (), size),))
+        arguments = (self.vocabularies, self.embedding_dim, self.config, self.options)
+        return bound(self.config.budget_bytes, smallest_bytes(*arguments), largest_bytes(*arguments))
 
     def serving(self) -> EmbeddingTable:
         """The rows above their thresholds at the widths found so far, shifted to fit the budget if there is one."""
