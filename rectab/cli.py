@@ -23,6 +23,11 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
+Rows = Annotated[str, typer.Option(help="How rows are held: fp32, bf16, fp16, int8.")]
+TrainMemory = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="Most bytes that training the table may take: rows, optimizer, best weights. 4GiB, 40%."),
+]
 Options = Annotated[
     Optional[list[str]],  # noqa: UP045 - typer reads it on Python 3.10
     typer.Option("--option", "-o", help="A method's own option, KEY=VALUE (num_chunks=4); may be repeated."),
@@ -62,15 +67,20 @@ def plan(
     ],
     dim: Annotated[int, typer.Option(help="embedding_dim.")] = 16,
     table: Annotated[Optional[list[str]], typer.Option(help="Method; all of them if not given.")] = None,  # noqa: UP045
+    rows: Rows = "fp32",
+    train_memory: TrainMemory = None,
     option: Options = None,
     json_output: Json = False,
 ) -> None:
     """What every method would make of a memory budget: configuration, counted bytes, expected collisions."""
     from rectab.data import PreparedDataset
+    from rectab.tables import TableOptions
     from rectab.tables.planning import plan_all, plan_renderables
 
     dataset = PreparedDataset.open(data)
-    plans = plan_all(dataset.schema.vocabularies, dim, budget, table, _options(option))
+    held = TableOptions(rows=rows)
+    vocabularies = dataset.schema.vocabularies
+    plans = plan_all(vocabularies, dim, budget, table, _options(option), options=held, train_memory=train_memory)
     if json_output:
         _print_json([entry.to_json() for entry in plans])
     else:
@@ -97,6 +107,8 @@ def train(
     model: Annotated[str, typer.Option(help="Interaction: lr, fm, mlp, deepfm, wide_deep, dcnv2, dlrm.")] = "deepfm",
     history: Annotated[str, typer.Option(help="History tower: none, mean, din.")] = "none",
     dim: Annotated[int, typer.Option(help="embedding_dim.")] = 16,
+    rows: Rows = "fp32",
+    train_memory: TrainMemory = None,
     seed: Annotated[int, typer.Option(help="Of everything: weights, batches, dropout.")] = 0,
     out: Annotated[Optional[Path], typer.Option(help="Folder for checkpoints, weights and the result.")] = None,  # noqa: UP045
     option: Options = None,
@@ -128,6 +140,8 @@ def train(
         method=table,
         budget=budget,
         method_options=_options(option),
+        rows=rows,
+        train_memory=train_memory,
         model=model,
         history=history,
         embedding_dim=dim,

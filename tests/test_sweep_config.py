@@ -27,6 +27,17 @@ def load(tmp_path: Path, text: str):  # type: ignore[no-untyped-def]
         ('method = "full"', 'method = "full"\nbudgetz = []', r"methods\[0\]\.budgetz: unknown key"),
         ('method = "full"', 'method = "fulll"', r"methods\[0\]\.method: .*'full'"),
         ('method = "hashed"', 'method = "full"', r"methods: repeated full; give each its own name"),
+        (
+            'method = "full"',
+            'method = "full"\nrows = "int9"',
+            r"methods\[0\]\.rows: no row format 'int9'; did you mean",
+        ),
+        (
+            'method = "hashed"',
+            'method = "hashed"\noptions = { whole_below = "x" }',
+            r"hashed\.whole_below must be a whole",
+        ),
+        ("seeds = [0, 1, 2]", 'seeds = [0]\ntrain_budgets = ["none"]', r"train_budgets are sizes"),
         ('"50%"', '"50 percents"', r"budgets: .*50 percents"),
         ('"50%"', '"0%"', r"budgets"),
         ("lr = 0.001", "learning = 0.001", r"training: unknown .*learning"),

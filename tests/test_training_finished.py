@@ -99,7 +99,7 @@ def test_other_data_and_other_revisions_are_other_runs(
     with pytest.raises(CheckpointError, match=r"dataset: '.*' there, '.*' here"):
         run(tiny_dataset(rows=400, seed=1), finished)
     changed = replace(registry.get_method("unified"), revision=2)
-    monkeypatch.setitem(registry._METHODS, "unified", changed)
+    monkeypatch.setitem(registry._RECORDS, "unified", changed)
     with pytest.raises(CheckpointError, match=r"table\.revision: 1 there, 2 here"):
         run(dataset, finished)
 

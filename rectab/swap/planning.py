@@ -14,7 +14,17 @@ from torch import nn
 from rectab.ops import Gradient, float_format
 from rectab.schema import Vocabulary
 from rectab.swap.find import FoundTable, Selector, find_tables
-from rectab.tables import InfeasibleBudget, Plan, TableOptions, format_bytes, get_method, parse_budget, plan
+from rectab.tables import (
+    InfeasibleBudget,
+    InfeasibleTraining,
+    Ledger,
+    Plan,
+    TableOptions,
+    format_bytes,
+    get_method,
+    parse_budget,
+    plan,
+)
 from rectab.tables.unseen import Unseen
 
 __all__ = ["PlannedTable", "SwapPlan", "plan_swap", "share_budget"]
@@ -101,6 +111,8 @@ def plan_swap(
     init: str = "fresh",
     unseen: Unseen | None = "error",
     counts: Mapping[str, Any] | None = None,
+    rows: str | None = None,
+    train_memory: str | int | None = None,
     seed: int = 0,
     **method_options: Any,
 ) -> SwapPlan:
@@ -114,7 +126,7 @@ def plan_swap(
     groups = _groups(found, match_scale=init == "fresh")
     before = sum(table.bytes for table in found)
     budget_bytes = None if budget is None else parse_budget(budget, before)
-    options = [_options(members, gradient, unseen, seed + index) for index, members in enumerate(groups)]
+    options = [_options(members, gradient, unseen, seed + index, rows) for index, members in enumerate(groups)]
 
     def planned(index: int, size: int | None) -> Plan:
         members = groups[index]
@@ -135,6 +147,11 @@ def plan_swap(
     for index, members in enumerate(groups):
         scales = [_scale(table, members[0]) if init == "fresh" else 1.0 for table in members]
         tables.append(PlannedTable(planned(index, shares[index]), tuple(members), tuple(scales)))
+    if train_memory is not None:
+        held = (entry for table in tables for entry in table.plan.training if entry.kind != "best weights")
+        training = Ledger(tuple(held))  # whether a host keeps a copy of the best weights is its own affair
+        if training.bytes > (limit := parse_budget(train_memory, before)):
+            raise InfeasibleTraining(method, limit, training)
     return SwapPlan(method, init, tuple(tables), budget_bytes, notes)
 
 
@@ -188,7 +205,9 @@ def _scale(table: FoundTable, centre: FoundTable) -> float:
     return 1.0 if abs(ratio) <= max(chance, 0.02) else math.exp(ratio)
 
 
-def _options(members: Sequence[FoundTable], gradient: Gradient, unseen: Unseen | None, seed: int) -> TableOptions:
+def _options(
+    members: Sequence[FoundTable], gradient: Gradient, unseen: Unseen | None, seed: int, rows: str | None
+) -> TableOptions:
     centre = members[0]
     std = 0.01 if math.isnan(centre.std) else centre.std
     if gradient == "row" and centre.weight.dtype == torch.float64:
@@ -197,7 +216,7 @@ def _options(members: Sequence[FoundTable], gradient: Gradient, unseen: Unseen |
             "or convert the model with model.float() first"
         )
     return TableOptions(
-        gradient=gradient, init_std=std, seed=seed, rows=float_format(centre.weight.dtype).name, unseen=unseen
+        gradient=gradient, init_std=std, seed=seed, rows=rows or float_format(centre.weight.dtype).name, unseen=unseen
     )
 
 

@@ -32,6 +32,8 @@ def swap_(
     init: str = "fresh",
     unseen: Unseen | None = "error",
     counts: Mapping[str, Any] | None = None,
+    rows: str | None = None,
+    train_memory: str | int | None = None,
     seed: int = 0,
     verbose: bool = True,
     **method_options: Any,
@@ -58,6 +60,10 @@ def swap_(
             IndexError, as torch's tables do on the CPU.
         counts: by table name, how often each id occurs in training: weighs the errors of ``init="trained"``, and some
             methods need it.
+        rows: how rows are held (``int8``, ``bf16``, ...), see :mod:`rectab.ops.formats`; None for the dtype of the
+            tables replaced.
+        train_memory: most bytes that training all new tables may take, read as ``budget`` is: rows, gradients and the
+            state of Adam; None sets no limit.
         seed: of initial values.
         verbose: print what was done, with bytes before and after.
         **method_options: the method's own (``num_chunks=4``).
@@ -67,7 +73,7 @@ def swap_(
 
     Raises:
         ValueError: a table, an optimizer or an option does not allow it; every reason comes with what to do.
-        InfeasibleBudget: with the smallest budget that is feasible.
+        InfeasibleBudget: with the smallest budget that is feasible, or with what training takes.
     """
     swap_plan = plan_swap(
         model,
@@ -79,6 +85,8 @@ def swap_(
         init=init,
         unseen=unseen,
         counts=counts,
+        rows=rows,
+        train_memory=train_memory,
         seed=seed,
         **method_options,
     )

@@ -20,6 +20,7 @@ else:
     import tomli as tomllib
 
 import rectab.tables  # noqa: F401  registers the methods
+from rectab.ops.formats import get_format
 from rectab.tables.budget import is_no_budget, parse_budget
 from rectab.tables.registry import get_method
 from rectab.training.config import TrainConfig
@@ -133,6 +134,7 @@ class MethodEntry(_Entry):
         method: a registered method, see ``rectab tables``.
         name: how the report calls it; the method if None. Two entries of one method need different names.
         options: of the method, such as ``num_chunks``.
+        rows: how rows are held: ``fp32``, ``bf16``, ``fp16``, ``int8``, ...
         budgets: instead of the sweep's; ``"none"`` is a run without a budget. A method of one size (``full``) runs
             once without a budget unless it has budgets here.
     """
@@ -140,21 +142,34 @@ class MethodEntry(_Entry):
     method: str
     name: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
+    rows: str = "fp32"
     budgets: tuple[str, ...] | None = None
 
     @property
     def label(self) -> str:
-        return self.name or self.method
+        return self.name or (self.method if self.rows == "fp32" else f"{self.method} {self.rows}")
 
     @field_validator("method")
     @classmethod
     def _registered(cls, method: str) -> str:
         return get_method(method).name
 
+    @field_validator("rows")
+    @classmethod
+    def _trains(cls, rows: str) -> str:
+        if not get_format(rows).trains:
+            raise ValueError(f"rows held as {rows} cannot be trained")
+        return rows
+
     @field_validator("budgets")
     @classmethod
     def _valid_budgets(cls, budgets: tuple[str, ...] | None) -> tuple[str, ...] | None:
         return None if budgets is None else _check_budgets(budgets)
+
+    @model_validator(mode="after")
+    def _typed_options(self) -> MethodEntry:
+        get_method(self.method).read_options(self.options)
+        return self
 
 
 class TuningEntry(_Entry):
@@ -186,6 +201,8 @@ class SweepConfig(_Entry):
     Attributes:
         title: heading of the report.
         budgets: shares of the full table ("10%") or bytes ("1MiB"), of the serving form, all vocabularies together.
+        train_budgets: bytes that training the table may take, as ``budgets``. What needs more than the largest is not
+            trained; the report says which table is best within each.
         seeds: one run each; seed decides initial weights and batch order, equal for all methods.
         embedding_dim: width of the vectors.
         jobs: runs at a time, each in its own process.
@@ -198,16 +215,22 @@ class SweepConfig(_Entry):
     models: tuple[ModelEntry, ...] = Field(min_length=1)
     methods: tuple[MethodEntry, ...] = Field(min_length=1)
     budgets: tuple[str, ...] = Field(min_length=1)
+    train_budgets: tuple[str, ...] = ()
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
     embedding_dim: Annotated[int, Field(ge=1)] = 16
     jobs: Annotated[int, Field(ge=1)] = 1
     training: dict[str, Any] = Field(default_factory=dict)
     tuning: TuningEntry | None = None
 
-    @field_validator("budgets")
+    @field_validator("budgets", "train_budgets")
     @classmethod
     def _valid_budgets(cls, budgets: tuple[str, ...]) -> tuple[str, ...]:
         return _check_budgets(budgets)
+
+    def train_limits(self, full_bytes: int) -> dict[str, int]:
+        """Bytes of every training budget, smallest first, by how it is written."""
+        limits = {text: parse_budget(text, full_bytes) for text in self.train_budgets}
+        return dict(sorted(limits.items(), key=lambda item: item[1]))
 
     @model_validator(mode="after")
     def _distinct(self) -> SweepConfig:
@@ -215,6 +238,9 @@ class SweepConfig(_Entry):
         _check_distinct("methods", [entry.label for entry in self.methods])
         _check_distinct("seeds", [str(seed) for seed in self.seeds])
         _check_distinct("budgets", list(self.budgets))
+        _check_distinct("train_budgets", list(self.train_budgets))
+        if "none" in self.train_budgets:
+            raise ValueError("train_budgets are sizes; leave the key out to set no limit")
         _check_distinct("datasets", [entry.name for entry in self.datasets if entry.name])
         _check_training("training", self.training)
         for position, entry in enumerate(self.datasets):

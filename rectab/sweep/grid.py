@@ -58,11 +58,13 @@ class RunSpec:
         fingerprint: of the data set.
         model_label, method_label: how the report calls them.
         model, history, model_options: the model.
-        method, method_options: the table.
+        method, method_options, rows: the table.
         budget: such as "10%" or "1MiB"; None runs without one.
         seed: of weights and batch order.
         embedding_dim: width of the vectors.
         training: settings of the trainer.
+        train_memory: most bytes that training the table may take; None sets no limit. It changes no run, only whether
+            there is one.
     """
 
     role: Literal["run", "trial"]
@@ -80,6 +82,8 @@ class RunSpec:
     seed: int
     embedding_dim: int
     training: Settings = field(default_factory=dict)
+    rows: str = "fp32"
+    train_memory: int | None = None
 
     @property
     def hash(self) -> str:
@@ -89,10 +93,12 @@ class RunSpec:
             ValueError: there is no such method.
         """
         content = asdict(self)
-        for label in ("dataset", "dataset_path", "model_label", "method_label"):
+        for label in ("dataset", "dataset_path", "model_label", "method_label", "train_memory"):
             del content[label]
+        if self.rows == "fp32":  # left out, so that runs from before there were formats keep their files
+            del content["rows"]
         revision = get_method(self.method).revision
-        if revision != 1:  # left out otherwise, so that runs from before there were revisions keep their files
+        if revision != 1:  # likewise
             content["revision"] = revision
         return digest({"format": FORMAT_VERSION, **content})
 
@@ -135,6 +141,8 @@ def _budgets(config: SweepConfig, method: MethodEntry) -> tuple[str, ...]:
 def _spec(
     config: SweepConfig, entry: DatasetEntry, info: DatasetInfo, model: ModelEntry, method: MethodEntry, budget: str
 ) -> RunSpec:
+    embedding_dim = entry.embedding_dim or config.embedding_dim
+    limits = list(config.train_limits(info.full_bytes(embedding_dim)).values())
     return RunSpec(
         role="run",
         dataset=info.name,
@@ -149,8 +157,10 @@ def _spec(
         method_options=method.options,
         budget=None if budget == "none" else budget,
         seed=config.seeds[0],
-        embedding_dim=entry.embedding_dim or config.embedding_dim,
+        embedding_dim=embedding_dim,
         training={**config.training, **entry.training, **model.training},
+        rows=method.rows,
+        train_memory=limits[-1] if limits else None,
     )
 
 

@@ -86,7 +86,8 @@ def _content(plan: SweepPlan, results: pl.DataFrame, times: TimesByCell) -> dict
     datasets = {info.name: info for info in plan.datasets}
     kept = _kept(plan, results)
     views = [
-        _view(f"s{i}", section, datasets[section.dataset], styles, kept, times) for i, section in enumerate(sections)
+        _view(f"s{i}", section, plan, datasets[section.dataset], styles, kept, times)
+        for i, section in enumerate(sections)
     ]
     counts = status_counts(sections)
     charts = {f"{view.key}-auc": view.main_chart for view in views if view.main_chart}
@@ -118,18 +119,20 @@ def _content(plan: SweepPlan, results: pl.DataFrame, times: TimesByCell) -> dict
 def _view(
     key: str,
     section: Section,
+    plan: SweepPlan,
     dataset: DatasetInfo,
     styles: dict[str, dict[str, str]],
     kept: dict[str, dict[str, Any]],
     times: TimesByCell,
 ) -> _SectionView:
+    limits = plan.config.train_limits(section.full_bytes)
     further = (attention_table(section, kept["attention"]), timing_table(section, times))
     return _SectionView(
         key=key,
         section=section,
         dataset=dataset,
         answer=answer(section, dataset.best_auc),
-        tables=section_tables(section) | {table.key: table for table in further if table.rows},
+        tables=section_tables(section, limits) | {table.key: table for table in further if table.rows},
         runs=every_run(section),
         main_chart=auc_against_bytes(section, styles, dataset.best_auc) if section.cells else None,
         timing=auc_against_time(section, styles, times),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -66,10 +66,10 @@ class ReportTable:
     markdown: bool = True
 
 
-def section_tables(section: Section) -> dict[str, ReportTable]:
-    """The tables of one section, by key; those without a row are left out."""
+def section_tables(section: Section, train_limits: Mapping[str, int] | None = None) -> dict[str, ReportTable]:
+    """The tables of one section, by key; those without a row are left out. ``train_limits``: bytes, smallest first."""
     makers = (_all_cells, _equal_bytes, _equal_auc, _paired, _leads, _pareto, _slices, _cost)
-    tables = [maker(section) for maker in makers]
+    tables = [*(maker(section) for maker in makers), _within_training(section, train_limits or {})]
     return {table.key: table for table in tables if table.rows}
 
 
@@ -258,6 +258,24 @@ def _pareto(section: Section) -> ReportTable:
     )
 
 
+def _within_training(section: Section, limits: Mapping[str, int]) -> ReportTable:
+    rows = []
+    for text, limit in limits.items():
+        fitting = [c for c in section.cells if (t := c.estimate("training_bytes")) is not None and t.mean <= limit]
+        for cell in sorted(fitting, key=lambda c: -c.auc.mean)[:1]:
+            training = cell.estimate("training_bytes")
+            head = [Value(text, limit), *cell_head(cell), _size(training.mean if training else None)]
+            rows.append([*head, estimate_value(cell.auc)])
+    return ReportTable(
+        "within-training",
+        "Best table at each training budget",
+        "The table of the highest mean AUC among those that need no more bytes to train: rows, gradients, optimizer "
+        "state and the copy of the best weights, counted.",
+        _columns("Training budget", "Table", "Budget", "Bytes", "Share", "Training bytes", "AUC"),
+        rows,
+    )
+
+
 def _slices(section: Section) -> ReportTable:
     present = [name for name in SLICES if any(cell.estimate(f"auc_{name}") for cell in section.cells)]
     reference, rows = section.full, []
@@ -298,9 +316,9 @@ def _cost(section: Section) -> ReportTable:
     return ReportTable(
         "cost",
         "Time and memory of training",
-        f"Means over seeds. Training bytes: table, gradients and optimizer state, counted. Peak memory: of the whole "
-        f"process, measured. Seconds are of training steps and searches in all stages, without evaluation, on "
-        f"{_circumstances(section)}.",
+        "Means over seeds. Training bytes: table, gradients, optimizer state and copy of the best weights, counted. "
+        "Peak memory: of the whole process, measured. Seconds: of training steps and searches in all stages, without "
+        f"evaluation, on {_circumstances(section)}.",
         _columns(
             "Table", "Budget", "Bytes", "Share", "Training bytes", "Peak memory", "Training time", "Samples a second"
         ),

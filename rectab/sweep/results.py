@@ -133,10 +133,18 @@ def _row(spec: RunSpec, record: dict[str, Any], dataset: DatasetInfo) -> dict[st
     }
     if spec.budget is not None:
         row["budget_bytes"] = parse_budget(spec.budget, full_bytes)
-    if record["status"] == "ok":  # whatever a failed run still measured is not a result
+    if _exceeds(record, spec.train_memory):
+        needed = record["result"]["training_bytes"]
+        row |= {"status": "infeasible", "error": f"training took {needed} bytes, the limit is {spec.train_memory}"}
+    elif record["status"] == "ok":  # whatever a failed run still measured is not a result
         row |= _measured(record["result"])
         row["ratio"] = row["serving_bytes"] / full_bytes
     return row
+
+
+def _exceeds(record: dict[str, Any], limit: int | None) -> bool:
+    """Whether a finished run took more to train than there is now a limit for."""
+    return record["status"] == "ok" and limit is not None and record["result"]["training_bytes"] > limit
 
 
 def _measured(result: dict[str, Any]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def train_run(spec: RunSpec, work: Path) -> dict[str, Any]:
         :class:`rectab.training.result.RunResult` as plain data.
 
     Raises:
-        InfeasibleBudget: the method cannot serve these vocabularies within the budget.
+        InfeasibleBudget: the method cannot serve these vocabularies within the budget, or not be trained within memory.
         TrainingError: training diverged.
         ValueError: an option or setting is not valid.
     """
@@ -53,6 +53,8 @@ def _train(spec: RunSpec, work: Path) -> dict[str, Any]:
         method=spec.method,
         budget=spec.budget,
         method_options=spec.method_options,
+        rows=spec.rows,
+        train_memory=spec.train_memory,
         model=spec.model,
         history=spec.history,
         embedding_dim=spec.embedding_dim,

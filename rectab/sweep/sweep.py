@@ -136,6 +136,11 @@ def _say(console: Console | None, line: str) -> None:
     (console or Console(file=sys.stdout)).print(line, markup=False, highlight=False)
 
 
+def _was_limited(record: dict[str, Any], spec: RunSpec) -> bool:
+    """Whether the run may have been left out under another limit of training memory."""
+    return record["status"] == "infeasible" and record["spec"].get("train_memory") != spec.train_memory
+
+
 def _run_missing(
     specs: Sequence[RunSpec],
     store: RunStore,
@@ -147,7 +152,7 @@ def _run_missing(
     missing: dict[str, RunSpec] = {}
     for spec in specs:
         record = store.read_run(spec.hash)
-        if record is None or (retry_failed and record["status"] == "failed"):
+        if record is None or (retry_failed and record["status"] == "failed") or _was_limited(record, spec):
             missing.setdefault(spec.hash, spec)
     progress.skip(len(specs) - len(missing))
     if not missing:

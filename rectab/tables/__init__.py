@@ -2,7 +2,7 @@
 
 from rectab.tables import dnis, full, hashed, optembed, unified
 from rectab.tables.base import EmbeddingTable, RowRange, TableOptions
-from rectab.tables.budget import Plan, format_bytes, full_table_bytes, parse_budget, plan
+from rectab.tables.budget import InfeasibleTraining, Plan, format_bytes, full_table_bytes, parse_budget, plan
 from rectab.tables.collisions import Collisions, expected_collisions
 from rectab.tables.family import Family, InfeasibleBudget
 from rectab.tables.io import load_table, save_table
@@ -22,6 +22,7 @@ __all__ = [
     "EmbeddingTable",
     "Family",
     "InfeasibleBudget",
+    "InfeasibleTraining",
     "Ledger",
     "LedgerEntry",
     "Plan",

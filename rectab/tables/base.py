@@ -200,6 +200,11 @@ class EmbeddingTable(nn.Module, Generic[ConfigT]):
         """
         return self.serving().ledger()
 
+    def bytes_between_stages(self) -> int:
+        """Most bytes that the method's own steps hold while no optimizer is there (pruning, encoding), this table
+        included; 0 if it has none."""
+        return 0
+
     def learned(self) -> dict[str, Any]:
         """What training decided about the table's shape, as plain data for reports; empty if it decides nothing."""
         return {}

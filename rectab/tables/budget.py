@@ -5,20 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
-import torch
-
-from rectab.optim import RowAdam
 from rectab.schema import Vocabulary
 from rectab.tables.base import EmbeddingTable, TableOptions
 from rectab.tables.family import InfeasibleBudget, largest_within
 from rectab.tables.ledger import Ledger
 from rectab.tables.registry import build_table, bytes_of, config_to_json, get_method
+from rectab.tables.training_bytes import training_ledger
 
 __all__ = [
     "InfeasibleBudget",
+    "InfeasibleTraining",
     "Plan",
     "format_bytes",
     "full_table_bytes",
@@ -45,8 +44,7 @@ class Plan:
         options: how it is held and trained.
         budget_bytes: what was asked for; None if nothing was.
         serving: ledger of the serving form, or the most that training may end in (:attr:`at_most`).
-        training: ledger while training with Adam under the options' gradient layout (row gradients are O(batch) and
-            not counted; dense ones are as large as the table).
+        training: ledger while training, see :func:`rectab.tables.training_bytes.training_ledger`.
         full_bytes: bytes of the fp32 full table of the same vocabularies, the denominator of every ratio.
     """
 
@@ -75,6 +73,12 @@ class Plan:
         """Serving bytes over the full table's."""
         return self.serving.bytes / self.full_bytes
 
+    @cached_property
+    def on_meta(self) -> EmbeddingTable:
+        """The table on the meta device: its layout without its memory."""
+        on_meta = replace(self.options, device="meta")
+        return build_table(self.method, self.vocabularies, self.embedding_dim, self.config, on_meta)
+
     def build(self) -> EmbeddingTable:
         """Allocate the table."""
         return build_table(self.method, self.vocabularies, self.embedding_dim, self.config, self.options)
@@ -85,6 +89,7 @@ class Plan:
             "revision": get_method(self.method).revision,
             "config": config_to_json(self.config),
             "embedding_dim": self.embedding_dim,
+            "rows": self.options.rows,
             "budget_bytes": self.budget_bytes,
             "budget_share": self.budget_share,
             "serving_bytes": self.serving.bytes,
@@ -95,6 +100,21 @@ class Plan:
             "full_bytes": self.full_bytes,
             "ratio": self.ratio,
         }
+
+
+class InfeasibleTraining(InfeasibleBudget):
+    """Training a table takes more memory than there is for it.
+
+    Attributes:
+        needed: what training would hold.
+    """
+
+    def __init__(self, method: str, limit: int, needed: Ledger) -> None:
+        super().__init__(method, limit, None)
+        self.needed = needed
+        kinds = ", ".join(f"{kind} {format_bytes(size)}" for kind, size in needed.by_kind().items())
+        text = f"training takes {format_bytes(needed.bytes)} ({kinds}), more than the {format_bytes(limit)} there are"
+        self.args = (f"{method}: {text} for it",)
 
 
 def is_no_budget(budget: str | int | None) -> bool:
@@ -135,9 +155,13 @@ def format_bytes(size: float) -> str:
 
 def full_table_bytes(vocabularies: Sequence[Vocabulary], embedding_dim: int) -> int:
     """Serving bytes of the fp32 full table; a hashed vocabulary counts its distinct training ids."""
-    fitted = [Vocabulary(v.name, v.num_embeddings) for v in vocabularies]
-    config = get_method("full").config()
-    return build_table("full", fitted, embedding_dim, config, TableOptions(device="meta")).ledger().bytes
+    return _full_bytes(tuple(v.num_embeddings for v in vocabularies), embedding_dim)
+
+
+@lru_cache(maxsize=64)
+def _full_bytes(sizes: tuple[int, ...], embedding_dim: int) -> int:
+    fitted = [Vocabulary(str(index), size) for index, size in enumerate(sizes)]
+    return bytes_of("full", fitted, embedding_dim, get_method("full").config(), TableOptions())
 
 
 def plan(
@@ -147,6 +171,8 @@ def plan(
     budget: str | int | None = None,
     *,
     options: TableOptions | None = None,
+    train_memory: str | int | None = None,
+    optimizer: str = "adam",
     **method_options: Any,
 ) -> Plan:
     """The best use ``method`` makes of ``budget``. Nothing is allocated: tables are built on the meta device.
@@ -158,10 +184,14 @@ def plan(
         budget: bytes, as :func:`parse_budget` reads them, of the serving form of all vocabularies together; None or
             ``"none"`` for the method's own size.
         options: how the table will be held and trained.
+        train_memory: most bytes that training the table may take (:mod:`rectab.tables.training_bytes`), read as
+            ``budget`` is; None sets no limit.
+        optimizer: of that training: ``adam``, ``adagrad`` or ``sgd``.
         **method_options: the method's own (``num_chunks=4``).
 
     Raises:
         InfeasibleBudget: with the smallest feasible budget.
+        InfeasibleTraining: training would take more than ``train_memory``; with what it takes.
         ValueError: there is no such method, the budget or an option is not understood, or the method cannot serve the
             vocabularies at any budget.
     """
@@ -179,26 +209,10 @@ def plan(
     serving = table.planned_serving()
     if budget_bytes is not None and serving.bytes > budget_bytes:
         raise AssertionError(f"{method} planned {serving.bytes} bytes for a budget of {budget_bytes}: a bug of rectab")
-    training = _training_ledger(table)
+    training = training_ledger(table, optimizer)
+    limit = resolve_budget(train_memory, full_bytes)
+    if limit is not None and training.bytes > limit:
+        raise InfeasibleTraining(method, limit, training)
     return Plan(
         method, config, tuple(vocabularies), embedding_dim, options, budget_bytes, serving, training, full_bytes
     )
-
-
-def _training_ledger(table: EmbeddingTable) -> Ledger:
-    """What training ``table``, which is on the meta device, holds: its tensors, gradients and Adam's state."""
-    ledger = table.ledger()
-    rows = [store.anchor for _, store in table.row_stores()] if table.options.gradient == "row" else []
-    if rows:
-        ledger += table.ledger(RowAdam(table.row_stores(), lr=1e-3)).only("optimizer")
-    row_ids = {id(anchor) for anchor in rows}
-    rest = [p for p in table.parameters() if p.requires_grad and id(p) not in row_ids]
-    if rest:
-        for parameter in rest:
-            parameter.grad = torch.empty_like(parameter)
-        adam = torch.optim.Adam(rest, foreach=False)
-        adam.step()
-        with_adam = table.ledger(adam)
-        ledger += with_adam.only("optimizer")
-        ledger += with_adam.only("gradient") if table.options.gradient != "sparse" else Ledger(())
-    return ledger

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Literal
 
 from rich import box
@@ -12,11 +13,12 @@ from rich.table import Table
 
 from rectab.named import instead_of
 from rectab.schema import Vocabulary
+from rectab.tables.base import TableOptions
 from rectab.tables.budget import Plan, format_bytes, full_table_bytes, plan, resolve_budget
 from rectab.tables.collisions import Collisions, expected_collisions
 from rectab.tables.family import InfeasibleBudget
 from rectab.tables.ledger import Ledger
-from rectab.tables.registry import TableMethod, build_table, config_to_json, get_method, methods
+from rectab.tables.registry import TableMethod, config_to_json, get_method, methods
 
 __all__ = ["PlannedMethod", "methods_renderable", "plan_all", "plan_renderables"]
 
@@ -63,50 +65,51 @@ def plan_all(
     budget: str | int | None,
     names: Iterable[str] | None = None,
     method_options: dict[str, Any] | None = None,
+    *,
+    options: TableOptions | None = None,
+    train_memory: str | int | None = None,
 ) -> list[PlannedMethod]:
-    """Plans of the named methods (all registered ones if None), of those that know every one of ``method_options``.
+    """Plans of the named methods (all registered ones if None), of those that know every one of ``method_options``;
+    other arguments as for :func:`rectab.tables.budget.plan`.
 
     Raises:
-        ValueError: there is no such method, the budget is not understood, no method knows an option, or a named one
-            cannot serve the vocabularies or with these options.
+        ValueError: there is no such method, a budget is not understood, no method knows an option, an option is of
+            another type, or a named method cannot serve the vocabularies or with these options.
     """
     chosen = [get_method(name) for name in names] if names else list(methods())
-    options = method_options or {}
+    given = method_options or {}
     known = list(dict.fromkeys(name for record in chosen for name in record.option_hints()))
-    for name in options:
+    for name in given:
         if name not in known:
             raise ValueError(f"no option {name!r} of {', '.join(r.name for r in chosen)}{instead_of(name, known)}")
-    resolve_budget(budget, full_table_bytes(vocabularies, embedding_dim))  # one that no method can read is an error
-    planned = []
-    for record in chosen:
-        try:
-            planned.append(_planned(record, vocabularies, embedding_dim, budget, options))
-        except ValueError as error:
-            if names:
-                raise
-            planned.append(PlannedMethod(record.name, "not possible", error=str(error)))
-    return planned
+    for size in (budget, train_memory):  # one that no method can read is an error
+        resolve_budget(size, full_table_bytes(vocabularies, embedding_dim))
+    for record in chosen:  # and so is an option of another type
+        record.read_options({name: value for name, value in given.items() if name in record.option_hints()})
+    keywords = {"options": options, "train_memory": train_memory, **given}
+    return [
+        _planned(
+            record, given, partial(plan, record.name, vocabularies, embedding_dim, budget, **keywords), bool(names)
+        )
+        for record in chosen
+    ]
 
 
-def _planned(
-    record: TableMethod,
-    vocabularies: Sequence[Vocabulary],
-    embedding_dim: int,
-    budget: str | int | None,
-    options: dict[str, Any],
-) -> PlannedMethod:
-    unknown = [name for name in options if name not in record.option_hints()]
+def _planned(record: TableMethod, given: Iterable[str], make: Callable[[], Plan], named: bool) -> PlannedMethod:
+    """What ``make`` gives; a method that nobody named may be impossible."""
+    unknown = [name for name in given if name not in record.option_hints()]
     if unknown:
         return PlannedMethod(record.name, "no option", error=f"no option {', '.join(map(repr, unknown))}")
     try:
-        made = plan(record.name, vocabularies, embedding_dim, budget, **options)
+        made = make()
     except InfeasibleBudget as error:
         return PlannedMethod(record.name, "infeasible", error=str(error), smallest_bytes=error.smallest_bytes)
-    if made.at_most:  # the full table that training starts with says nothing of how the learned one will share rows
-        return PlannedMethod(record.name, "planned", made)
-    on_meta = replace(made.options, device="meta")
-    table = build_table(record.name, vocabularies, embedding_dim, made.config, on_meta)
-    return PlannedMethod(record.name, "planned", made, expected_collisions(table))
+    except ValueError as error:
+        if named:
+            raise
+        return PlannedMethod(record.name, "not possible", error=str(error))
+    # Of a learned size, the full table that training starts with says nothing of how rows will be shared.
+    return PlannedMethod(record.name, "planned", made, None if made.at_most else expected_collisions(made.on_meta))
 
 
 def plan_renderables(
@@ -115,11 +118,15 @@ def plan_renderables(
     """For a terminal of 80 columns: bytes and expected sharing of every method, then what each is made of."""
     feasible = [entry.plan for entry in plans if entry.plan is not None]
     full = f", full table {format_bytes(feasible[0].full_bytes)}" if feasible else ""
+    rows = "".join({f", rows in {made.options.rows}" for made in feasible if made.options.rows != "fp32"})
     overview = Table(
-        title=f"Budget {budget}, embedding_dim {embedding_dim}{full}", title_justify="left", box=box.SIMPLE
+        title=f"Budget {budget}, embedding_dim {embedding_dim}{rows}{full}",
+        title_justify="left",
+        box=box.SIMPLE,
+        padding=(0, 1, 0, 0),
     )
     overview.add_column("method", no_wrap=True)
-    headings = ("serving", "of budget", "of full", "same", "other", "shared")
+    headings = ("serving", "training", "of budget", "of full", "same", "other", "shared")
     for column in headings:
         overview.add_column(column, justify="right", no_wrap=True)
     parts = Table(title="What it is made of", title_justify="left", show_header=False, box=box.SIMPLE)
@@ -127,13 +134,14 @@ def plan_renderables(
         overview.add_row(entry.method, *_overview_row(entry))
         parts.add_row(entry.method, "\n".join(_parts(entry)))
     notes = (
-        "at most: the method learns its size, which is counted after training. "
+        "≤: at most; the method learns its size, which is counted after training. "
         if any(made.at_most for made in feasible)
         else ""
     )
     notes += (
         "same, other: ids of the same and of other vocabularies expected on the row that a lookup reads; shared:"
-        " lookups whose row some other id uses; averaged over training lookups. training: with Adam, no activations."
+        " lookups whose row some other id uses; averaged over training lookups. training: rows, Adam's"
+        " state, the copy of the best weights, and gradients if they are as large as the table; no activations."
     )
     return [overview, parts, notes]
 
@@ -141,11 +149,12 @@ def plan_renderables(
 def _overview_row(entry: PlannedMethod) -> list[str]:
     made, sharing = entry.plan, entry.collisions
     if made is None:
-        return [entry.status, *[""] * 5]
-    most = "at most " if made.at_most else ""
+        return [entry.status, *[""] * 6]
+    most = "≤ " if made.at_most else ""
     shared = [f"{sharing.intra:.2f}", f"{sharing.inter:.2f}", f"{sharing.shared:.1%}"] if sharing else [""] * 3
     share = "" if made.budget_share is None else f"{made.budget_share:.1%}"
-    return [f"{most}{format_bytes(made.serving.bytes)}", share, f"{made.ratio:.1%}", *shared]
+    serving, training = format_bytes(made.serving.bytes), format_bytes(made.training.bytes)
+    return [f"{most}{serving}", training, share, f"{made.ratio:.1%}", *shared]
 
 
 def _parts(entry: PlannedMethod) -> list[str]:

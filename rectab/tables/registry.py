@@ -95,6 +95,14 @@ class TableMethod:
             options |= {f.name: hints[f.name] for f in fields(self.config) if not f.metadata.get("planned")}
         return options
 
+    def read_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Options as their types want them. Raises ValueError for one that is unknown or of another type."""
+        hints = self.option_hints()
+        for name in given:
+            if name not in hints:
+                raise ValueError(f"{self.name}: unknown option {name!r}{instead_of(name, hints)}")
+        return {name: read_value(hints[name], value, f"{self.name}.{name}") for name, value in given.items()}
+
     def family_of(
         self, vocabularies: Sequence[Vocabulary], embedding_dim: int, options: TableOptions, given: Mapping[str, Any]
     ) -> Family[Any]:
@@ -104,11 +112,7 @@ class TableMethod:
             ValueError: an option is unknown, of another type or out of range; or the vocabularies lack counts.
         """
         assert self.family is not None
-        hints = self.option_hints()
-        for name in given:
-            if name not in hints:
-                raise ValueError(f"{self.name}: unknown option {name!r}{instead_of(name, hints)}")
-        read = {name: read_value(hints[name], value, f"{self.name}.{name}") for name, value in given.items()}
+        read = self.read_options(given)
         uncounted = [v.name for v in vocabularies if v.counts is None]
         if self.needs_counts and uncounted:
             raise ValueError(f"{self.name} needs training counts of ids; vocabularies {uncounted} have none")

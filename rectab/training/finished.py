@@ -85,5 +85,5 @@ def _identity(
     planned = {key: table[key] for key in ("method", "embedding_dim", "budget_bytes", "config")}
     # How often a run was saved changes nothing of its result.
     settings = {key: value for key, value in train.items() if key != "checkpoint_seconds"}
-    revision = table.get("revision", 1)
-    return {"dataset": fingerprint, "table": {**planned, "revision": revision}, "model": model, "train": settings}
+    planned |= {"revision": table.get("revision", 1), "rows": table.get("rows", "fp32")}
+    return {"dataset": fingerprint, "table": planned, "model": model, "train": settings}

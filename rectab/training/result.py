@@ -30,8 +30,8 @@ class RunResult:
         slices: AUC on test by how often the id of the schema's ``slice_by`` occurs in training.
         budget_bytes: what was asked for; None if nothing was.
         serving_bytes: of the table as deployed, counted.
-        training_bytes: most that the table, its gradients and its optimizer took in any stage, counted. The trainer's
-            copy of the best weights so far, which is the model once more, comes on top.
+        training_bytes: most that the table, its gradients, its optimizer and the copy of its best weights took in any
+            stage, counted.
         dense_bytes: of the model outside the table.
         train_seconds: on training steps and on searches for a shape, all stages.
         evaluation_seconds: on the evaluations that select models.

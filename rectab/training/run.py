@@ -35,6 +35,8 @@ def train_once(
     method: str,
     budget: str | int | None = None,
     method_options: Mapping[str, Any] | None = None,
+    rows: str = "fp32",
+    train_memory: str | int | None = None,
     model: str = "deepfm",
     history: str = "none",
     model_options: Mapping[str, Any] | None = None,
@@ -53,6 +55,8 @@ def train_once(
         method: of the table, see ``rectab tables``.
         budget: bytes of the serving form, such as ``"10%"`` or ``"1MiB"``; None or ``"none"`` without a budget.
         method_options: of the method, see ``rectab plan``.
+        rows: how the table's rows are held, see :mod:`rectab.ops.formats`.
+        train_memory: most bytes that training the table may take; None sets no limit.
         model: the interaction.
         history: the history tower.
         model_options: of the interaction; under the key ``history`` a mapping of the tower's options.
@@ -67,7 +71,8 @@ def train_once(
         say: called with a line of text if a finished run is read back.
 
     Raises:
-        InfeasibleBudget: the method cannot serve these vocabularies within the budget.
+        InfeasibleBudget: the method cannot serve these vocabularies within the budget, or cannot be trained within
+            ``train_memory``.
         ValueError: an option or setting is not valid.
         CheckpointError: ``out_dir`` holds another run, or files that are damaged.
         FileNotFoundError: the finished run in ``out_dir`` has lost its model, which is to be measured.
@@ -81,7 +86,9 @@ def train_once(
         dataset.schema.vocabularies,
         embedding_dim,
         budget,
-        options=TableOptions(gradient=config.gradient, seed=config.seed),
+        options=TableOptions(gradient=config.gradient, seed=config.seed, rows=rows),
+        train_memory=train_memory,
+        optimizer=config.row_optimizer or config.optimizer,
         **(method_options or {}),
     )
     made = model_config(model, history, model_options)

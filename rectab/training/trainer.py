@@ -90,6 +90,8 @@ class Trainer:
         }
         if method.revision != 1:
             run["revision"] = method.revision
+        if table.options.rows != "fp32":
+            run["rows"] = table.options.rows
         self.checkpoints = Checkpoints(checkpoints, run, config.checkpoint_seconds)
         self.stages: list[dict[str, Any]] = []
         self.history: list[dict[str, Any]] = []

@@ -71,6 +71,11 @@ class DNISTable(RangeTable[DNISConfig]):
         arguments = (self.vocabularies, self.embedding_dim, self.config, self.options)
         return bound(self.config.budget_bytes, smallest_bytes(*arguments), largest_bytes(*arguments))
 
+    def bytes_between_stages(self) -> int:
+        """Pruning holds a copy of the rows, their sizes in fp32, a mask, and the table it ends in."""
+        held, entries = self.ledger(), self.store.num_rows * self.embedding_dim
+        return held.bytes + held.only("rows").bytes + 5 * entries + self.planned_serving().bytes
+
     def serving(self) -> EmbeddingTable:
         """The merged table pruned to the budget, in the form that keeps more of its magnitude."""
         rows = self.merged()

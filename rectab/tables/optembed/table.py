@@ -129,6 +129,10 @@ class OptEmbedTable(RangeTable[OptEmbedConfig]):
         arguments = (self.vocabularies, self.embedding_dim, self.config, self.options)
         return bound(self.config.budget_bytes, smallest_bytes(*arguments), largest_bytes(*arguments))
 
+    def bytes_between_stages(self) -> int:
+        """Compacting holds the rows as they were before training, five numbers a row, and the table it ends in."""
+        return 2 * self.ledger().bytes + 40 * self.store.num_rows + self.planned_serving().bytes
+
     def serving(self) -> EmbeddingTable:
         """The rows above their thresholds at the widths found so far, shifted to fit the budget if there is one."""
         self.enter(self._sizer().fit(self.widths.tolist()))
