@@ -46,7 +46,8 @@ def test_payloads_take_the_bytes_that_were_counted(encoding, num_ids, embedding_
     payload, decoded = fitted.payload(), fitted.decode()
     assert (payload.dtype, payload.shape) == (np.uint8, (encoding.bytes(num_ids, embedding_dim),))
     assert (decoded.dtype, decoded.shape) == (np.float32, vectors.shape)
-    assert fitted.error(weights) == pytest.approx((weights[:, None] * (decoded.astype(float) - vectors) ** 2).sum())
+    error = (weights[:, None] * (decoded.astype(float) - vectors) ** 2).sum()
+    assert fitted.error(weights) == pytest.approx(error, rel=1e-3, abs=1e-9)
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS, ids=NAMES)
@@ -89,6 +90,42 @@ def test_more_bits_are_closer():
     ):
         errors = [encoding.fit(vectors, weights).error(weights) for encoding in ladder]
         assert errors == sorted(errors, reverse=True), [e.name for e in ladder]
+
+
+def test_centroids_of_numbers_are_the_best_there_are():
+    """Against all ways to cut eight numbers into three intervals."""
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        numbers = np.sort(random.standard_normal(8)).astype(np.float32)
+        weights = random.integers(0, 4, 8).astype(np.float32)
+        weights[0] = 1
+        least = min(
+            sum(
+                weights[part] @ (numbers[part] - np.average(numbers[part], weights=weights[part] + 1e-9)) ** 2
+                for part in (slice(0, i), slice(i, j), slice(j, 8))
+            )
+            for i in range(1, 7)
+            for j in range(i + 1, 8)
+        )
+        error = Codebook(1, 3, "fp16").fit(numbers[:, None], weights).error(weights)
+        assert error == pytest.approx(least, rel=1e-2, abs=1e-6)
+
+
+def test_clusters_are_found_in_large_blocks():
+    """Sixteen far clusters: k-means alone often leaves one centroid between two of them."""
+    random = np.random.default_rng(0)
+    centers = random.standard_normal((16, 6)).astype(np.float32)
+    vectors = centers[random.integers(0, 16, 5000)] + 0.001 * random.standard_normal((5000, 6)).astype(np.float32)
+    for seed in range(5):
+        fitted = Codebook(6, 16, "fp16").fit(vectors, np.ones(5000, np.float32), seed)
+        assert ((fitted.decode() - vectors) ** 2).max() < 0.01
+
+
+def test_vectors_close_together_far_from_zero_are_told_apart():
+    random = np.random.default_rng(0)
+    vectors = (1000 + random.integers(0, 4, (400, 1))).repeat(4, 1).astype(np.float32)
+    fitted = Codebook(4, 4, "fp16").fit(vectors, np.ones(400, np.float32))
+    assert fitted.error(np.ones(400, np.float32)) == 0
 
 
 def test_frequent_ids_are_closer():

@@ -10,6 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rectab.ops import numba_packing
+from rectab.ops.dispatch import is_eager, kernel_name
+
 __all__ = ["MAX_BITS", "pack_codes", "pack_trits", "packed_bytes", "trit_bytes", "unpack_codes", "unpack_trits"]
 
 MAX_BITS = 16
@@ -32,6 +35,8 @@ def pack_codes(codes: Tensor, bits: int) -> Tensor:
     Bits beyond the last code are 0.
     """
     _check_bits(bits)
+    if _has_kernel(codes):
+        return _pack_by_numba(codes, packed_bytes(codes.shape[-1], bits), bits)
     codes, count = codes.to(torch.int32), codes.shape[-1]
     spread = (codes.unsqueeze(-1) >> torch.arange(bits, device=codes.device, dtype=torch.int32)) & 1
     spread = torch.nn.functional.pad(spread.flatten(-2), (0, packed_bytes(count, bits) * 8 - count * bits))
@@ -50,6 +55,8 @@ def unpack_codes(packed: Tensor, bits: int, count: int) -> Tensor:
 
 def pack_trits(digits: Tensor) -> Tensor:
     """int [*, m] in 0..2 -> uint8 [*, trit_bytes(m)]."""
+    if _has_kernel(digits):
+        return _pack_by_numba(digits, trit_bytes(digits.shape[-1]), None)
     padded = torch.nn.functional.pad(digits.to(torch.int32), (0, -digits.shape[-1] % TRITS))
     powers = torch.tensor([81, 27, 9, 3, 1], dtype=torch.int32, device=digits.device)
     number = (padded.unflatten(-1, (trit_bytes(digits.shape[-1]), TRITS)) * powers).sum(-1)
@@ -61,6 +68,21 @@ def unpack_trits(packed: Tensor, count: int) -> Tensor:
     powers = torch.tensor([1, 3, 9, 27, 81], dtype=torch.int32, device=packed.device)
     digits = ((packed.to(torch.int32).unsqueeze(-1) * powers) & 255) * 3 >> 8
     return digits.flatten(-2)[..., :count]
+
+
+def _has_kernel(codes: Tensor) -> bool:
+    return is_eager(codes) and kernel_name(codes.device) == "numba"
+
+
+def _pack_by_numba(codes: Tensor, width: int, bits: int | None) -> Tensor:
+    """``bits`` None: ternary digits."""
+    out = torch.empty(*codes.shape[:-1], width, dtype=torch.uint8)
+    streams, packed = (t.reshape(-1, t.shape[-1]).contiguous().numpy() for t in (codes, out))
+    if bits is None:
+        numba_packing.pack_trits(streams, packed)
+    else:
+        numba_packing.pack_codes(streams, bits, packed)
+    return out
 
 
 def _check_bits(bits: int) -> None:

@@ -27,10 +27,12 @@ import numpy as np
 from rectab.ops.grids import GRIDS, Grid
 from rectab.ops.packing import packed_bytes
 from rectab.quantize.fitted import CodebookFit, Fitted, Float16Fit, GridFit, check_block
+from rectab.quantize.kmeans import fit_codebooks
+from rectab.quantize.sampling import weighted_mean
+from rectab.quantize.steps import Steps, fit_steps
 
 __all__ = ["MAX_CODES", "Bits", "Codebook", "Encoding", "Float16", "Shared", "Ternary", "encoding_of"]
 
-Steps = Literal["block", "dimension", "row"]
 Entries = Literal["int8", "fp16"]
 
 MAX_CODES = 4096
@@ -78,7 +80,8 @@ class Shared(Encoding):
         return 2 + embedding_dim
 
     def _fit(self, vectors: np.ndarray, weights: np.ndarray, seed: int) -> Fitted:
-        return CodebookFit.of(vectors, weights, vectors.shape[1], 1, "int8", seed)
+        mean = weighted_mean(vectors, weights).astype(np.float32)
+        return CodebookFit.rounded(vectors, [mean[None]], "int8")
 
 
 class _OnGrid(Encoding):
@@ -97,7 +100,7 @@ class _OnGrid(Encoding):
         return 2 * steps + self.grid.bytes(num_ids * embedding_dim)
 
     def _fit(self, vectors: np.ndarray, weights: np.ndarray, seed: int) -> Fitted:
-        return GridFit.of(vectors, weights, self.grid, self.steps)
+        return GridFit(vectors, self.grid, fit_steps(self.grid, vectors, weights, self.steps, seed))
 
 
 @dataclass(frozen=True)
@@ -170,7 +173,8 @@ class Codebook(Encoding):
 
     def _fit(self, vectors: np.ndarray, weights: np.ndarray, seed: int) -> Fitted:
         self._check_width(vectors.shape[1])
-        return CodebookFit.of(vectors, weights, self.sub_dim, self.num_codes, self.entries, seed)
+        books = fit_codebooks(vectors, weights, self.sub_dim, self.num_codes, seed)
+        return CodebookFit.rounded(vectors, books, self.entries)
 
     def _check_width(self, embedding_dim: int) -> None:
         if self.sub_dim > embedding_dim:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Literal
+from itertools import accumulate
 
 import numpy as np
 import torch
 
 from rectab.ops.grids import Grid
 from rectab.ops.packing import pack_codes
-from rectab.quantize.kmeans import kmeans, nearest_centroids
-from rectab.quantize.steps import fit_steps, nearest_codes
+from rectab.quantize.kmeans import codebook_error, nearest_centroids
+from rectab.quantize.sampling import pieces_of
+from rectab.quantize.steps import grid_error, nearest_codes, to_fp16
 
 __all__ = ["CodebookFit", "Fitted", "Float16Fit", "GridFit", "check_block"]
 
@@ -37,7 +38,7 @@ def check_block(name: str, vectors: np.ndarray, weights: np.ndarray) -> tuple[np
 
 
 class Fitted(ABC):
-    """What :meth:`~rectab.quantize.encodings.Encoding.fit` gives. It refers to the block's vectors."""
+    """What :meth:`~rectab.quantize.encodings.Encoding.fit` gives. It refers to the block's vectors, fp32 [n, D]."""
 
     def __init__(self, vectors: np.ndarray) -> None:
         self.vectors = vectors
@@ -50,9 +51,9 @@ class Fitted(ABC):
     def decode(self) -> np.ndarray:
         """fp32 [n, D]: exactly what the stored form gives back."""
 
+    @abstractmethod
     def error(self, weights: np.ndarray) -> float:
-        """Sum over ids of weight times squared distance to the decoded vector, for fp32 [n] weights."""
-        return float((weights[:, None] * np.square(self.decode() - self.vectors, dtype=np.float64)).sum())
+        """Sum over ids of weight (fp32 [n]) times squared distance to the decoded vector; makes nothing of size n."""
 
 
 class GridFit(Fitted):
@@ -62,82 +63,90 @@ class GridFit(Fitted):
         super().__init__(vectors)
         self.grid, self.steps = grid, steps
 
-    @classmethod
-    def of(
-        cls, vectors: np.ndarray, weights: np.ndarray, grid: Grid, per: Literal["block", "dimension", "row"]
-    ) -> GridFit:
-        if per == "dimension":
-            return cls(vectors, grid, fit_steps(grid, vectors, weights)[None])
-        if per == "row":
-            return cls(vectors, grid, fit_steps(grid, vectors.T, np.ones(vectors.shape[1], np.float32))[:, None])
-        return cls(vectors, grid, fit_steps(grid, vectors.reshape(-1, 1), np.repeat(weights, vectors.shape[1]))[None])
-
     def payload(self) -> np.ndarray:
-        codes = torch.from_numpy(nearest_codes(self.grid, self.vectors, self.steps))
-        return np.concatenate([_halves(self.steps), self.grid.pack(codes.reshape(-1)).numpy()])
+        streams = (self.grid.pack(torch.from_numpy(codes.reshape(-1))).numpy() for codes in self._codes())
+        return np.concatenate([_halves(self.steps), *streams])
 
     def decode(self) -> np.ndarray:
-        codes = torch.from_numpy(nearest_codes(self.grid, self.vectors, self.steps))
-        return self.grid.values(codes, torch.from_numpy(self.steps)).numpy()
+        codes = np.concatenate(list(self._codes()))
+        return self.grid.values(torch.from_numpy(codes), torch.from_numpy(self.steps)).numpy()
+
+    def error(self, weights: np.ndarray) -> float:
+        return grid_error(self.grid, self.vectors, weights, self.steps)
+
+    def _codes(self) -> Iterator[np.ndarray]:
+        for piece in pieces_of(len(self.vectors)):
+            steps = self.steps[piece] if len(self.steps) > 1 else self.steps
+            yield nearest_codes(self.grid, self.vectors[piece], steps)
 
 
 class CodebookFit(Fitted):
     """Centroids as they are stored, one array fp32 [K, width] a part, and their scale; None for fp16 centroids."""
 
-    def __init__(self, vectors: np.ndarray, books: list[np.ndarray], scale: float | None) -> None:
+    def __init__(self, vectors: np.ndarray, books: list[np.ndarray], scale: np.float32 | None) -> None:
         super().__init__(vectors)
         self.books, self.scale = books, scale
 
     @classmethod
-    def of(
-        cls, vectors: np.ndarray, weights: np.ndarray, sub_dim: int, num_codes: int, entries: str, seed: int
-    ) -> CodebookFit:
-        books = [
-            kmeans(np.ascontiguousarray(vectors[:, first : first + sub_dim]), weights, num_codes, seed)
-            for first in range(0, vectors.shape[1], sub_dim)
-        ]
+    def rounded(cls, vectors: np.ndarray, books: list[np.ndarray], entries: str) -> CodebookFit:
+        """With centroids rounded to ``entries``: ``int8`` with one scale, or ``fp16``."""
         if entries == "fp16":
-            halves = [np.clip(book, -_FP16_MAX, _FP16_MAX).astype(np.float16).astype(np.float32) for book in books]
-            return cls(vectors, halves, None)
-        largest = max(float(np.abs(book).max()) for book in books)
-        scale = float(np.float32(np.float16(min(largest / 127, _FP16_MAX))))
-        if scale * 127 < largest:  # rounded down, so the largest entry would be cut
-            scale = float(np.float32(np.nextafter(np.float16(scale), np.float16(_FP16_MAX))))
-        rounded = [np.clip(np.rint(book / scale if scale else book * 0), -127, 127) for book in books]
-        return cls(vectors, [(book * scale).astype(np.float32) for book in rounded], scale)
-
-    def _codes(self) -> Iterator[np.ndarray]:
-        first = 0
-        for book in self.books:
-            yield nearest_centroids(np.ascontiguousarray(self.vectors[:, first : first + book.shape[1]]), book)
-            first += book.shape[1]
+            return cls(vectors, [to_fp16(book) for book in books], None)
+        scale = _scale_of(max(float(np.abs(book).max()) for book in books))
+        return cls(vectors, [_integers(book, scale) * scale for book in books], scale)
 
     def payload(self) -> np.ndarray:
         entries = np.concatenate([book.reshape(-1) for book in self.books])
         if self.scale is None:
-            book = _halves(entries)
+            stored = [_halves(entries)]
         else:
-            book = np.rint(entries / self.scale if self.scale else entries).astype(np.int8).view(np.uint8)
-            book = np.concatenate([_halves(np.array([self.scale])), book])
+            stored = [_halves(self.scale), _integers(entries, self.scale).astype(np.int8).view(np.uint8)]
         bits = (len(self.books[0]) - 1).bit_length()
-        if bits == 0:
-            return book
-        codes = torch.from_numpy(np.stack(list(self._codes()), 1)).reshape(-1)
-        return np.concatenate([book, pack_codes(codes, bits).numpy()])
+        for piece in pieces_of(len(self.vectors)) if bits else ():
+            codes = np.stack([nearest_centroids(self.vectors[piece], *part) for part in self._parts()], 1)
+            stored.append(pack_codes(torch.from_numpy(codes.reshape(-1)), bits).numpy())
+        return np.concatenate(stored)
 
     def decode(self) -> np.ndarray:
-        return np.concatenate([book[codes] for book, codes in zip(self.books, self._codes(), strict=True)], 1)
+        return np.concatenate([book[nearest_centroids(self.vectors, at, book)] for at, book in self._parts()], 1)
+
+    def error(self, weights: np.ndarray) -> float:
+        return sum(codebook_error(self.vectors, at, book, weights) for at, book in self._parts())
+
+    def _parts(self) -> Iterator[tuple[int, np.ndarray]]:
+        """(first dimension, book) of every part."""
+        return zip(accumulate((book.shape[1] for book in self.books), initial=0), self.books, strict=False)
 
 
 class Float16Fit(Fitted):
     """Nothing is fitted."""
 
     def payload(self) -> np.ndarray:
-        return _halves(np.clip(self.vectors, -_FP16_MAX, _FP16_MAX))
+        return np.concatenate([_halves(to_fp16(self.vectors[piece])) for piece in pieces_of(len(self.vectors))])
 
     def decode(self) -> np.ndarray:
-        return np.clip(self.vectors, -_FP16_MAX, _FP16_MAX).astype(np.float16).astype(np.float32)
+        return to_fp16(self.vectors)
+
+    def error(self, weights: np.ndarray) -> float:
+        total = 0.0
+        for piece in pieces_of(len(self.vectors)):
+            away = to_fp16(self.vectors[piece]) - self.vectors[piece]
+            total += float(weights[piece].astype(np.float64) @ (away.astype(np.float64) ** 2).sum(1))
+        return total
 
 
 def _halves(values: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(values).astype("<f2").reshape(-1).view(np.uint8)
+    return np.ascontiguousarray(values, "<f2").reshape(-1).view(np.uint8)
+
+
+def _scale_of(largest: float) -> np.float32:
+    """The least scale in fp16 with which 127 reaches ``largest``; at most 65504."""
+    scale = np.float16(min(largest / 127, _FP16_MAX))
+    if float(scale) * 127 < largest and scale < _FP16_MAX:
+        scale = np.nextafter(scale, np.float16(_FP16_MAX))
+    return np.float32(scale)
+
+
+def _integers(entries: np.ndarray, scale: np.float32) -> np.ndarray:
+    """fp32 integers in -127..127."""
+    return np.clip(np.rint(entries / scale if scale > 0 else np.zeros_like(entries)), -127, 127)

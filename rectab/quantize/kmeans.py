@@ -1,43 +1,121 @@
-"""Weighted k-means: the centroids of a codebook."""
+"""Weighted k-means of the parts of vectors: the best found on a small sample, then Lloyd's iterations on larger ones.
+
+Samples are drawn by weight: centroids need only its density. The first one has few rows for each centroid, so that
+k-means++ (Arthur and Vassilvitskii 2007) and the moving of centroids cost little; the later ones take its noise out of
+the means. Parts of one dimension start from the exact optimum of the first sample.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["kmeans", "nearest_centroids"]
+from rectab.ops.numba_support import launch, thread_count
+from rectab.quantize import numba_kmeans as kernels
+from rectab.quantize.numba_intervals import best_intervals
+from rectab.quantize.numba_nearest import TILE, assign
+from rectab.quantize.sampling import draw_rows, weighted_mean
 
-_ITERATIONS = 15
+__all__ = ["codebook_error", "fit_codebooks", "nearest_centroids"]
+
+_SAMPLE, _SAMPLE_OF_A_CODE = 256, 16  # rows of the first sample: at least, and for each centroid
+_GROWTH, _SAMPLES = 8, 3  # how much larger the next sample is, and how many there are at most
+_ITERATIONS, _PROGRESS = 25, 2e-3  # of Lloyd, at most; the share of the error below which another is not worth it
+_LATER_ITERATIONS = 4  # on the samples after the first
+_STARTS, _TRIALS, _PATIENCE = 2, 32, 6  # starts; relocations of a centroid, and failed ones in a row
+_WORK, _WORK_OF_A_ROW = 1 << 20, 24  # products that all relocations may take, and what a row takes beside its products
+_NONE, _NO_CODES = np.empty(0, np.float32), np.empty(0, np.uint16)
 
 
-def kmeans(vectors: np.ndarray, weights: np.ndarray, num_codes: int, seed: int) -> np.ndarray:
-    """fp32 [n, s], fp32 [n] -> centroids fp32 [num_codes, s]; those that no vector needs are 0."""
+def fit_codebooks(
+    vectors: np.ndarray, weights: np.ndarray, sub_dim: int, num_codes: int, seed: int
+) -> list[np.ndarray]:
+    """Centroids of every part of ``sub_dim`` dimensions, the last part narrower if need be.
+
+    Args:
+        vectors, weights: fp32 [n, D], fp32 [n], some weight above 0.
+        sub_dim: at most D.
+        num_codes: K, of each part. Where fewer are needed the others are the vectors' mean.
+        seed: of the samples and starts.
+
+    Returns:
+        fp32 [K, width] for every part.
+    """
     random = np.random.default_rng(seed)
-    centroids = np.zeros((num_codes, vectors.shape[1]), np.float32)
-    distinct = np.unique(vectors, axis=0)
-    if len(distinct) <= num_codes:
-        centroids[: len(distinct)] = distinct
-        return centroids
-    mass = np.maximum(weights.astype(np.float64), 1e-12)
-    centroids[0] = vectors[random.choice(len(vectors), p=mass / mass.sum())]
-    distance = ((vectors - centroids[0]) ** 2).sum(1)
-    for k in range(1, num_codes):
-        odds = distance * mass
-        centroids[k] = vectors[random.choice(len(vectors), p=odds / odds.sum())]
-        distance = np.minimum(distance, ((vectors - centroids[k]) ** 2).sum(1))
-    for _ in range(_ITERATIONS):
-        codes = nearest_centroids(vectors, centroids)
-        counts = np.bincount(codes, mass, num_codes)
-        for j in range(vectors.shape[1]):
-            total = np.bincount(codes, mass * vectors[:, j], num_codes)
-            centroids[:, j] = np.where(counts > 0, total / np.maximum(counts, 1e-30), centroids[:, j])
-    return centroids
+    samples = [_columns(vectors, weights, rows, random) for rows in _sample_sizes(len(vectors), num_codes)]
+    books = []
+    for first in range(0, vectors.shape[1], sub_dim):
+        part = slice(first, first + sub_dim)
+        columns, mass, centre = samples[0]
+        centroids = _train(columns[part], mass, num_codes, random)
+        for columns, mass, other in samples[1:]:
+            moved = (centre - other)[part].astype(np.float32)
+            centroids += moved
+            kernels.descend(columns[part], mass, centroids, _LATER_ITERATIONS, _PROGRESS)
+            centroids -= moved
+        books.append((centroids + centre[part]).astype(np.float32))
+    return books
 
 
-def nearest_centroids(vectors: np.ndarray, centroids: np.ndarray) -> np.ndarray:
-    """fp32 [n, s], fp32 [K, s] -> int64 [n]."""
-    lengths = (centroids**2).sum(1)
-    codes = np.empty(len(vectors), np.int64)
-    for first in range(0, len(vectors), 8192):
-        part = slice(first, first + 8192)
-        codes[part] = (lengths - 2 * vectors[part] @ centroids.T).argmin(1)
+def _sample_sizes(num_ids: int, num_codes: int) -> list[int]:
+    sizes = [max(_SAMPLE, _SAMPLE_OF_A_CODE * num_codes)]
+    while sizes[-1] < num_ids:
+        sizes.append(sizes[-1] * _GROWTH)
+    return sizes[:_SAMPLES]
+
+
+def nearest_centroids(vectors: np.ndarray, first: int, book: np.ndarray) -> np.ndarray:
+    """Codes uint16 [n] of ``vectors[:, first : first + width]`` (fp32 [n, D]) by a book fp32 [K, width]."""
+    codes = np.empty(len(vectors), np.uint16)
+    _assign(vectors, first, book, _NONE, codes)
     return codes
+
+
+def codebook_error(vectors: np.ndarray, first: int, book: np.ndarray, weights: np.ndarray) -> float:
+    """Sum over rows of weight times squared distance of ``vectors[:, first : first + width]`` to the book."""
+    return float(_assign(vectors, first, book, weights, _NO_CODES).sum())
+
+
+def _assign(vectors: np.ndarray, first: int, book: np.ndarray, weights: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    errors = np.empty(-(-len(vectors) // TILE))
+    threads = thread_count(vectors.shape[0] * book.size)
+    launch(assign, threads, vectors, first, book, book.mean(0), weights, codes, errors)
+    return errors
+
+
+def _columns(
+    vectors: np.ndarray, weights: np.ndarray, most: int, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows drawn by weight (all, if there are no more than ``most``) as the kernels take them.
+
+    Returns:
+        fp32 [D, m] relative to their weighted mean, weights fp32 [m], the mean fp64 [D]; m a multiple of a tile.
+    """
+    taken, mass = draw_rows(vectors, weights, most, random)
+    centre = weighted_mean(taken, mass)
+    padded = -(-len(taken) // TILE) * TILE
+    columns, weights = np.zeros((vectors.shape[1], padded), np.float32), np.zeros(padded, np.float32)
+    columns[:, : len(taken)] = (taken - centre.astype(np.float32)).T
+    weights[: len(taken)] = mass
+    return columns, weights, centre
+
+
+def _train(columns: np.ndarray, weights: np.ndarray, num_codes: int, random: np.random.Generator) -> np.ndarray:
+    """fp32 [s, m], fp32 [m] -> fp32 [K, s]."""
+    if len(columns) == 1:
+        return _best_intervals(columns[0], weights, num_codes)
+    work = (num_codes + _WORK_OF_A_ROW) * columns.shape[1]
+    trials = min(_TRIALS, _WORK // (4 * work))
+    best, least = np.empty(0), np.inf
+    for _ in range(_STARTS if trials == _TRIALS else 1):
+        centroids = np.zeros((num_codes, len(columns)), np.float32)
+        uniform = random.random(num_codes + trials)
+        error = kernels.train(columns, weights, centroids, uniform, _ITERATIONS, _PROGRESS, trials, _PATIENCE)
+        if error < least:
+            best, least = centroids, error
+    return best
+
+
+def _best_intervals(numbers: np.ndarray, weights: np.ndarray, num_codes: int) -> np.ndarray:
+    order, centroids = np.argsort(numbers, kind="stable"), np.empty(num_codes, np.float32)
+    best_intervals(numbers[order], weights[order], centroids)
+    return centroids[:, None]
