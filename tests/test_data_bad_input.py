@@ -61,7 +61,7 @@ def test_missing_label(raw: Path) -> None:
     fails(raw, "rows.csv, line 6", "column 'click'", "an empty cell")
 
 
-@pytest.mark.parametrize("text", ["abc", "nan", "inf", "1,5"[:1] + "x"])
+@pytest.mark.parametrize("text", ["abc", "inf", "1,5"[:1] + "x", "1e39"])
 def test_unparsable_number(raw: Path, text: str) -> None:
     write_lines(raw / "rows.csv", with_cell(9, "price", text))
     fails(raw, "rows.csv, line 11", "column 'price'", "number", repr(text))

@@ -41,7 +41,7 @@ def rows(file: TextFile) -> list[tuple[Any, ...]]:
         (7, "7"),
         (7.0, "7"),
         (-0.5, "-0.5"),
-        (1e300, str(int(1e300))),
+        (1e20, "100000000000000000000"),
         (float("nan"), None),
         (True, "1"),
         (False, "0"),
@@ -100,3 +100,18 @@ def test_lines_that_cannot_be_read_are_named_or_skipped(
 def test_python_literals_that_nest_too_deep_are_bad_lines(open_lines: Open) -> None:
     text = "{'x': " + "[" * 50_000 + "]" * 50_000 + "}\n{'x': 'a'}\n"
     assert rows(open_lines(text, skip_bad=True, python_literals=True)) == [("a", 2)]
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        ("1704412800.123456789", "1704412800.123456789"),
+        ("9007199254740993.0", "9007199254740993"),
+        ("1e3", "1000"),
+        ("1e-7", "1e-7"),
+        ("1e999999", "1e999999"),
+        ("1e99999999999999999999", "1e99999999999999999999"),
+    ],
+)
+def test_no_digit_of_a_number_is_lost(open_lines: Open, number: str, text: str) -> None:
+    assert rows(open_lines(f'{{"x": {number}}}')) == [(text, 1)]

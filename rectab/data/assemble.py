@@ -12,19 +12,20 @@ import polars as pl
 
 from rectab.data.catalogue import Catalogue
 from rectab.data.errors import DataError
-from rectab.data.histories import EventOrder, Groups, build_history, mark_seen
+from rectab.data.histories import EventOrder, Groups, build_history, event_codes, mark_seen
 from rectab.data.item_columns import item_columns
 from rectab.data.negatives import draw_negatives
 from rectab.data.numbers import BinRule, DenseRule
 from rectab.data.recipe import Recipe
 from rectab.data.recipe_parts import FeatureRecipe
+from rectab.data.roles import id_column, number_column
 from rectab.data.sources import Sources
-from rectab.data.splits import TRAIN, assign_splits
-from rectab.data.staging import GROUP, LABEL, SPLIT, TIME, StagedTable, number_column
+from rectab.data.splits import TRAIN, assign_splits, compared_by
+from rectab.data.staging import GROUP, ITEM, LABEL, SPLIT, TIME, StagedTable
 from rectab.data.storage import SPLITS, create_array
 from rectab.data.vocabularies import Codes, FittedVocabulary, factorise, fit_ids
 
-__all__ = ["Assembly", "event_codes", "feature_key"]
+__all__ = ["Assembly", "feature_key"]
 
 _AT_A_TIME = 2  # vocabularies encoded side by side: as many columns are in memory
 
@@ -118,12 +119,11 @@ class Assembly:
         return [_FinalRows(source, source, labels[source]) for source in final]
 
     def _splits(self) -> np.ndarray:
-        split = self.made.split
-        time = self.rows.column(TIME) if self.made.time is not None else None
-        column = self.rows.column(split.column) if split.column is not None else time
-        names = self.rows.column(SPLIT)
+        times = None if self.made.time is None else self.rows.times(TIME, self.made.time)
+        compared = compared_by(self.made.split, self.rows, times)
         group = None if self.groups is None else self.groups.codes
-        return assign_splits(split, names, None if time is None else time.to_numpy(), column, group)
+        time = None if times is None else times.keys()[0]
+        return assign_splits(self.made.split, self.rows.column(SPLIT), time, compared, group)
 
     def _with_negatives(self, final: list[np.ndarray]) -> list[_FinalRows]:
         """Every positive row followed by its negatives."""
@@ -132,7 +132,7 @@ class Assembly:
         assert self.groups is not None
         self.tell("drawing negatives")
         positives = np.concatenate(final)
-        self.catalogue = Catalogue.of(self.groups, self.rows.column(negatives.item), final[TRAIN], negatives.draw)
+        self.catalogue = Catalogue.of(self.groups, self.rows.column(ITEM), final[TRAIN], negatives.draw)
         self.catalogue.check(self.groups, positives)
         drawn = draw_negatives(self.catalogue.candidates, self.groups.codes[positives], negatives.ratio, negatives.seed)
         item_source = np.concatenate([positives[:, None], self.catalogue.first_row[drawn]], axis=1)
@@ -241,7 +241,7 @@ class Assembly:
 
     def _loader(self, feature: FeatureRecipe) -> Callable[[], pl.Series]:
         if feature.bins is None:
-            return lambda: self.rows.column(feature.column)
+            return lambda: self.rows.column(id_column(feature.column))
         numbers = self._numbers(feature)
         rule = BinRule.fit(feature, numbers[self.rows_for(feature.column, TRAIN)])
         self.rules[feature.name] = rule
@@ -250,8 +250,8 @@ class Assembly:
     def _event_loader(self, piece: str, table: StagedTable | None, column: str) -> Callable[[], pl.Series]:
         source = table or self.rows
         if piece.startswith("list:"):
-            return lambda: _flatten(source.column(column))
-        return lambda: source.column(column)
+            return lambda: _flatten(source.column(id_column(column)))
+        return lambda: source.column(id_column(column))
 
     def _numbers(self, feature: FeatureRecipe) -> np.ndarray:
         return self.rows.column(number_column(feature.column)).fill_null(float("nan")).to_numpy()
@@ -272,23 +272,20 @@ class Assembly:
             raise DataError(_all_empty(self.rows, feature))
         rule = DenseRule.fit(feature, numbers[self.rows_for(feature.column, TRAIN)])
         self.rules[feature.name] = rule
+        dense = rule.apply(numbers)
+        if (wrong := np.flatnonzero(~np.isfinite(dense))).size:
+            raise DataError(
+                f"{self.rows.place(int(wrong[0]))}, column {feature.column!r}: {feature.transform} takes "
+                f"{numbers[wrong[0]]:g} beyond float32; give feature {feature.name!r} another transform"
+            )
         path = self.sources.scratch / f"dense-{len(self.rules)}.npy"
-        create_array(path, np.float32, numbers.shape)[...] = rule.apply(numbers)
+        create_array(path, np.float32, numbers.shape)[...] = dense
         return np.load(path, mmap_mode="r")
 
 
 def feature_key(feature: FeatureRecipe) -> str:
     """Under which key a vocabulary's codes hold this feature's: by column, or by feature where a number is binned."""
     return f"rows/{feature.column}" if feature.bins is None else f"bins/{feature.name}"
-
-
-def event_codes(order: EventOrder, column: str, codes: Codes) -> np.ndarray:
-    """int32 [E]: codes of the events in stored order."""
-    pieces = []
-    for piece, _, chosen in order.pieces:
-        array = codes.arrays[f"{piece}/{column}"]
-        pieces.append(np.asarray(array) if chosen is None else array[chosen])
-    return np.concatenate(pieces)[order.order]
 
 
 def _flatten(lists: pl.Series) -> pl.Series:

@@ -14,12 +14,17 @@ import polars as pl
 
 from rectab.jit import kernel
 
-__all__ = ["bucket_names", "num_buckets", "positions_back", "time_gaps"]
+__all__ = ["bucket_names", "num_buckets", "positions_back", "time_gaps", "unknown_time"]
 
 
 def num_buckets(edges: Sequence[float]) -> int:
     """Ids there are, 0 included."""
     return len(edges) + 2
+
+
+def unknown_time(dtype: np.dtype) -> np.generic:
+    """What stands for the time of an event that has none, among int64 or float64 times: less than all others."""
+    return dtype.type(-np.inf) if dtype.kind == "f" else dtype.type(np.iinfo(dtype).min)
 
 
 def bucket_names(edges: Sequence[float]) -> pl.DataFrame:
@@ -47,6 +52,7 @@ def positions_back(offsets: np.ndarray, edges: np.ndarray, out: np.ndarray) -> N
 @kernel
 def time_gaps(
     times: np.ndarray,
+    unknown: float,
     starts: np.ndarray,
     row_times: np.ndarray,
     offsets: np.ndarray,
@@ -56,9 +62,10 @@ def time_gaps(
     """Buckets of the row's time minus the event's.
 
     Args:
-        times: float64 [E] of all events; infinite where not known.
+        times: int64 or float64 [E] of all events.
+        unknown: what stands in ``times`` where a time is not known (:func:`unknown_time`).
         starts: int64 [B], the first event of every row.
-        row_times: float64 [B].
+        row_times: [B], of the type of ``times``.
         offsets: int64 [B + 1].
         edges: float64, ascending, in the unit of the times.
         out: int64 [offsets[-1]], filled.
@@ -67,7 +74,7 @@ def time_gaps(
         shift = starts[row] - offsets[row]
         for position in range(offsets[row], offsets[row + 1]):
             time = times[position + shift]
-            if np.isfinite(time):
-                out[position] = 1 + np.searchsorted(edges, row_times[row] - time, side="right")
+            if time > unknown:
+                out[position] = 1 + np.searchsorted(edges, float(row_times[row] - time), side="right")
             else:
                 out[position] = 0

@@ -7,14 +7,19 @@ from dataclasses import dataclass, field
 import numpy as np
 import polars as pl
 
+from rectab.data.context import unknown_time
 from rectab.data.errors import DataError
 from rectab.data.recipe_parts import HistoryRecipe
+from rectab.data.roles import id_column
 from rectab.data.sources import Sources
 from rectab.data.splits import rank_in_group
 from rectab.data.staging import GROUP, TIME, StagedTable, condition_column, stage_events, stage_prior
+from rectab.data.vocabularies import Codes
 from rectab.jit import kernel
 
-__all__ = ["EventOrder", "Groups", "build_history", "mark_seen"]
+__all__ = ["EventOrder", "Groups", "build_history", "event_codes", "mark_seen"]
+
+_BEFORE_ALL = np.iinfo(np.int64).min
 
 
 @dataclass
@@ -49,8 +54,9 @@ class EventOrder:
         ranges: int64 [n, 2]: (start, length) of the events each staged row sees, not yet cut to ``max_length``.
         pieces: (key, table or None for the rows, rows taken): the events are these pieces' rows, laid end to end ...
         order: ... and then taken in this order, int64 [E].
-        times: float64 [E] of the events, in stored order; minus infinity for prior ones. None if no context needs it.
-        row_times: float64 [n] of the staged rows; None likewise.
+        times: int64 or float64 [E], what to measure gaps by, in stored order; the least there is for prior events.
+            None if no context needs it.
+        row_times: [n] of the staged rows, likewise.
     """
 
     history: HistoryRecipe
@@ -68,54 +74,67 @@ class EventOrder:
         return np.stack([self.ranges[:, 0] + self.ranges[:, 1] - length, length], axis=1)
 
 
+@dataclass
+class _Piece:
+    """Some events: the rows ``chosen`` (None: all) of a table (None: the rows of the log), and their groups' codes."""
+
+    key: str
+    table: StagedTable | None
+    chosen: np.ndarray | None
+    groups: np.ndarray
+
+    @classmethod
+    def known(cls, key: str, table: StagedTable, groups: Groups) -> _Piece:
+        """The events of the groups that have rows."""
+        codes = groups.codes_of(table.column(GROUP))
+        chosen = np.flatnonzero(codes >= 0)
+        return cls(key, table, chosen, codes[chosen])
+
+
 def build_history(history: HistoryRecipe, rows: StagedTable, groups: Groups | None, sources: Sources) -> EventOrder:
     """Lay out the events of one behaviour and find what each row sees.
 
-    A row sees events of its group with a time strictly before its own (``by = "position"``: the group's rows before
-    it). Prior events come before all others. The row itself is never among them.
+    A row sees events of its group with a time strictly before its own, a date that is over included (``by =
+    "position"``: the group's rows before it). Prior events come before all others. The row itself is never among them.
     """
     if history.source == "list":
         return _from_lists(history, rows)
     assert groups is not None
-    pieces: list[tuple[str, StagedTable | None, np.ndarray | None]] = []
-    event_groups, event_times, clocks = [], [], []
-    if history.prior is not None:
-        prior = stage_prior(sources, history)
-        codes = groups.codes_of(prior.column(GROUP))
-        known = np.flatnonzero(codes >= 0)
-        pieces.append((f"prior:{history.behaviour}", prior, known))
-        event_groups.append(codes[known])
-        event_times.append(np.full(len(known), -np.inf))
-        clocks.append(event_times[-1])
-    row_time = clock = rows.column(TIME).to_numpy()
+    assert sources.recipe.time is not None
+    clock = rows.times(TIME, sources.recipe.time)
     if history.source == "log":
-        if history.by == "position":
-            row_time = rank_in_group(groups.codes, row_time)
         chosen = None
         if history.where is not None:
             chosen = np.flatnonzero(rows.column(condition_column(history.behaviour)).to_numpy())
-        pieces.append(("rows", None, chosen))
-        event_groups.append(groups.codes if chosen is None else groups.codes[chosen])
-        event_times.append(row_time if chosen is None else row_time[chosen])
-        clocks.append(clock if chosen is None else clock[chosen])
+        own, times = _Piece("rows", None, chosen, _taken(groups.codes, chosen)), clock.take(chosen)
     else:
         events = stage_events(sources, history)
-        codes = groups.codes_of(events.column(GROUP))
-        known = np.flatnonzero(codes >= 0)
-        pieces.append((f"events:{history.behaviour}", events, known))
-        event_groups.append(codes[known])
-        event_times.append(events.column(TIME).to_numpy()[known])
-        clocks.append(event_times[-1])
-    group, time = np.concatenate(event_groups), np.concatenate(event_times)
-    order = np.lexsort((time, group))
+        own = _Piece.known(f"events:{history.behaviour}", events, groups)
+        times = events.times(TIME, history.time or sources.recipe.time).take(own.chosen)
+    row_keys, event_keys = clock.keys(times.ends())
+    if history.by == "position":
+        row_keys = rank_in_group(groups.codes, row_keys)
+        event_keys = _taken(row_keys, own.chosen)
+    pieces = [own]
+    if history.prior is not None:
+        pieces.insert(0, _Piece.known(f"prior:{history.behaviour}", stage_prior(sources, history), groups))
+    group = np.concatenate([piece.groups for piece in pieces])
+    keys = np.concatenate([np.full(len(group) - len(event_keys), _BEFORE_ALL), event_keys])
+    order = np.lexsort((keys, group))
     starts = np.zeros(len(groups.values) + 1, np.int64)
     np.cumsum(np.bincount(group, minlength=len(groups.values)), out=starts[1:])
     ranges = np.empty((rows.rows, 2), np.int64)
-    _count_before(groups.codes, row_time.astype(np.float64), starts, time[order].astype(np.float64), ranges)
-    if not any(context.of == "time_gap" for context in history.context):
-        return EventOrder(history, ranges, order, pieces)
-    times = np.concatenate(clocks).astype(np.float64)[order]
-    return EventOrder(history, ranges, order, pieces, times, clock.astype(np.float64))
+    _count_before(groups.codes, row_keys, starts, keys[order], ranges)
+    laid = EventOrder(history, ranges, order, [(piece.key, piece.table, piece.chosen) for piece in pieces])
+    if any(context.of == "time_gap" for context in history.context):
+        laid.row_times, event_times = clock.measured(times)
+        unknown = np.full(len(group) - len(event_times), unknown_time(event_times.dtype))
+        laid.times = np.concatenate([unknown, event_times])[order]
+    return laid
+
+
+def _taken(codes: np.ndarray, chosen: np.ndarray | None) -> np.ndarray:
+    return codes if chosen is None else codes[chosen]
 
 
 def mark_seen(ranges: np.ndarray, events: int) -> np.ndarray:
@@ -127,10 +146,19 @@ def mark_seen(ranges: np.ndarray, events: int) -> np.ndarray:
     return np.cumsum(change[:-1]) > 0
 
 
+def event_codes(order: EventOrder, column: str, codes: Codes) -> np.ndarray:
+    """int32 [E]: codes of the events in stored order."""
+    pieces = []
+    for piece, _, chosen in order.pieces:
+        array = codes.arrays[f"{piece}/{column}"]
+        pieces.append(np.asarray(array) if chosen is None else array[chosen])
+    return np.concatenate(pieces)[order.order]
+
+
 def _from_lists(history: HistoryRecipe, rows: StagedTable) -> EventOrder:
     """Rows that carry their own lists. Equal neighbouring lists are stored once."""
     columns = list(dict.fromkeys(s.column for s in history.sequences))
-    lengths = [rows.column(column).list.len().to_numpy().astype(np.int64) for column in columns]
+    lengths = [rows.column(id_column(column)).list.len().to_numpy().astype(np.int64) for column in columns]
     for column, length in zip(columns[1:], lengths[1:], strict=True):
         if (wrong := np.flatnonzero(length != lengths[0])).size:
             row = int(wrong[0])

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from rectab.batch import Jagged
-from rectab.data.context import num_buckets, positions_back, time_gaps
+from rectab.data.context import num_buckets, positions_back, time_gaps, unknown_time
 from rectab.jit import kernel
 from rectab.schema import Feature
 
@@ -24,9 +24,9 @@ class HistoryStore:
     Attributes:
         features: the sequence features of the behaviour.
         ranges: int64 [n, 2]: row i sees the events ``start .. start + length - 1``, oldest first.
-        values: one array [E] per feature, shared by all splits: int32 or int64 ids; float64 times for a ``time_gap``
-            (:mod:`rectab.data.context`); None for a ``position``.
-        row_times: float64 [n], where a feature is a ``time_gap``.
+        values: one array [E] per feature, shared by all splits: int32 or int64 ids; int64 or float64 times for a
+            ``time_gap`` (:mod:`rectab.data.context`); None for a ``position``.
+        row_times: [n] of the type of the times, where a feature is a ``time_gap``.
     """
 
     features: tuple[Feature, ...]
@@ -52,7 +52,8 @@ class HistoryStore:
                 positions_back(offsets, edges, gathered)
             elif feature.context == "time_gap":
                 assert self.row_times is not None
-                time_gaps(values, starts, self.row_times[rows], offsets, edges, gathered)
+                unknown = unknown_time(values.dtype)
+                time_gaps(values, unknown, starts, self.row_times[rows], offsets, edges, gathered)
             else:
                 _gather_ranges(values, starts, offsets, gathered)
             histories[feature.name] = Jagged(torch.from_numpy(gathered), shared_offsets)

@@ -6,6 +6,8 @@ import ast
 import json
 import math
 from collections.abc import Iterator
+from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from rectab.data.text import SHOWN_PROBLEMS, TextFile
 __all__ = ["open_jsonl"]
 
 _PART_ROWS = 200_000
+_LONGEST = 40  # digits of a whole number that is written with an exponent
 
 
 def open_jsonl(path: Path, form: Format, scratch: Path, skip_bad: bool, row: str) -> TextFile:
@@ -49,7 +52,7 @@ class _Reader:
     def __init__(self, path: Path, form: Format, skip_bad: bool) -> None:
         self.path, self.skip_bad = path, skip_bad
         self.paths = {column: steps.split(".") for column, steps in form.fields.items()}
-        self.parse = ast.literal_eval if form.python_literals else json.loads
+        self.parse = ast.literal_eval if form.python_literals else partial(json.loads, parse_float=_digits)
         self.dropped, self.problems = 0, list[str]()
 
     def parts(self) -> Iterator[list[tuple[str | int | None, ...]]]:
@@ -87,6 +90,15 @@ def _look_up(content: Any, steps: list[str]) -> Any:
         except (KeyError, IndexError, TypeError, ValueError):
             return None
     return content
+
+
+def _digits(number: str) -> str:
+    """A JSON number with a fraction or an exponent, as text, so that no digit is lost: 7.0 as 7."""
+    try:
+        exact = Decimal(number)
+        return str(int(exact)) if exact.adjusted() < _LONGEST and exact == exact.to_integral_value() else number
+    except ArithmeticError:  # an exponent beyond all reason
+        return number
 
 
 def _text(value: Any) -> str | None:

@@ -38,8 +38,10 @@ class DenseRule:
         return cls(rule.log, float(present.mean()), float(present.std()) or 1.0)
 
     def apply(self, numbers: np.ndarray) -> np.ndarray:
-        """float32 [n]; a missing number becomes 0 (the mean, if standardised)."""
-        return np.nan_to_num((self._logged(numbers) - self.mean) / self.std, nan=0.0).astype(np.float32)
+        """float32 [n], infinite beyond float32; a missing number becomes 0 (the mean, if standardised)."""
+        made = np.where(np.isnan(numbers), 0.0, (self._logged(numbers) - self.mean) / self.std)
+        with np.errstate(over="ignore"):
+            return made.astype(np.float32)
 
     def to_json(self) -> dict[str, Any]:
         """The rule as plain data, for ``schema.json``."""
@@ -77,7 +79,7 @@ class BinRule:
     def apply(self, numbers: np.ndarray) -> pl.Series:
         """int64 [n] bins; null where the number is missing."""
         missing = np.isnan(numbers)
-        numbers = np.where(missing, 0.0, numbers)
+        numbers = np.clip(np.where(missing, 0.0, numbers), -(2.0**62), None)  # what int64 holds
         if self.kind == "log_squared":
             squared = np.floor(np.log(np.maximum(numbers, 2.0)) ** 2)
             bins = np.where(numbers > 2, squared, np.trunc(numbers)).astype(np.int64)

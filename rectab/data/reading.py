@@ -10,13 +10,13 @@ import polars as pl
 
 from rectab.data.errors import DataError
 from rectab.data.jsonl import open_jsonl
+from rectab.data.missing import with_missing
 from rectab.data.raw_bytes import PACKED, without_packing
 from rectab.data.recipe_parts import Format
 from rectab.data.text import open_text
 
-__all__ = ["INTEGERS", "ROW", "RawFile", "kind_of", "open_raw"]
+__all__ = ["ROW", "RawFile", "kind_of", "open_raw"]
 
-INTEGERS = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32)
 ROW = "__row"  # where a row stands: its line in text (the first of several), else its position, from 1
 
 
@@ -26,11 +26,12 @@ class RawFile:
 
     Attributes:
         path: as the user knows it.
-        frame: its columns, and ``ROW``. Columns of delimited text are strings.
+        frame: its columns, with null in missing cells, and ``ROW``. Columns of delimited text are strings.
         columns: names without ``ROW``.
         is_text: whether it has lines.
         dropped: how many bad lines are not in ``frame``.
         problems: what was wrong with the first of them.
+        null_values: texts that mean "no value" in this file.
     """
 
     path: Path
@@ -39,6 +40,7 @@ class RawFile:
     is_text: bool
     dropped: int = 0
     problems: list[str] = field(default_factory=list)
+    null_values: tuple[str, ...] = ()
 
     def place(self, row: int) -> str:
         """``FILE, line N`` (or ``row N`` of a parquet file) of a row whose ``ROW`` this is."""
@@ -75,6 +77,7 @@ def open_raw(path: Path, form: Format, scratch: Path, skip_bad: bool) -> RawFile
         raw = RawFile(path, text.frame, text.columns, True, text.dropped, text.problems)
     if ROW in raw.columns:
         raise DataError(f"{path}: has a column {ROW!r}, a name that rectab needs; rename it")
+    raw.frame, raw.null_values = with_missing(raw.frame, raw.columns, form.null_values), form.null_values
     return raw
 
 
@@ -94,5 +97,4 @@ def _open_parquet(path: Path) -> RawFile:
         schema = frame.collect_schema()
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{path}: not a readable parquet file ({error})") from None
-    texts = [pl.col(c).replace("", None) for c, dtype in schema.items() if dtype == pl.String]  # as in text files
-    return RawFile(path, frame.with_row_index(ROW, 1).with_columns(texts), list(schema), False)
+    return RawFile(path, frame.with_row_index(ROW, 1), list(schema), False)

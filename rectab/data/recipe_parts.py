@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Literal
+from datetime import date, datetime
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 __all__ = [
     "ContextRecipe",
@@ -299,6 +300,14 @@ class HistoryRecipe(Strict):
         return self
 
 
+def _float_where_exact(value: object) -> object:
+    """Whole numbers as floats, as they always were, but those that no float holds (nanoseconds)."""
+    return float(value) if type(value) is int and float(value) == value else value
+
+
+Border = Annotated[float | int | datetime | date | str, BeforeValidator(_float_where_exact)]
+
+
 class SplitRecipe(Strict):
     """How rows are split.
 
@@ -309,7 +318,8 @@ class SplitRecipe(Strict):
             ones in row or time order. For ``last_per_group``: how many of each group's last rows; the validation rows
             come before the test rows, and a group always keeps its first row for training.
         column: for ``time``: the column to compare if it is not the recipe's ``time``.
-        valid_from, test_from: for ``time``: rows from this value on (text compares as text, numbers as numbers).
+        valid_from, test_from: for ``time``: rows from this time on: a number, or a date or time (of TOML, or as ISO
+            8601 text; without a zone it is UTC where the column has zones). Other text compares as text.
     """
 
     by: Literal["files", "random", "time", "row_order", "last_per_group"]
@@ -317,8 +327,8 @@ class SplitRecipe(Strict):
     valid: float | None = Field(default=None, gt=0)
     test: float | None = Field(default=None, gt=0)
     column: str | None = None
-    valid_from: float | str | None = None
-    test_from: float | str | None = None
+    valid_from: Border | None = None
+    test_from: Border | None = None
 
     @model_validator(mode="after")
     def _check(self) -> SplitRecipe:

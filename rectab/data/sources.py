@@ -10,14 +10,19 @@ from typing import Any
 
 import polars as pl
 
-from rectab.data.errors import DataError
+from rectab.data.cells import INTEGERS
+from rectab.data.errors import DataError, RecipeError
+from rectab.data.ids import canonical_ids, identifier
 from rectab.data.inputs import find_file
 from rectab.data.raw_bytes import checksum
-from rectab.data.reading import INTEGERS, ROW, RawFile, open_raw
+from rectab.data.reading import ROW, RawFile, open_raw
 from rectab.data.recipe import Recipe
 from rectab.data.recipe_parts import Format, SideTable
+from rectab.data.roles import BAD, CELL, RawColumns
 
 __all__ = ["Sources"]
+
+_KEY = "__key"
 
 
 @dataclass
@@ -31,7 +36,7 @@ class Sources:
     checksums: list[dict[str, Any]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     dropped: int = 0
-    _tables: dict[str, tuple[SideTable, pl.LazyFrame]] = field(default_factory=dict)
+    _tables: dict[tuple[str, str, tuple[str, ...]], pl.LazyFrame] = field(default_factory=dict)
 
     def open(self, name: str, form: Format | None, sha256: str | None) -> RawFile:
         """Open a raw file, or the same name with .gz or .zst, and note its size and checksum.
@@ -67,32 +72,41 @@ class Sources:
         for table in self.recipe.tables:
             new = [column for column in table.columns if column not in columns]
             if table.on in columns and new:
-                side = self._table(table)
-                frame, side = _same_key_type(frame, side, table.on)
-                frame = frame.join(side.select(table.on, *new), on=table.on, how="left", maintain_order="left")
+                frame = _joined(frame, self._table(table), table.on, new)
                 columns += new
         return frame, columns
 
     def _table(self, table: SideTable) -> pl.LazyFrame:
-        if table.path not in self._tables:
+        """The table's columns under its key ``_KEY``, in canonical form: unique, and never missing."""
+        name = (table.path, table.key or table.on, table.columns)
+        if name not in self._tables:
             raw = self.open(table.path, table.format, table.sha256)
             key = table.key or table.on
             raw.require([key, *table.columns], "of a side table")
-            frame = raw.frame.select(ROW, pl.col(key).alias(table.on), *table.columns).collect()
-            repeated = frame.filter(pl.col(table.on).is_duplicated())
+            keyed = RawColumns(raw, raw.frame)
+            keyed.id(key, _KEY)
+            keyed.staged |= {ROW: pl.col(ROW), **{column: pl.col(column) for column in table.columns}}
+            frame = keyed.finish().collect()
+            if (wrong := frame.filter(pl.col(BAD) > 0)).height:
+                row = wrong.row(0, named=True)
+                raise DataError(f"{raw.place(row[ROW])}, {keyed.checks.message(row[BAD], row[CELL])}")
+            frame = frame.with_columns(canonical_ids(frame[_KEY])).drop_nulls(_KEY)
+            repeated = frame.filter(pl.col(_KEY).is_duplicated())
             if len(repeated):
                 row = repeated.row(0, named=True)
-                raise DataError(
-                    f"{raw.place(row[ROW])}, column {key!r}: value {row[table.on]!r} appears more than once"
-                )
-            self._tables[table.path] = (table, frame.drop(ROW).lazy())
-        return self._tables[table.path][1]
+                raise DataError(f"{raw.place(row[ROW])}, column {key!r}: value {row[_KEY]!r} appears more than once")
+            self._tables[name] = frame.drop(ROW, BAD, CELL).lazy()
+        return self._tables[name]
 
 
-def _same_key_type(rows: pl.LazyFrame, side: pl.LazyFrame, key: str) -> tuple[pl.LazyFrame, pl.LazyFrame]:
-    """Integers where the rows have integers, text otherwise."""
-    ours, theirs = rows.collect_schema()[key], side.collect_schema()[key]
-    if ours == theirs:
-        return rows, side
-    common = pl.Int64 if ours in INTEGERS else pl.String
-    return rows.with_columns(pl.col(key).cast(common)), side.with_columns(pl.col(key).cast(common, strict=False))
+def _joined(rows: pl.LazyFrame, side: pl.LazyFrame, on: str, columns: list[str]) -> pl.LazyFrame:
+    """``rows`` with the ``columns`` that ``side`` has for the same id as theirs in ``on``."""
+    ours, theirs = rows.collect_schema()[on], side.collect_schema()[_KEY]
+    side = side.select(_KEY, *columns)
+    try:
+        key = identifier(pl.col(on), ours).alias(_KEY)
+    except TypeError as error:
+        raise RecipeError(f"column {on!r}, the key of a side table, {error}") from None
+    if (ours in INTEGERS) != (theirs == pl.Int64):
+        key, side = key.cast(pl.String), side.with_columns(pl.col(_KEY).cast(pl.String))
+    return rows.with_columns(key).join(side, on=_KEY, how="left", maintain_order="left").drop(_KEY)

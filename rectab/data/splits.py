@@ -2,32 +2,107 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import polars as pl
 
-from rectab.data.errors import DataError
+from rectab.data.errors import DataError, RecipeError
+from rectab.data.ids import canonical_ids
 from rectab.data.recipe_parts import SplitRecipe
+from rectab.data.roles import RawColumns, layout_of
 from rectab.data.storage import SPLITS
+from rectab.data.times import MOMENT, TIME_NEEDED, Times, parse_time
 
-__all__ = ["TRAIN", "assign_splits", "rank_in_group"]
+if TYPE_CHECKING:
+    from rectab.data.staging import StagedTable
+
+__all__ = ["TRAIN", "assign_splits", "compared_by", "rank_in_group", "stage_split"]
+
+SPLIT_TIME, SPLIT_TEXT = "__split_time", "__split_text"
 
 TRAIN, VALID, TEST = range(3)
 
 
+def stage_split(split: SplitRecipe, staging: RawColumns) -> None:
+    """Stage what a split by time compares, where that is not the recipe's ``time``.
+
+    Raises:
+        RecipeError: one border is a time and the other is not.
+    """
+    if split.by != "time" or split.column is None:
+        return
+    layouts = _border_layouts(split)
+    if layouts is not None:
+        staging.time(split.column, SPLIT_TIME, layouts)
+    if layouts is None:
+        staging.key(split.column, SPLIT_TEXT, "the split's column")
+    elif layouts:
+        staging.id(split.column, SPLIT_TEXT)
+
+
+def compared_by(split: SplitRecipe, rows: StagedTable, times: Times | None) -> Times | pl.Series | None:
+    """What a split by time goes by, [n]: times, or text where the borders are words or some cells are no times.
+
+    Args:
+        split: the rule.
+        rows: staged rows.
+        times: of the recipe's ``time``, where it has one.
+
+    Raises:
+        DataError: some cells are no times, and not all are laid out like the borders.
+    """
+    if split.by != "time" or split.column is None:
+        return times
+    layouts = _border_layouts(split)
+    if layouts is None:
+        return rows.column(SPLIT_TEXT)
+    unread = rows.column(SPLIT_TIME).struct.field("whole").is_null()
+    if not unread.any():
+        return rows.times(SPLIT_TIME, split.column)
+    texts = canonical_ids(rows.column(SPLIT_TEXT)).cast(pl.String)
+    if not texts.to_frame().select(layout_of(pl.first()).is_in(layouts).all()).item():
+        row = int(unread.arg_max() or 0)
+        raise DataError(f"{rows.place(row)}, column {split.column!r}: {TIME_NEEDED}, found {texts[row]!r}")
+    return texts
+
+
+def _border_layouts(split: SplitRecipe) -> list[str] | None:
+    """How the borders are laid out, where that is enough to compare text; [] if they must be compared as times; None if
+    they are words, such as ``week-07``."""
+    if split.valid_from is None or split.test_from is None:
+        return []
+    borders = [str(split.valid_from), str(split.test_from)]
+    times = [parse_time(border) for border in borders]
+    if times == [None, None]:
+        return None
+    if None in times:
+        raise RecipeError(
+            f"[split]: of valid_from = {borders[0]!r} and test_from = {borders[1]!r}, only one is a number or an "
+            "ISO 8601 time; write both alike"
+        )
+    layouts = pl.Series(borders).to_frame().select(layout_of(pl.first())).to_series().to_list()
+    return layouts if all(time is not None and time.kind == MOMENT for time in times) else []
+
+
 def assign_splits(
-    split: SplitRecipe, names: pl.Series, time: np.ndarray | None, column: pl.Series | None, group: np.ndarray | None
+    split: SplitRecipe,
+    names: pl.Series,
+    time: np.ndarray | None,
+    compared: Times | pl.Series | None,
+    group: np.ndarray | None,
 ) -> np.ndarray:
     """uint8 [n]: 0 = train, 1 = valid, 2 = test.
 
     Args:
         split: the rule.
         names: the split named by each row's file.
-        time: [n], what orders rows.
-        column: [n], the column compared where the rule gives dates.
+        time: [n], what orders the rows of a group.
+        compared: [n], what a split by time goes by: times, or text where the borders are words.
         group: int [n], group codes.
 
     Raises:
-        DataError: if a split would be empty.
+        DataError: if a split would be empty, or the borders are of another kind than the times.
     """
     n = len(names)
     assigned = np.zeros(n, np.uint8)
@@ -38,15 +113,16 @@ def assign_splits(
         assert group is not None
         assert time is not None
         assigned = _last_per_group(split, rank_in_group(group, time), np.bincount(group), group)
-    elif split.by == "time" and split.valid_from is not None and column is not None:
-        assigned = _from_value(split, column)
+    elif split.by == "time" and split.valid_from is not None:
+        assert compared is not None
+        assigned = _from_border(split, compared)
     else:
         order = np.arange(n)
         if split.by == "random":
             order = np.random.default_rng(split.seed).permutation(n)
         elif split.by == "time":
-            assert time is not None
-            order = np.argsort(time, kind="stable")
+            assert isinstance(compared, Times)
+            order = np.argsort(compared.keys()[0], kind="stable")
         valid, test = _number_of_rows(split.valid, n), _number_of_rows(split.test, n)
         assigned[order[max(n - test, 0) :]] = TEST
         assigned[order[max(n - test - valid, 0) : max(n - test, 0)]] = VALID
@@ -79,13 +155,26 @@ def _last_per_group(split: SplitRecipe, rank: np.ndarray, sizes: np.ndarray, gro
     return assigned
 
 
-def _from_value(split: SplitRecipe, column: pl.Series) -> np.ndarray:
-    if isinstance(split.valid_from, str) != (column.dtype == pl.String):
-        number = column.cast(pl.Float64, strict=False)
-        column = column.cast(pl.String) if isinstance(split.valid_from, str) else number
-    valid = (column >= split.valid_from).fill_null(False).to_numpy()
-    test = (column >= split.test_from).fill_null(False).to_numpy()
+def _from_border(split: SplitRecipe, compared: Times | pl.Series) -> np.ndarray:
+    valid, test = (_is_from(compared, key, str(getattr(split, key))) for key in ("valid_from", "test_from"))
     return (valid.astype(np.uint8) + (valid & test)).astype(np.uint8)
+
+
+def _is_from(compared: Times | pl.Series, key: str, border: str) -> np.ndarray:
+    """bool [n]: is the row at the border or after it?"""
+    if isinstance(compared, pl.Series):
+        return (canonical_ids(compared).cast(pl.String) >= border).to_numpy()
+    time = parse_time(border)
+    if time is None:
+        raise RecipeError(
+            f"[split]: {key} = {border!r} is no time, but {compared.source} is compared with it; write a number or an "
+            "ISO 8601 time (2024-01-05T06:00:00)"
+        )
+    try:
+        times, first = compared.keys(time.in_zone_of(compared))
+    except DataError as error:
+        raise RecipeError(f"[split]: {key}: {error}") from None
+    return times >= first
 
 
 def _number_of_rows(size: float | None, n: int) -> int:

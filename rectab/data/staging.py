@@ -12,20 +12,21 @@ from pathlib import Path
 import polars as pl
 
 from rectab.data.errors import DataError, RecipeError
-from rectab.data.reading import INTEGERS, ROW, RawFile
+from rectab.data.ids import whole_numbers
+from rectab.data.missing import with_missing
+from rectab.data.reading import ROW, RawFile
 from rectab.data.recipe import Recipe
 from rectab.data.recipe_parts import HistoryRecipe
+from rectab.data.roles import BAD, CELL, RawColumns
 from rectab.data.sources import Sources
+from rectab.data.splits import stage_split
+from rectab.data.times import Times
 
-__all__ = ["Checks", "StagedTable", "number_column", "stage_events", "stage_prior", "stage_rows"]
+__all__ = ["StagedTable", "condition_column", "stage_events", "stage_prior", "stage_rows"]
 
-_FILE, _BAD, _CELL = "__file", "__bad", "__cell"
-LABEL, TIME, GROUP, SPLIT, PROBABILITY = "__label", "__time", "__group", "__split", "__probability"
-
-
-def number_column(column: str) -> str:
-    """Name of the staged float64 form of a column."""
-    return f"__number:{column}"
+_FILE = "__file"
+LABEL, TIME, GROUP, ITEM = "__label", "__time", "__group", "__item"
+SPLIT, PROBABILITY = "__split", "__probability"
 
 
 def condition_column(behaviour: str) -> str:
@@ -41,51 +42,27 @@ class StagedTable:
         path: the file.
         rows: how many.
         raw: the files they came from, for messages.
+        numeric: the staged ids that hold numbers in one of these files.
     """
 
     path: Path
     rows: int
     raw: list[RawFile]
+    numeric: frozenset[str] = frozenset()
 
     def column(self, name: str) -> pl.Series:
         """[rows]: one staged column, read from the file."""
-        return pl.scan_parquet(self.path, glob=False).select(name).collect().to_series()
+        column = pl.scan_parquet(self.path, glob=False).select(name).collect().to_series()
+        return whole_numbers(column) if name in self.numeric else column
+
+    def times(self, name: str, column: str) -> Times:
+        """[rows]: the times staged as ``name`` from the raw column ``column``. DataError if they are of two kinds."""
+        return Times.read(self, name, column)
 
     def place(self, row: int) -> str:
         """Where staged row ``row`` stands in the raw files."""
         at = pl.scan_parquet(self.path, glob=False).select(_FILE, ROW).slice(row, 1).collect().row(0)
         return self.raw[at[0]].place(at[1])
-
-
-class Checks:
-    """Cells that must hold for a row to be used; the first that fails is remembered with the row."""
-
-    def __init__(self) -> None:
-        self._checks: list[tuple[str, pl.Expr, str]] = []
-
-    def add(self, column: str, bad: pl.Expr, problem: str) -> None:
-        """Another check.
-
-        Args:
-            column: whose cell is shown.
-            bad: true for a row that fails; null counts as true.
-            problem: what to say of it.
-        """
-        self._checks.append((column, bad.fill_null(True), problem))
-
-    def columns(self) -> list[pl.Expr]:
-        """``__bad``: number of the first failed check (0 = none); ``__cell``: the offending text."""
-        which, cell = pl.lit(0, pl.UInt16), pl.lit(None, pl.String)
-        for number, (column, bad, _) in reversed(list(enumerate(self._checks, 1))):
-            which = pl.when(bad).then(pl.lit(number, pl.UInt16)).otherwise(which)
-            cell = pl.when(bad).then(pl.col(column).cast(pl.String)).otherwise(cell)
-        return [which.alias(_BAD), cell.alias(_CELL)]
-
-    def message(self, number: int, cell: str | None) -> str:
-        """What to say of a row whose check ``number`` (from 1) failed at the text ``cell``."""
-        column, _, problem = self._checks[number - 1]
-        shown = "an empty cell" if cell is None else repr(cell[:80])
-        return f"column {column!r}: {problem}, found {shown}"
 
 
 def stage_rows(sources: Sources) -> StagedTable:
@@ -94,13 +71,11 @@ def stage_rows(sources: Sources) -> StagedTable:
     Raises:
         DataError: naming file, column and row.
     """
-    recipe, frames, raws = sources.recipe, [], []
-    checks = Checks()
-    for index, file in enumerate(recipe.files):
+    parts = []
+    for index, file in enumerate(sources.recipe.files):
         raw = sources.open(file.path, file.format, file.sha256)
-        raws.append(raw)
-        frames.append(_staged_columns(sources, raw, index, file.split, checks if index == 0 else Checks()))
-    return _sink(sources, pl.concat(frames, how="vertical_relaxed"), raws, checks, "rows")
+        parts.append(_staged_columns(sources, raw, index, file.split))
+    return _sink(sources, parts, "rows")
 
 
 def stage_events(sources: Sources, history: HistoryRecipe) -> StagedTable:
@@ -114,12 +89,14 @@ def stage_events(sources: Sources, history: HistoryRecipe) -> StagedTable:
     raw.require([group, time], f"of behaviour {history.behaviour!r}")
     frame, columns = sources.join(raw.frame, raw.columns)
     _require(raw, columns, [s.column for s in history.sequences], f"a sequence of behaviour {history.behaviour!r}")
-    checks = Checks()
     if history.where is not None:
         frame = frame.filter(_sql(history.where, columns, raw, f"behaviour {history.behaviour!r}"))
-    staged = [pl.lit(0, pl.UInt16).alias(_FILE), pl.col(ROW), *_keys(frame, group, time, checks)]
-    staged += [_value(frame, column) for column in dict.fromkeys(s.column for s in history.sequences)]
-    return _sink(sources, frame.select(*staged, *checks.columns()), [raw], checks, f"events-{history.behaviour}")
+    staging = _columns_of(raw, frame, sources)
+    staging.key(group, GROUP, "the group")
+    staging.time(time, TIME)
+    for sequence in history.sequences:
+        staging.id(sequence.column)
+    return _sink(sources, [staging], f"events-{history.behaviour}")
 
 
 def stage_prior(sources: Sources, history: HistoryRecipe) -> StagedTable:
@@ -136,34 +113,44 @@ def stage_prior(sources: Sources, history: HistoryRecipe) -> StagedTable:
     frame = frame.filter(pl.col(first).list.len() > 0).explode(*prior.lists)
     frame, columns = sources.join(frame, [GROUP, *prior.lists])
     _require(raw, columns, [s.column for s in history.sequences], f"a sequence of behaviour {history.behaviour!r}")
-    values = [_value(frame, column) for column in dict.fromkeys(s.column for s in history.sequences)]
-    checks = Checks()
-    checks.add(GROUP, pl.col(GROUP).is_null(), "the group must not be empty")
-    staged = frame.select(pl.lit(0, pl.UInt16).alias(_FILE), ROW, GROUP, *values, *checks.columns())
-    return _sink(sources, staged, [raw], checks, f"prior-{history.behaviour}")
+    staging = _columns_of(raw, frame, sources)
+    staging.key(GROUP, GROUP, "the group")
+    for sequence in history.sequences:
+        staging.id(sequence.column)
+    return _sink(sources, [staging], f"prior-{history.behaviour}")
 
 
-def _staged_columns(sources: Sources, raw: RawFile, index: int, split: str | None, checks: Checks) -> pl.LazyFrame:
+def _columns_of(raw: RawFile, frame: pl.LazyFrame, sources: Sources, file: int = 0) -> RawColumns:
+    staging = RawColumns(raw, frame)
+    staging.staged |= {_FILE: pl.lit(file, pl.UInt16), ROW: pl.col(ROW)}
+    for key in {table.on for table in sources.recipe.tables} & set(staging.schema):
+        staging.check_ids(key)
+    return staging
+
+
+def _staged_columns(sources: Sources, raw: RawFile, index: int, split: str | None) -> RawColumns:
     recipe = sources.recipe
     raw.require([t.on for t in recipe.tables if t.on in _needed(recipe)], "the key of a side table")
     frame, columns = sources.join(raw.frame, raw.columns)
     for derived in recipe.derived:
-        frame = frame.with_columns(
-            _sql(derived.sql, columns, raw, f"derived column {derived.name!r}").alias(derived.name)
-        )
+        value = _sql(derived.sql, columns, raw, f"derived column {derived.name!r}").alias(derived.name)
+        frame = with_missing(frame.with_columns(value), [derived.name])
         columns.append(derived.name)
     for column, why in _needed(recipe).items():
         _require(raw, columns, [column], why)
-    staged: list[pl.Expr | str] = [pl.lit(index, pl.UInt16).alias(_FILE), ROW]
-    staged.append(pl.lit(split or "").alias(SPLIT))
-    staged += _keys(frame, recipe.group, recipe.time, checks)
-    staged += _label(recipe, checks)
-    staged += _inputs(frame, recipe, checks)
+    staging = _columns_of(raw, frame, sources, index)
+    staging.staged[SPLIT] = pl.lit(split or "")
+    if recipe.group is not None:
+        staging.key(recipe.group, GROUP, "the group")
+    if recipe.time is not None:
+        staging.time(recipe.time, TIME)
+    _stage_label(recipe, staging)
+    _stage_inputs(recipe, staging)
     for history in recipe.histories:
         if history.source == "log" and history.where is not None:
             condition = _sql(history.where, columns, raw, f"behaviour {history.behaviour!r}")
-            staged.append(condition.fill_null(False).alias(condition_column(history.behaviour)))
-    return frame.select(*staged, *checks.columns())
+            staging.staged[condition_column(history.behaviour)] = condition.fill_null(False)
+    return staging
 
 
 def _needed(recipe: Recipe) -> dict[str, str]:
@@ -184,88 +171,40 @@ def _needed(recipe: Recipe) -> dict[str, str]:
     return needed
 
 
-def _inputs(frame: pl.LazyFrame, recipe: Recipe, checks: Checks) -> list[pl.Expr]:
-    """The features' and histories' columns: as they are for ids, as float64 for numbers."""
-    staged: dict[str, pl.Expr] = {}
+def _stage_inputs(recipe: Recipe, staging: RawColumns) -> None:
+    """The features' and histories' columns, as ids or numbers, and what splits and negatives are made by."""
     for feature in recipe.features:
         if feature.type == "dense" or feature.bins is not None:
-            name = number_column(feature.column)
-            if name not in staged:
-                staged[name] = _number(feature.column, checks).alias(name)
+            name = staging.number(feature.column)
+            staging.staged[name] = pl.col(name)
         else:
-            staged[feature.column] = _value(frame, feature.column)
+            staging.id(feature.column)
     for history in recipe.histories:
         for sequence in history.sequences:
             if history.source == "log":
-                staged[sequence.column] = _value(frame, sequence.column)
+                staging.id(sequence.column)
             elif history.source == "list":
-                staged[sequence.column] = _list(frame, sequence.column, history)
+                staging.lists(sequence.column, history)
     if recipe.negatives is not None:
-        staged.setdefault(recipe.negatives.item, _value(frame, recipe.negatives.item))
-    if recipe.split.column is not None:
-        staged.setdefault(recipe.split.column, pl.col(recipe.split.column))
+        staging.key(recipe.negatives.item, ITEM, "the item of negative sampling")
+    stage_split(recipe.split, staging)
     if recipe.probability is not None:
-        staged[PROBABILITY] = _number(recipe.probability, checks).cast(pl.Float32).alias(PROBABILITY)
-    return list(staged.values())
+        staging.staged[PROBABILITY] = pl.col(staging.number(recipe.probability)).cast(pl.Float32)
 
 
-def _keys(frame: pl.LazyFrame, group: str | None, time: str | None, checks: Checks) -> list[pl.Expr]:
-    keys = []
-    if group is not None:
-        checks.add(group, pl.col(group).is_null(), "the group must not be empty")
-        keys.append(_value(frame, group).alias(GROUP))
-    if time is not None:
-        checks.add(time, pl.col(time).is_null(), "the time must not be empty")
-        is_exact = frame.collect_schema()[time] in INTEGERS
-        value = pl.col(time).cast(pl.Int64) if is_exact else _number(time, checks)
-        keys.append(value.alias(TIME))
-    return keys
-
-
-def _label(recipe: Recipe, checks: Checks) -> list[pl.Expr]:
+def _stage_label(recipe: Recipe, staging: RawColumns) -> None:
     if recipe.label is None:
-        return []
-    column = recipe.label.column
-    number = pl.col(column).cast(pl.Float64, strict=False)
-    if recipe.label.rating:
-        checks.add(column, ~number.is_finite().fill_null(False), "a rating must be a finite number")
-        return [number.cast(pl.Float32).alias(LABEL)]
-    if recipe.label.at_least is not None:
-        checks.add(column, number.is_null(), "the label needs a number")
-        return [(number >= recipe.label.at_least).cast(pl.Float32).alias(LABEL)]
-    checks.add(column, ~number.is_in([0.0, 1.0]), "the label must be 0 or 1")
-    return [number.cast(pl.Float32).alias(LABEL)]
-
-
-def _number(column: str, checks: Checks) -> pl.Expr:
-    """A cell as float64; null stays null, anything that is no finite number fails the check."""
-    number = pl.col(column).cast(pl.Float64, strict=False)
-    checks.add(column, pl.col(column).is_not_null() & ~number.is_finite().fill_null(False), "a number is needed")
-    return number
-
-
-def _value(frame: pl.LazyFrame, column: str) -> pl.Expr:
-    """A cell as a value that can be compared and sorted: integers as they are, everything else as text."""
-    dtype = frame.collect_schema()[column]
-    if dtype in INTEGERS:
-        return pl.col(column).cast(pl.Int64)
-    if dtype.is_nested():
-        raise RecipeError(f"column {column!r} holds lists; use it in a history with source = 'list'")
-    return pl.col(column).cast(pl.String)
-
-
-def _list(frame: pl.LazyFrame, column: str, history: HistoryRecipe) -> pl.Expr:
-    dtype = frame.collect_schema()[column]
-    if isinstance(dtype, pl.List):
-        inner = pl.Int64 if dtype.inner in INTEGERS else pl.String
-        value = pl.col(column).cast(pl.List(inner)).fill_null([])
-    elif history.separator is None:
-        raise RecipeError(f"behaviour {history.behaviour!r}: column {column!r} is text; say separator = '...'")
-    else:
-        empty = pl.col(column).is_null() | (pl.col(column) == "")
-        split = pl.col(column).cast(pl.String).str.split(history.separator)
-        value = pl.when(empty).then(pl.lit([], pl.List(pl.String))).otherwise(split).alias(column)
-    return value.list.reverse() if history.newest_first else value
+        return
+    column, label = recipe.label.column, recipe.label
+    needed = "the label must be 0 or 1" if label.at_least is None else "the label needs a number"
+    needed = "a rating must be a finite number" if label.rating else needed
+    number = pl.col(staging.number(column, needed))
+    staging.checks.add(column, number.is_null(), needed)
+    if label.at_least is not None:
+        number = number >= label.at_least
+    elif not label.rating:
+        staging.checks.add(column, ~number.is_in([0.0, 1.0]), needed)
+    staging.staged[LABEL] = number.cast(pl.Float32)
 
 
 def _sql(text: str, columns: list[str], raw: RawFile, what: str) -> pl.Expr:
@@ -283,26 +222,28 @@ def _require(raw: RawFile, columns: list[str], needed: Iterable[str], why: str) 
         raw.require(missing, why)
 
 
-def _sink(sources: Sources, frame: pl.LazyFrame, raws: list[RawFile], checks: Checks, name: str) -> StagedTable:
+def _sink(sources: Sources, parts: list[RawColumns], name: str) -> StagedTable:
     path = sources.scratch / f"{name}.parquet"
+    raws = [part.raw for part in parts]
     try:
+        frame = pl.concat([part.finish() for part in parts], how="vertical_relaxed")
         frame.sink_parquet(path, compression="lz4", statistics=False)
-        bad = pl.scan_parquet(path, glob=False).filter(pl.col(_BAD) > 0).select(_FILE, ROW, _BAD, _CELL).collect()
+        bad = pl.scan_parquet(path, glob=False).filter(pl.col(BAD) > 0).select(_FILE, ROW, BAD, CELL).collect()
     except pl.exceptions.PolarsError as error:
         files = ", ".join(str(raw.path) for raw in raws)
         raise DataError(f"{files}: polars cannot read it: {error}") from None
     if len(bad):
-        messages = [f"{raws[f].place(row)}, {checks.message(b, cell)}" for f, row, b, cell in bad.head(20).iter_rows()]
+        told = [f"{raws[f].place(row)}, {parts[f].checks.message(b, c)}" for f, row, b, c in bad.head(20).iter_rows()]
         if not sources.skip_bad:
             more = f" (and {len(bad) - 1:,} more such rows)" if len(bad) > 1 else ""
-            raise DataError(f"{messages[0]}{more}; mend it, or leave such rows out with --bad-rows skip")
+            raise DataError(f"{told[0]}{more}; mend it, or leave such rows out with --bad-rows skip")
         sources.dropped += len(bad)
-        sources.problems += messages
+        sources.problems += told
         kept = sources.scratch / f"{name}-kept.parquet"
-        pl.scan_parquet(path, glob=False).filter(pl.col(_BAD) == 0).sink_parquet(
+        pl.scan_parquet(path, glob=False).filter(pl.col(BAD) == 0).sink_parquet(
             kept, compression="lz4", statistics=False
         )
         path.unlink()
         path = kept
     rows = pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()
-    return StagedTable(path, rows, raws)
+    return StagedTable(path, rows, raws, frozenset().union(*(part.numeric for part in parts)))

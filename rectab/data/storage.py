@@ -9,9 +9,9 @@ Layout of a prepared folder (all arrays are .npy, read as memory maps; nothing i
     {split}/groups.npy                  int64 [n]               only where the recipe has a group
     {split}/probability.npy             float32 [n]             synthetic data only
     {split}/history_{b}.npy             int64 [n, 2]            (start, length) of the row's events of behaviour b
-    {split}/history_{b}_time.npy        float64 [n]             the rows' times, where a sequence of b is a time gap
+    {split}/history_{b}_time.npy        int64 or float64 [n]    the rows' times, where a sequence of b is a time gap
     histories/{b}_{s}.npy               int32 or int64 [E]      every event of behaviour b once, sequence s of it
-                                        float64 [E]             its time, where the sequence is a time gap
+                                        int64 or float64 [E]    its time, where the sequence is a time gap
     negatives/{field}.npy               of Candidates           only where an epoch draws its negatives anew
     negatives/ids.npy, dense.npy        as above, [C, J], [C, K] the item's columns, for every item of the catalogue
     vocabularies/{v}_counts.npy         int64 [num_embeddings]

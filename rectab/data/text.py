@@ -71,7 +71,7 @@ def open_text(path: Path, form: Format, scratch: Path, skip_bad: bool, row: str)
         check = _Check(records, len(columns), skip_bad)
         if check.copy(target, marks):
             break
-    frame = _scan_copy(target, form, marks, bool(records.controls[_RETURN]), columns, row)
+    frame = _scan_copy(target, marks, bool(records.controls[_RETURN]), columns, row)
     return TextFile(frame, columns, check.dropped, check.problems)
 
 
@@ -85,14 +85,13 @@ def _scan_file(path: Path, form: Format, columns: list[str], row: str) -> pl.Laz
         raise_if_empty=False,
         schema=dict.fromkeys(columns, pl.String),
         quote_char=form.quote,
-        null_values=list(form.null_values) or None,
         row_index_name=row,
         row_index_offset=1 + int(form.header),
     )
     return frame.with_columns(pl.col(pl.String).replace("", None)) if form.quote else frame  # "" is empty like nothing
 
 
-def _scan_copy(path: Path, form: Format, marks: bytes, has_returns: bool, columns: list[str], row: str) -> pl.LazyFrame:
+def _scan_copy(path: Path, marks: bytes, has_returns: bool, columns: list[str], row: str) -> pl.LazyFrame:
     frame = pl.scan_csv(
         path,
         glob=False,
@@ -102,7 +101,6 @@ def _scan_copy(path: Path, form: Format, marks: bytes, has_returns: bool, column
         raise_if_empty=False,
         schema={**dict.fromkeys(columns, pl.String), row: pl.Int64},
         quote_char=None,
-        null_values=list(form.null_values) or None,
     )
     if not has_returns:
         return frame

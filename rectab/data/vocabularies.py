@@ -11,6 +11,7 @@ import polars as pl
 import xxhash
 
 from rectab.data.distinct import number_distinct
+from rectab.data.ids import canonical_ids, whole_numbers
 from rectab.data.storage import create_array
 
 __all__ = ["Codes", "FittedVocabulary", "factorise", "fit_ids", "hash_values"]
@@ -23,7 +24,7 @@ class Codes:
     """The columns of one vocabulary as codes into its sorted distinct values.
 
     Attributes:
-        values: the distinct values of all splits, ascending, null first.
+        values: the distinct values of all splits, as :func:`~rectab.data.ids.canonical_ids`, ascending, null first.
         arrays: int32 codes of every column, by key; memory maps.
     """
 
@@ -41,12 +42,16 @@ def factorise(columns: Mapping[str, Callable[[], pl.Series]], scratch: Path, nam
     """
     found, paths = {}, {}
     for index, (key, load) in enumerate(columns.items()):
-        found[key], codes = number_distinct(load())
+        distinct, codes = number_distinct(load())
+        found[key] = canonical_ids(distinct)
         paths[key] = scratch / f"codes-{name}-{index}.npy"
         create_array(paths[key], codes.dtype, codes.shape)[...] = codes
-    if len({series.dtype for series in found.values()}) > 1:
+    mixed = len({series.dtype for series in found.values()}) > 1
+    if mixed:
         found = {key: series.cast(pl.String) for key, series in found.items()}
     distinct, numbers = number_distinct(pl.concat([series.alias("value") for series in found.values()]))
+    if mixed:  # numbers are sorted as they are where all columns are integers
+        distinct = whole_numbers(distinct)
     order = distinct.arg_sort(nulls_last=False)
     places = np.empty(len(order), np.int32)
     places[order.to_numpy()] = np.arange(len(order), dtype=np.int32)

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from rectab.data.assemble import Assembly, event_codes, feature_key
+from rectab.data.assemble import Assembly, feature_key
 from rectab.data.context import bucket_names
 from rectab.data.dataset import HistoryStore
-from rectab.data.histories import EventOrder
+from rectab.data.histories import EventOrder, event_codes
 from rectab.data.recipe_parts import FeatureRecipe, HistoryRecipe
 from rectab.data.splits import TRAIN
 from rectab.data.staging import PROBABILITY
