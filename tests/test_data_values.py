@@ -334,6 +334,60 @@ def test_nan_meets_no_condition(raw: Path, file: str) -> None:
         assert dataset.train.history_lengths("v").tolist() == [(i + 1) // 2 for i in range(16)]
 
 
+@pytest.mark.parametrize("source", ["log", "events"])
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ("opinion >= 4", "n n y y"),
+        ("opinion = '5'", "n n y y"),
+        ("NOT opinion < 4", "n n y y"),
+        ("likes / views >= 2", "n n y n"),
+        ("NOT likes / views < 2", "n n y n"),
+        ("likes / views BETWEEN 2 AND 9", "n n y n"),
+        ("likes / views >= 2 OR opinion = 1", "n y y n"),
+        ("CASE WHEN likes / views >= 2 THEN opinion ELSE 0 END > 0", "n n y n"),
+    ],
+)
+def test_a_condition_means_the_same_in_every_file(raw: Path, where: str, expected: str, source: str) -> None:
+    """Text is compared as numbers with numbers; 0 / 0 meets no condition, nor does it fail one."""
+    opinion, likes, views = ([None, 1, 5, 5] * 6, [0, 0, 4, 1] * 6, [0, 0, 2, 2] * 6)
+    table = frame(opinion=opinion, likes=likes, views=views, user=[1] * ROWS)
+    table.write_parquet(raw / "a.parquet")
+    table.with_columns(pl.col("likes", "views").cast(pl.Float64)).write_csv(raw / "a.csv")
+    history: dict[str, Any] = {"behaviour": "v", "where": where, "source": source}
+    history["sequences"] = [{"name": "h", "column": "item", "target": "item"}]
+    met = [letter == "y" for letter in expected.split()] * 6
+    cast = where.replace("likes / views", "CAST(likes AS DOUBLE) / CAST(views AS DOUBLE)")
+    for file, text in (("a.parquet", where), ("a.csv", cast)):
+        changes = {"path": file} if source == "events" else {}
+        dataset = made(raw, file, files=[{"path": file}], histories=[{**history, "where": text, **changes}])
+        assert dataset.train.history_lengths("v").tolist() == [sum(met[:i]) for i in range(16)]
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ("item", "is no condition"),
+        ("word > 3", "'x' is compared with a number, but is none"),
+        ("word + 1 > 3", "cannot be worked out"),
+    ],
+)
+def test_conditions_that_are_none(raw: Path, where: str, said: str) -> None:
+    frame(word=["x"] * ROWS).write_parquet(raw / "a.parquet")
+    sequences = [{"name": "h", "column": "item", "target": "item"}]
+    fails(raw, "a.parquet", said, histories=[{"behaviour": "v", "where": where, "sequences": sequences}])
+
+
+def test_derived_columns_are_missing_where_they_are_nan_or_empty(raw: Path) -> None:
+    frame(likes=[0, 1] * 12, views=[0, 1] * 12, word=["ab", "a"] * 12).write_parquet(raw / "a.parquet")
+    derived = [{"name": "ratio", "sql": "likes / views"}, {"name": "rest", "sql": "SUBSTR(word, 2)"}]
+    dataset = made(raw, derived=derived, features=[{"name": "ratio"}, {"name": "rest"}])
+    assert set(values_of(dataset, "ratio").values()) == {None, "1"}
+    assert set(values_of(dataset, "rest").values()) == {None, "b"}
+    label = {"column": "ratio", "at_least": 0.5}
+    fails(raw, "row 1", "column 'ratio'", name="label", derived=derived, label=label)
+
+
 @pytest.mark.parametrize("role", ["group", "time", "negatives", "split"])
 @pytest.mark.parametrize("kind", ["nan", "empty"])
 def test_a_row_without_its_key_is_refused(raw: Path, role: str, kind: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import polars as pl
 
-__all__ = ["INTEGERS", "MISSING", "TRUTH", "number"]
+__all__ = ["INTEGERS", "MISSING", "TRUTH", "number", "parsed_numbers"]
 
 INTEGERS = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32)  # those that Int64 holds
 MISSING = ("", "nan", "NaN")  # texts that are no value in any file
@@ -24,7 +24,7 @@ def number(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
         TypeError: cells of ``dtype`` are no numbers (times, lists); the text goes behind the column's name.
     """
     if dtype == pl.String:
-        return value.map_batches(_parsed, return_dtype=pl.Float64, is_elementwise=True)
+        return value.map_batches(parsed_numbers, return_dtype=pl.Float64, is_elementwise=True)
     if dtype.is_temporal():
         raise TypeError("holds times where a number is needed; make one with [[derived]] (EXTRACT(HOUR FROM ...))")
     if dtype.is_nested():
@@ -32,7 +32,8 @@ def number(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     return value.cast(pl.Float64).fill_nan(None)
 
 
-def _parsed(texts: pl.Series) -> pl.Series:
+def parsed_numbers(texts: pl.Series) -> pl.Series:
+    """Float64 [n] of texts [n], as :func:`number`."""
     numbers = texts.cast(pl.Float64, strict=False).fill_nan(None)
     if numbers.null_count() == texts.null_count():
         return numbers

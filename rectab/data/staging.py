@@ -20,6 +20,7 @@ from rectab.data.recipe_parts import HistoryRecipe
 from rectab.data.roles import BAD, CELL, RawColumns
 from rectab.data.sources import Sources
 from rectab.data.splits import stage_split
+from rectab.data.sql import alike_in_every_file, expression, first_line
 from rectab.data.times import Times
 
 __all__ = ["StagedTable", "condition_column", "stage_events", "stage_prior", "stage_rows"]
@@ -90,7 +91,7 @@ def stage_events(sources: Sources, history: HistoryRecipe) -> StagedTable:
     frame, columns = sources.join(raw.frame, raw.columns)
     _require(raw, columns, [s.column for s in history.sequences], f"a sequence of behaviour {history.behaviour!r}")
     if history.where is not None:
-        frame = frame.filter(_sql(history.where, columns, raw, f"behaviour {history.behaviour!r}"))
+        frame = frame.filter(_condition(history, frame, columns, raw))
     staging = _columns_of(raw, frame, sources)
     staging.key(group, GROUP, "the group")
     staging.time(time, TIME)
@@ -133,8 +134,8 @@ def _staged_columns(sources: Sources, raw: RawFile, index: int, split: str | Non
     raw.require([t.on for t in recipe.tables if t.on in _needed(recipe)], "the key of a side table")
     frame, columns = sources.join(raw.frame, raw.columns)
     for derived in recipe.derived:
-        value = _sql(derived.sql, columns, raw, f"derived column {derived.name!r}").alias(derived.name)
-        frame = with_missing(frame.with_columns(value), [derived.name])
+        value = _sql(derived.sql, frame, columns, raw, f"derived column {derived.name!r}")
+        frame = with_missing(frame.with_columns(value.alias(derived.name)), [derived.name])
         columns.append(derived.name)
     for column, why in _needed(recipe).items():
         _require(raw, columns, [column], why)
@@ -148,8 +149,7 @@ def _staged_columns(sources: Sources, raw: RawFile, index: int, split: str | Non
     _stage_inputs(recipe, staging)
     for history in recipe.histories:
         if history.source == "log" and history.where is not None:
-            condition = _sql(history.where, columns, raw, f"behaviour {history.behaviour!r}")
-            staging.staged[condition_column(history.behaviour)] = condition.fill_null(False)
+            staging.staged[condition_column(history.behaviour)] = _condition(history, frame, columns, raw)
     return staging
 
 
@@ -207,13 +207,23 @@ def _stage_label(recipe: Recipe, staging: RawColumns) -> None:
     staging.staged[LABEL] = number.cast(pl.Float32)
 
 
-def _sql(text: str, columns: list[str], raw: RawFile, what: str) -> pl.Expr:
+def _sql(text: str, frame: pl.LazyFrame, columns: list[str], raw: RawFile, what: str) -> pl.Expr:
+    sql = expression(text, what)
+    _require(raw, columns, sql.meta.root_names(), what)
     try:
-        expression = pl.sql_expr(text)
+        return alike_in_every_file(sql, frame)
     except pl.exceptions.PolarsError as error:
-        raise RecipeError(f"{what}: {text!r} is not an SQL expression polars understands: {error}") from None
-    _require(raw, columns, expression.meta.root_names(), what)
-    return expression
+        raise RecipeError(f"{raw.path}, {what}: {text!r} cannot be worked out: {first_line(error)}") from None
+
+
+def _condition(history: HistoryRecipe, frame: pl.LazyFrame, columns: list[str], raw: RawFile) -> pl.Expr:
+    """Does a row become an event?"""
+    assert history.where is not None
+    what = f"behaviour {history.behaviour!r}"
+    condition = _sql(history.where, frame, columns, raw, what)
+    if frame.select(condition.alias("condition")).collect_schema()["condition"] != pl.Boolean:
+        raise RecipeError(f"{raw.path}, {what}: where = {history.where!r} is no condition; compare with something")
+    return condition.fill_null(False)
 
 
 def _require(raw: RawFile, columns: list[str], needed: Iterable[str], why: str) -> None:
@@ -231,7 +241,7 @@ def _sink(sources: Sources, parts: list[RawColumns], name: str) -> StagedTable:
         bad = pl.scan_parquet(path, glob=False).filter(pl.col(BAD) > 0).select(_FILE, ROW, BAD, CELL).collect()
     except pl.exceptions.PolarsError as error:
         files = ", ".join(str(raw.path) for raw in raws)
-        raise DataError(f"{files}: polars cannot read it: {error}") from None
+        raise DataError(f"{files}: polars cannot read it: {first_line(error)}") from None
     if len(bad):
         told = [f"{raws[f].place(row)}, {parts[f].checks.message(b, c)}" for f, row, b, c in bad.head(20).iter_rows()]
         if not sources.skip_bad:
