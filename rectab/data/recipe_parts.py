@@ -42,7 +42,7 @@ class Format(Strict):
         quote: the character around fields that contain the separator, a quote (doubled) or a line end; None where
             fields are raw.
         ragged: the last column takes the rest of its line, however many separators are in it (a list, say).
-        null_values: texts that mean "no value", besides the empty field.
+        null_values: texts that mean "no value", besides those of :mod:`rectab.data.missing`.
         encoding: ``utf-8`` or ``latin-1``.
         fields: for ``jsonl``, column name -> path into the object (``asin``, ``categories.-1.-1``).
         python_literals: for ``jsonl``, lines are Python literals instead of JSON (the Amazon metadata).
@@ -222,7 +222,7 @@ class ContextRecipe(Strict):
     Attributes:
         name: of the sequence feature, and of its vocabulary.
         of: ``position`` = how many events back it is (1 is the most recent), ``time_gap`` = the row's time minus the
-            event's, in the unit of the time column; prior events have none and get id 0.
+            event's, in the unit of the time column, in seconds if it holds moments; prior events have none and get id 0.
         edges: ascending; bucket k holds edges[k-1] <= x < edges[k].
     """
 
@@ -317,7 +317,7 @@ class SplitRecipe(Strict):
         valid, test: for ``random``, ``row_order`` and ``time``: the share of rows (below 1) or their number; the last
             ones in row or time order. For ``last_per_group``: how many of each group's last rows; the validation rows
             come before the test rows, and a group always keeps its first row for training.
-        column: for ``time``: the column to compare if it is not the recipe's ``time``.
+        column: for ``time``: the column that rows go by if it is not the recipe's ``time``.
         valid_from, test_from: for ``time``: rows from this time on: a number, or a date or time (of TOML, or as ISO
             8601 text; without a zone it is UTC where the column has zones). Other text compares as text.
     """
