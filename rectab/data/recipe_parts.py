@@ -222,7 +222,7 @@ class ContextRecipe(Strict):
     Attributes:
         name: of the sequence feature, and of its vocabulary.
         of: ``position`` = how many events back it is (1 is the most recent), ``time_gap`` = the row's time minus the
-            event's, in the unit of the time column, in seconds if it holds moments; prior events have none and get id 0.
+            event's, in the unit of the time column (moments: seconds); prior events have none and get id 0.
         edges: ascending; bucket k holds edges[k-1] <= x < edges[k].
     """
 

@@ -68,9 +68,10 @@ def alike_in_every_file(sql: pl.Expr, frame: pl.LazyFrame) -> pl.Expr:
 def _comparable(operands: list[pl.Expr], frame: pl.LazyFrame) -> list[pl.Expr]:
     dtypes = [frame.select(operand.alias("operand")).collect_schema()["operand"] for operand in operands]
     if any(dtype.is_numeric() for dtype in dtypes):
-        numbers = {"return_dtype": pl.Float64, "is_elementwise": True}
         operands = [
-            operand.map_batches(_numbers, **numbers) if dtype == pl.String else operand
+            operand.map_batches(_numbers, return_dtype=pl.Float64, is_elementwise=True)
+            if dtype == pl.String
+            else operand
             for operand, dtype in zip(operands, dtypes, strict=True)
         ]
     are_floats = [dtype.is_float() for dtype in dtypes]
