@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from rectab.named import instead_of
 
-__all__ = ["parse_json", "read_plain", "read_value"]
+__all__ = ["check_fields", "parse_json", "read_plain", "read_value"]
 
 DataT = TypeVar("DataT")
 
@@ -61,6 +61,12 @@ def read_plain(kind: type[DataT], data: Any, place: str = "", *, extra: bool = F
         raise ValueError(f"{_in(place)}{missing[0]!r} is missing")
     named = {key: data[key] for key in data if key in hints}
     return kind(**{key: read_value(hints[key], value, _below(place, key)) for key, value in named.items()})
+
+
+def check_fields(instance: Any) -> None:
+    """For ``__post_init__`` of a frozen dataclass: every field as :func:`read_value` reads it. Raises ValueError."""
+    for name, kind in _hints(type(instance)).items():
+        object.__setattr__(instance, name, read_value(kind, getattr(instance, name), name))
 
 
 def read_value(kind: Any, value: Any, place: str) -> Any:
@@ -124,7 +130,7 @@ def _words(kind: Any) -> str:
         return f"a list, each {_words(arguments[0])}"
     if origin in (Union, UnionType):
         return " or ".join(_words(argument) for argument in arguments if argument is not NoneType)
-    return "settings by name"
+    return "settings by name" if origin in (dict, Mapping) or is_dataclass(kind) else f"of type {kind}"
 
 
 @cache

@@ -1,17 +1,19 @@
 """What the columns of a data set are: vocabularies, the features that draw from them, and the schema that holds both.
 
-Imports nothing of rectab. Everything here is plain data and round-trips through JSON (counts and hashed ids stay in
+Everything here is plain data and round-trips through JSON (counts and hashed ids stay in
 arrays beside it, see :mod:`rectab.data.dataset`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
+
+from rectab.plain import read_plain
 
 __all__ = ["Feature", "Schema", "Vocabulary"]
 
@@ -177,17 +179,15 @@ class Schema:
     @classmethod
     def from_json(
         cls,
-        data: Mapping[str, Any],
+        data: Any,
         counts: Mapping[str, np.ndarray] | None = None,
         ids: Mapping[str, np.ndarray] | None = None,
     ) -> Schema:
-        """Read :meth:`to_json` back; ``counts`` and ``ids`` are by vocabulary name."""
+        """Read :meth:`to_json` back, ``counts`` and ``ids`` by vocabulary name. Raises ValueError for other data."""
         counts, ids = counts or {}, ids or {}
-        vocabularies = tuple(
-            Vocabulary(**v, counts=counts.get(v["name"]), ids=ids.get(v["name"])) for v in data["vocabularies"]
-        )
-        features = tuple(Feature(**{**f, "edges": tuple(f.get("edges", ()))}) for f in data["features"])
-        return cls(vocabularies, features, tuple(data["dense"]), data["label"], data["group"], data["slice_by"])
+        schema = read_plain(cls, data, "schema")
+        vocabularies = [replace(v, counts=counts.get(v.name), ids=ids.get(v.name)) for v in schema.vocabularies]
+        return replace(schema, vocabularies=tuple(vocabularies))
 
 
 def _check_unique(what: str, names: list[str]) -> None:

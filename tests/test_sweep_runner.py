@@ -80,7 +80,7 @@ def test_damage_is_a_checkpoint_error_that_names_the_file_and_what_to_do(tmp_pat
         path.write_bytes(content)
         with pytest.raises(CheckpointError, match=r"current\.safetensors: damaged .*delete its folder"):
             load_state(path)
-    for tree, message in ((None, "no training state of rectab"), ("{", "damaged"), ('{"tensor": "7"}', "damaged")):
+    for tree, message in ((None, "not a rectab state"), ("{", "damaged"), ('{"tensor": "7"}', "damaged")):
         save_file({}, path, metadata={"other": "x"} if tree is None else {"rectab_state": tree})
         with pytest.raises(CheckpointError, match=message):
             load_state(path)

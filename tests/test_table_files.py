@@ -108,7 +108,7 @@ def test_descriptions_that_cannot_be_built_are_refused(vocabularies: list[Vocabu
         ({"format_version": None}, "format version None"),
         ({"checksum": None}, "does not match its checksum"),
         ({"method": "from_the_future"}, "no table method 'from_the_future'"),
-        ({"config": None}, "cannot build what its metadata describes: 'config'"),
+        ({"config": None}, "cannot build what its metadata describes: 'config' is missing"),
         ({"config": {"no_such_field": 1}}, "no_such_field"),
         ({"embedding_dim": 4}, "tensors do not fit"),
         ({"unseen": "drop"}, "unseen must be one of"),

@@ -20,7 +20,7 @@ from rectab.training import TrainConfig
         ({"optimizer": "lamb"}, "optimizer must be one of adam, adagrad, sgd"),
         ({"gradient": "sparse", "embedding_l2": 0.1}, "embedding_l2 needs gradient 'row' or 'dense'"),
         ({"monitor": "aucc"}, "monitor must be a sum of"),
-        ({"learning_rate": 0.1}, "unknown training settings"),
+        ({"learning_rate": 0.1}, "unknown key 'learning_rate'"),
     ],
 )
 def test_settings_that_make_no_sense_are_named(settings: dict[str, object], message: str) -> None:

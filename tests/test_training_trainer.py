@@ -204,7 +204,7 @@ def test_rating_prediction(dataset: PreparedDataset) -> None:
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"optimizer": "lamb"}, "optimizer must be one of"),
         ({"gradient": "sparse", "embedding_l2": 0.1}, "gradient 'row' or 'dense'"),
-        ({"learning_rate": 0.1}, "unknown training settings"),
+        ({"learning_rate": 0.1}, "unknown key 'learning_rate'"),
     ],
 )
 def test_bad_settings_are_named(settings: dict[str, Any], message: str) -> None:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rectab.models.registry import get_interaction, get_tower, options_to_config
+from rectab.plain import read_plain
 
 __all__ = ["ModelConfig"]
 
@@ -68,8 +69,17 @@ class ModelConfig:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> ModelConfig:
-        """Read :meth:`to_json` back."""
-        return cls.from_options(
-            data["interaction"], data["history"], data["interaction_options"], data["history_options"]
-        )
+    def from_json(cls, data: Any) -> ModelConfig:
+        """Read :meth:`to_json` back. Raises ValueError for other data."""
+        told = read_plain(_Described, data, "model")
+        return cls.from_options(told.interaction, told.history, told.interaction_options, told.history_options)
+
+
+@dataclass(frozen=True)
+class _Described:
+    """What :meth:`ModelConfig.to_json` writes."""
+
+    interaction: str
+    history: str
+    interaction_options: dict[str, Any]
+    history_options: dict[str, Any]

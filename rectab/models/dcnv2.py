@@ -15,6 +15,8 @@ from rectab.models.registry import InteractionInfo, register_interaction
 
 __all__ = ["CrossLayer", "DCNv2", "DCNv2Config"]
 
+MAX_LAYERS = 1000
+
 
 @dataclass(frozen=True)
 class DCNv2Config(DeepConfig):
@@ -29,8 +31,8 @@ class DCNv2Config(DeepConfig):
     structure: str = "parallel"
 
     def __post_init__(self) -> None:
-        if self.cross_layers < 1:
-            raise ValueError(f"dcnv2: cross_layers must be at least 1, got {self.cross_layers}")
+        if not 1 <= self.cross_layers <= MAX_LAYERS:
+            raise ValueError(f"dcnv2: cross_layers must be in 1..{MAX_LAYERS}, got {self.cross_layers}")
         if self.structure not in ("parallel", "stacked"):
             raise ValueError(f"dcnv2: structure must be 'parallel' or 'stacked', got {self.structure!r}")
         if self.low_rank is not None and self.low_rank < 1:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["EmbeddingTable", "RowRange", "TableOptions"]
 
+MAX_DIM = 1 << 16
+"""Widest vector of a table: what is wider is another number by mistake, or a forged file."""
+
 ConfigT = TypeVar("ConfigT")
 
 
@@ -108,8 +111,8 @@ class EmbeddingTable(nn.Module, Generic[ConfigT]):
         options: TableOptions | None = None,
     ) -> None:
         super().__init__()
-        if embedding_dim < 1:
-            raise ValueError(f"embedding_dim must be at least 1, got {embedding_dim}")
+        if not 1 <= embedding_dim <= MAX_DIM:
+            raise ValueError(f"embedding_dim must be in 1..{MAX_DIM}, got {embedding_dim}")
         if not vocabularies:
             raise ValueError("a table needs at least one vocabulary")
         hashed = [v.name for v in vocabularies if v.hashed]

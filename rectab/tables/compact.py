@@ -45,11 +45,18 @@ class CompactTable(EmbeddingTable[ConfigT]):
         options: TableOptions | None = None,
     ) -> None:
         super().__init__(vocabularies, embedding_dim, config, options)
-        sizes = [v.num_embeddings for v in self.vocabularies]
-        self.num_ids = sum(sizes)
-        first = torch.tensor([0, *sizes]).cumsum(0).to(index_dtype(self.num_ids))
-        self.register_buffer("first_id", first.to(self.options.device))
+        self.num_ids = sum(v.num_embeddings for v in self.vocabularies)
+        self.register_buffer("first_id", self._first_ids().to(self.options.device))
         self.summary = {}
+
+    def _first_ids(self) -> Tensor:
+        sizes = [v.num_embeddings for v in self.vocabularies]
+        return torch.tensor([0, *sizes]).cumsum(0).to(index_dtype(self.num_ids))
+
+    def check_contents(self) -> None:
+        """Refuse numbers of ids, from a file, that are not those of the vocabularies. Raises ValueError."""
+        if not torch.equal(self.first_id.cpu(), self._first_ids()):
+            raise ValueError("first_id does not number the ids of the vocabularies")
 
     def learned(self) -> dict[str, Any]:
         """What training decided about the shape: ``summary``, as the method filled it; empty for a loaded table."""

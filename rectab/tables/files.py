@@ -18,6 +18,7 @@ from torch import Tensor
 
 from rectab import __version__
 from rectab.atomic_file import atomic_file
+from rectab.plain import parse_json
 
 __all__ = ["checksum", "read_file", "write_file"]
 
@@ -43,8 +44,15 @@ def write_file(
         save_file(stored, draft, metadata={f"rectab_{kind}": text})
 
 
-def read_file(path: Path, kind: str, version: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_file(
+    path: Path, kind: str, version: int, advice: str = "copy or save it again"
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """(description, tensors) of :func:`write_file`'s file.
+
+    Args:
+        path: the file.
+        kind, version: as it was written.
+        advice: what to do about a file that cannot be read, for the error.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -53,27 +61,27 @@ def read_file(path: Path, kind: str, version: int) -> tuple[dict[str, Any], dict
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(f"rectab_{kind}")
-            if text is None:
-                raise ValueError(f"{path}: a safetensors file, but not a rectab {kind} (no 'rectab_{kind}' metadata)")
-            description = _description(path, kind, text)
-            if description.get("format_version") != version:
-                found = description.get("format_version")
-                raise ValueError(f"{path}: format version {found}, this rectab reads {version}; save it again")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return _read(path, kind, version)
     except SafetensorError as error:
-        raise ValueError(f"{path}: not a whole safetensors file ({error}); copy or save it again") from error
+        raise ValueError(f"{path}: not a whole safetensors file ({error}); {advice}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; {advice}") from error
+
+
+def _read(path: Path, kind: str, version: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    with safe_open(path, framework="pt") as file:
+        text = (file.metadata() or {}).get(f"rectab_{kind}")
+        if text is None:
+            raise ValueError(f"a safetensors file, but not a rectab {kind} (no 'rectab_{kind}' metadata)")
+        try:
+            description = parse_json(text)
+        except ValueError as error:
+            raise ValueError(f"its 'rectab_{kind}' metadata is damaged ({error})") from error
+        if not isinstance(description, dict):
+            raise ValueError(f"its 'rectab_{kind}' metadata is not an object")
+        if description.get("format_version") != version:
+            raise ValueError(f"format version {description.get('format_version')}, this rectab reads {version}")
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if description.pop("checksum", None) != checksum(description, tensors):
-        raise ValueError(f"{path}: its content does not match its checksum, so it is damaged; copy or save it again")
+        raise ValueError("its content does not match its checksum, so it is damaged")
     return description, tensors
-
-
-def _description(path: Path, kind: str, text: str) -> dict[str, Any]:
-    try:
-        description = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: its 'rectab_{kind}' metadata is damaged ({error}); copy or save it again") from error
-    if not isinstance(description, dict):
-        raise ValueError(f"{path}: its 'rectab_{kind}' metadata is not an object; copy or save it again")
-    return description

@@ -107,6 +107,21 @@ class IdSet(nn.Module):
             self.ranks.copy_(_exclusive_cumsum(counts))
         return self
 
+    def check_contents(self) -> None:
+        """Refuse tensors of a file that no set of this size has: ranks would point behind its members.
+
+        Raises:
+            ValueError: ranks fall, or do not start at 0 or end at the number of members.
+        """
+        if self.form in ("all", "none"):
+            return
+        ranks = self.ranks.to(torch.int64)
+        if self.form == "bitmap":
+            members = sum(int(_popcount(part).sum()) for part in self.words.split(1 << 16))
+            ranks = torch.cat([ranks, ranks.new_tensor([members])])
+        if int(ranks[0]) != 0 or int(ranks[-1]) != self.num_members or bool((ranks[1:] < ranks[:-1]).any()):
+            raise ValueError(f"an id set of {self.num_members} of {self.num_ids} ids does not count its members right")
+
     def rank(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """(how many members are below each id, whether it is one): int64 [*] -> int64 [*], bool [*]."""
         if self.form == "all":

@@ -5,21 +5,35 @@ The file holds the tensors of the ledger and nothing else: its size is the ledge
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import torch
+from torch import Tensor, nn
 
 from rectab.ops import RowStore
+from rectab.plain import read_plain
 from rectab.schema import Vocabulary
 from rectab.tables.base import EmbeddingTable, TableOptions
 from rectab.tables.files import read_file, write_file
 from rectab.tables.registry import build_table, config_from_json, config_to_json
 
-__all__ = ["FORMAT_VERSION", "build_described", "describe_table", "load_table", "save_table", "stored_in"]
+__all__ = [
+    "FORMAT_VERSION",
+    "build_described",
+    "build_filled",
+    "describe_table",
+    "load_table",
+    "save_table",
+    "stored_in",
+]
 
 FORMAT_VERSION = 3
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def save_table(table: EmbeddingTable, path: str | Path) -> None:
@@ -38,10 +52,8 @@ def load_table(path: str | Path, options: TableOptions | None = None) -> Embeddi
     path = Path(path)
     description, tensors = read_file(path, "table", FORMAT_VERSION)
     with stored_in(path):
-        vocabularies = [Vocabulary(**v) for v in description["vocabularies"]]
-        table = build_described(description, vocabularies, options)
-        table.load_state_dict(tensors)
-    return table
+        vocabularies = read_plain(_Vocabularies, description, extra=True).vocabularies
+        return build_filled(lambda held: build_described(description, vocabularies, held), tensors, options)
 
 
 def describe_table(table: EmbeddingTable) -> dict[str, Any]:
@@ -64,7 +76,7 @@ def _rows_of(table: EmbeddingTable) -> str:
 
 
 def build_described(
-    description: Mapping[str, Any],
+    description: Any,
     vocabularies: Sequence[Vocabulary],
     options: TableOptions | None = None,
 ) -> EmbeddingTable:
@@ -74,11 +86,83 @@ def build_described(
         description: of :func:`describe_table`.
         vocabularies: what the table serves.
         options: device and gradient; how rows are held and unseen ids are the file's.
+
+    Raises:
+        ValueError: no such table can be built.
     """
-    rows = description.get("rows", "fp32")
-    options = replace(options or TableOptions(), unseen=description.get("unseen"), rows=rows)
-    config = config_from_json(description["method"], description["config"])
-    return build_table(description["method"], vocabularies, description["embedding_dim"], config, options)
+    told = read_plain(_Description, description, extra=True)
+    options = replace(options or TableOptions(), unseen=told.unseen, rows=told.rows)  # type: ignore[arg-type]
+    config = config_from_json(told.method, told.config)
+    return build_table(told.method, vocabularies, told.embedding_dim, config, options)
+
+
+@dataclass(frozen=True)
+class _Description:
+    """What a file says of its table, see :func:`describe_table`."""
+
+    method: str
+    embedding_dim: int
+    config: dict[str, Any]
+    unseen: str | None = None
+    rows: str = "fp32"
+
+
+@runtime_checkable
+class Checked(Protocol):
+    """A module whose tensors, if they are not what it wrote, would be read outside their bounds."""
+
+    def check_contents(self) -> None:
+        """Raises ValueError."""
+
+
+@dataclass(frozen=True)
+class _Vocabularies:
+    vocabularies: tuple[Vocabulary, ...]
+
+
+def build_filled(
+    build: Callable[[TableOptions], ModuleT], tensors: Mapping[str, Tensor], options: TableOptions | None = None
+) -> ModuleT:
+    """What ``build`` makes, with ``tensors`` in it; floats outside of row stores take the dtype of the file.
+
+    Nothing is allocated before names, shapes and dtypes of what was described have been compared with what is there: a
+    description is no promise, and a small file may speak of terabytes.
+
+    Args:
+        build: of options that name the device.
+        tensors: the state dict to load.
+        options: as given by the caller; defaults if None.
+
+    Raises:
+        RuntimeError: the tensors are not those of the module.
+        ValueError: their contents are not.
+    """
+    options = options or TableOptions()
+    with torch.device("meta"):
+        _compare(build(replace(options, device="meta")), tensors)
+    module = build(options)
+    for name, held in [*module.named_parameters(), *module.named_buffers()]:
+        if name in tensors and held.dtype != tensors[name].dtype:
+            held.data = held.data.to(tensors[name].dtype)
+    module.load_state_dict(tensors)
+    for part in module.modules():
+        if isinstance(part, Checked):
+            part.check_contents()
+    return module
+
+
+def _compare(described: nn.Module, stored: Mapping[str, Tensor]) -> None:
+    tensors = described.state_dict()
+    missing, extra = sorted(tensors.keys() - stored.keys()), sorted(stored.keys() - tensors.keys())
+    if missing or extra:
+        raise RuntimeError(f"the file lacks {missing} and has {extra} besides")
+    stores = tuple(f"{name}." for name, module in described.named_modules() if isinstance(module, RowStore))
+    for name, tensor in tensors.items():
+        found = stored[name]
+        castable = tensor.is_floating_point() and found.is_floating_point() and not name.startswith(stores)
+        if tensor.shape != found.shape or (tensor.dtype != found.dtype and not castable):
+            wanted = f"{tensor.dtype} {list(tensor.shape)}"
+            raise RuntimeError(f"{name} is {found.dtype} {list(found.shape)} there and {wanted} by the description")
 
 
 @contextmanager
@@ -86,7 +170,7 @@ def stored_in(path: Path) -> Iterator[None]:
     """While what ``path`` describes is built and filled: an error names the file. Raises ValueError."""
     try:
         yield
-    except (KeyError, TypeError, ValueError) as error:  # such as a method that nobody has registered
+    except (ValueError, OverflowError, TypeError) as error:  # such as a method that nobody has registered
         raise ValueError(f"{path}: this rectab cannot build what its metadata describes: {error}") from error
     except RuntimeError as error:
         raise ValueError(f"{path}: tensors do not fit the configuration in its metadata: {error}") from error

@@ -10,7 +10,7 @@ from rectab.models import CTRModel, ModelConfig
 from rectab.schema import Schema
 from rectab.tables import TableOptions
 from rectab.tables.files import read_file, write_file
-from rectab.tables.io import build_described, describe_table, stored_in
+from rectab.tables.io import build_described, build_filled, describe_table, stored_in
 
 __all__ = ["MODEL_FILE", "load_model", "save_model"]
 
@@ -40,8 +40,10 @@ def load_model(path: Path | str, options: TableOptions | None = None) -> CTRMode
     path = Path(path)
     description, tensors = read_file(path, "model", FORMAT_VERSION)
     with stored_in(path), torch.random.fork_rng():
-        schema = Schema.from_json(description["schema"])
-        table = build_described(description["table"], schema.vocabularies, options)
-        model = CTRModel(schema, table, ModelConfig.from_json(description["model"]))
-        model.load_state_dict(tensors)
-    return model.eval()
+        schema = Schema.from_json(description.get("schema"))
+        config = ModelConfig.from_json(description.get("model"))
+
+        def build(held: TableOptions) -> CTRModel:
+            return CTRModel(schema, build_described(description.get("table"), schema.vocabularies, held), config)
+
+        return build_filled(build, tensors, options).eval()

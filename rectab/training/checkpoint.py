@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import json
 import time
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from rectab.atomic_file import remove_drafts, write_atomic
+from rectab.plain import parse_json
 from rectab.training.errors import CheckpointError
-from rectab.training.state import load_state, save_state
+from rectab.training.state import load_state, restored_from, save_state
 
 __all__ = ["Checkpoints", "differences", "remove_checkpoints"]
 
 _COST_SHARE = 20.0
+_BEST = "best-[0-9]*.safetensors"
 
 
 class _Absent:
@@ -81,15 +84,19 @@ class Checkpoints:
         if self._pause:
             self._pause = max(self._pause, (self._written - begin) * _COST_SHARE)
 
-    def load_current(self, stage_index: int) -> tuple[dict[str, Any], dict[str, Any] | None] | None:
-        """(state, best weights) of a stage that was interrupted; None if there is none."""
+    def load_current(self, stage_index: int) -> tuple[Path, dict[str, Any], dict[str, Any] | None] | None:
+        """(file, state, best weights) of a stage that was interrupted; None if there is none."""
         path = None if self.folder is None else self.folder / "current.safetensors"
-        if path is None or self.folder is None or not path.exists():
+        if path is None or not path.exists():
             return None
         state = load_state(path)
-        if state["stage_index"] != stage_index:
-            return None
-        return state, None if state["best"] is None else load_state(self.folder / state["best"])
+        with restored_from(path):
+            if state["stage_index"] != stage_index:
+                return None
+            best = state["best"]
+            if best is not None and not fnmatch(best, _BEST):
+                raise ValueError(f"its best weights are said to be {best!r}")
+        return path, state, None if best is None else load_state(path.with_name(best))
 
     def save_stage(self, stage_index: int, state: dict[str, Any]) -> None:
         """Write how a stage ended; its current state is no longer needed."""
@@ -99,12 +106,11 @@ class Checkpoints:
         (self.folder / "current.safetensors").unlink(missing_ok=True)
         self._remove_best()
 
-    def load_stage(self, stage_index: int) -> dict[str, Any] | None:
-        """How a stage ended; None if it has not."""
+    def load_stage(self, stage_index: int) -> tuple[Path, dict[str, Any]] | None:
+        """(file, how a stage ended); None if it has not."""
         if self.folder is None or not self._stage_path(stage_index).exists():
             return None
-        state: dict[str, Any] = load_state(self._stage_path(stage_index))
-        return state
+        return self._stage_path(stage_index), load_state(self._stage_path(stage_index))
 
     def remove(self) -> None:
         """The run is over and its result is written: delete its checkpoints."""
@@ -117,7 +123,7 @@ class Checkpoints:
 
     def _remove_best(self, but: str | None = None) -> None:
         assert self.folder is not None
-        for path in self.folder.glob("best-*.safetensors"):
+        for path in self.folder.glob(_BEST):
             if path.name != but:
                 path.unlink(missing_ok=True)
 
@@ -127,7 +133,7 @@ def remove_checkpoints(folder: Path) -> None:
     if not folder.is_dir():
         return
     remove_drafts(folder)
-    for pattern in ("stage-*.safetensors", "current.safetensors", "best-*.safetensors", "run.json"):
+    for pattern in ("stage-*.safetensors", "current.safetensors", _BEST, "run.json"):
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)
     if not any(folder.iterdir()):
@@ -147,6 +153,6 @@ def differences(kept: Any, given: Any, name: str = "") -> list[str]:
 
 def _read(identity: Path) -> Any:
     try:
-        return json.loads(identity.read_text(encoding="utf-8"))
+        return parse_json(identity.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CheckpointError(f"{identity}: damaged ({error}); delete its folder to start the run again") from error

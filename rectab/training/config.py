@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
+
+from rectab.plain import check_fields, read_plain
 
 __all__ = ["TrainConfig", "monitor_value"]
 
-_OPTIONAL_NUMBERS = ("row_lr", "clip_norm")
 _BETTER_HIGH = {"auc": True, "gauc": True, "logloss": False, "mse": False, "rmse": False, "mae": False}
 
 
@@ -74,7 +74,7 @@ class TrainConfig:
     checkpoint_seconds: float = 30.0
 
     def __post_init__(self) -> None:
-        self._check_types()
+        check_fields(self)  # settings come from files and command lines
         for name in ("batch_size", "max_epochs", "evaluations_per_epoch", "patience", "evaluation_batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -87,35 +87,12 @@ class TrainConfig:
                 raise ValueError(f"{name} must be above 0, got {value}")
         if not 0.0 < self.lr_factor <= 1.0:
             raise ValueError(f"lr_factor must be in (0, 1], got {self.lr_factor}")
-        self._check_choices()
+        self._check_gradient()
         parse_monitor(self.monitor)
         if self.objective == "mse" and self.monitor == "auc":
             object.__setattr__(self, "monitor", "mse")
 
-    def _check_types(self) -> None:
-        """Settings come from files and command lines: a word where a number belongs is refused by name."""
-        for setting in fields(self):
-            value, default = getattr(self, setting.name), setting.default
-            optional = default is None and value is None
-            is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-            if isinstance(default, int) and (not is_number or value != int(value)):
-                raise ValueError(f"{setting.name} must be a whole number, got {value!r}")
-            if (isinstance(default, float) or setting.name in _OPTIONAL_NUMBERS) and not (is_number or optional):
-                raise ValueError(f"{setting.name} must be a number, got {value!r}")
-
-    def _check_choices(self) -> None:
-        optimizers = ("adam", "adagrad", "sgd")
-        choices: dict[str, tuple[str | None, ...]] = {
-            "optimizer": optimizers,
-            "row_optimizer": (*optimizers, None),
-            "embedding_l2_mode": ("full", "lazy", "minibatch"),
-            "precision": ("auto", "bf16", "fp32"),
-            "gradient": ("row", "sparse", "dense"),
-            "objective": ("logloss", "mse"),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, got {getattr(self, name)!r}")
+    def _check_gradient(self) -> None:
         if self.gradient == "sparse" and self.embedding_l2:
             raise ValueError("embedding_l2 needs gradient 'row' or 'dense': torch's sparse optimizers have no decay")
         if self.gradient == "dense" and self.embedding_l2_mode != "full" and self.embedding_l2:
@@ -126,12 +103,8 @@ class TrainConfig:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> TrainConfig:
-        """Read :meth:`to_json` back, or settings from a file. Raises ValueError for unknown settings."""
-        known = [f.name for f in fields(cls)]
-        unknown = sorted(set(data) - set(known))
-        if unknown:
-            raise ValueError(f"unknown training settings {unknown}; there are {known}")
-        return cls(**data)
+        """Read :meth:`to_json` back, or settings from a file. Raises ValueError for unknown or ill-typed settings."""
+        return read_plain(cls, data, "train")
 
 
 def parse_monitor(monitor: str) -> list[tuple[float, str]]:

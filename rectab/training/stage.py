@@ -6,62 +6,26 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from rectab.batch import Batch
 from rectab.data.loader import batches, num_batches
+from rectab.plain import read_plain
 from rectab.tables.learned import Curve
 from rectab.training.config import monitor_value
 from rectab.training.errors import TrainingError
 from rectab.training.optimizers import OptimizerSet
-from rectab.training.state import get_rng_state, set_rng_state
+from rectab.training.stage_state import StageState
+from rectab.training.state import get_rng_state, restored_from, set_rng_state
 
 if TYPE_CHECKING:
     from rectab.training.trainer import Trainer
 
-__all__ = ["Stage", "StageState"]
-
-
-@dataclass
-class StageState:
-    """Where a stage stands; plain data.
-
-    Attributes:
-        epoch, batch: the next batch to train on.
-        step: updates done.
-        samples: rows trained on.
-        seconds, evaluation_seconds: spent on steps and on evaluations.
-        loss_sum, loss_count: of the losses since the last evaluation.
-        evaluations: evaluations done.
-        without_improvement: evaluations since the best one.
-        lr_scale: share of the initial learning rate.
-        best_value: best monitored value; None before the first evaluation.
-        best_evaluation: number of the best evaluation.
-        best_metrics: its metrics.
-        stopped: the stage is over.
-        history: one record for each evaluation.
-    """
-
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    samples: int = 0
-    seconds: float = 0.0
-    evaluation_seconds: float = 0.0
-    loss_sum: float = 0.0
-    loss_count: int = 0
-    evaluations: int = 0
-    without_improvement: int = 0
-    lr_scale: float = 1.0
-    best_value: float | None = None
-    best_evaluation: int = 0
-    best_metrics: dict[str, float] = field(default_factory=dict)
-    stopped: bool = False
-    history: list[dict[str, Any]] = field(default_factory=list)
+__all__ = ["Stage"]
 
 
 class Stage:
@@ -226,11 +190,13 @@ class Stage:
         loaded = self.trainer.checkpoints.load_current(self.index)
         if loaded is None:
             return
-        content, self.best = loaded
-        self.state = StageState(**content["state"])
-        self.trainer.model.load_state_dict(content["model"])
-        self.optimizers.load_state_dict(content["optimizers"])
-        set_rng_state(content["rng"])
+        path, content, self.best = loaded
+        with restored_from(path):
+            self.state = read_plain(StageState, content["state"])
+            self.state.check(self.batches_per_epoch)
+            self.trainer.model.load_state_dict(content["model"])
+            self.optimizers.load_state_dict(content["optimizers"])
+            set_rng_state(content["rng"])
 
 
 @torch.no_grad()

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import json
+import math
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from rectab.atomic_file import atomic_file
+from rectab.tables.files import read_file, write_file
 from rectab.training.errors import CheckpointError
 
-__all__ = ["get_rng_state", "load_state", "save_state", "set_rng_state"]
+__all__ = ["get_rng_state", "load_state", "restored_from", "save_state", "set_rng_state"]
+
+
+FORMAT_VERSION = 1
+
+_AGAIN = "delete its folder to start the run again"
 
 
 def save_state(path: Path, state: Any) -> None:
@@ -25,25 +30,30 @@ def save_state(path: Path, state: Any) -> None:
     Tensors go to the body, all else as JSON to the metadata of the safetensors file. No pickle.
     """
     tensors: dict[str, Tensor] = {}
-    tree = _encode(state, tensors)
-    with atomic_file(path) as draft:
-        save_file(tensors, draft, metadata={"rectab_state": json.dumps(tree)})
+    write_file(path, "state", FORMAT_VERSION, {"tree": _encode(state, tensors)}, tensors)
 
 
 def load_state(path: Path) -> Any:
-    """Read :func:`save_state`'s file. Raises CheckpointError if it is damaged, missing or something else."""
-    again = "delete its folder to start the run again"
+    """Read :func:`save_state`'s file. Raises CheckpointError if it is damaged to a bit, missing or something else."""
+    with restored_from(path):
+        description, tensors = read_file(path, "state", FORMAT_VERSION, _AGAIN)
+        return _decode(description["tree"], tensors)
+
+
+@contextmanager
+def restored_from(path: Path) -> Iterator[None]:
+    """While a run takes up what ``path`` holds: whatever does not fit it raises CheckpointError that names the file."""
     try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get("rectab_state")
-            if text is None:
-                raise CheckpointError(f"{path}: a safetensors file, but no training state of rectab; {again}")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return _decode(json.loads(text), tensors)
+        yield
+    except CheckpointError:
+        raise
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: missing; {again}") from error
-    except (SafetensorError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: damaged ({error}); {again}") from error
+        raise CheckpointError(f"{path}: missing; {_AGAIN}") from error
+    except RecursionError as error:
+        raise CheckpointError(f"{path}: damaged (nested too deeply); {_AGAIN}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RuntimeError) as error:
+        told = str(error).removeprefix(f"{path}: ").removesuffix(f"; {_AGAIN}")
+        raise CheckpointError(f"{path}: damaged or of another run ({told}); {_AGAIN}") from error
 
 
 def _encode(value: Any, tensors: dict[str, Tensor]) -> Any:
@@ -61,6 +71,8 @@ def _encode(value: Any, tensors: dict[str, Tensor]) -> Any:
         return {"tuple": [_encode(item, tensors) for item in value]}
     if isinstance(value, list):
         return [_encode(item, tensors) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"number": str(value)}  # JSON has no such numbers
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise TypeError(f"training state cannot hold a {type(value).__name__}")
@@ -73,6 +85,8 @@ def _decode(value: Any, tensors: dict[str, Tensor]) -> Any:
         return value
     if "tensor" in value:
         return tensors[value["tensor"]]
+    if "number" in value:
+        return float(value["number"])
     if "tuple" in value:
         return tuple(_decode(item, tensors) for item in value["tuple"])
     return {_decode(k, tensors): _decode(v, tensors) for k, v in value["items"]}

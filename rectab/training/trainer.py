@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from rectab.batch import Batch
 from rectab.data.dataset import PreparedDataset, Split
 from rectab.data.loader import batches
 from rectab.models import CTRModel, ModelConfig
+from rectab.plain import read_plain
 from rectab.tables.base import EmbeddingTable
 from rectab.tables.registry import find_record
 from rectab.training.checkpoint import Checkpoints
@@ -27,7 +29,8 @@ from rectab.training.optimizers import OptimizerSet
 from rectab.training.precision import resolve_precision
 from rectab.training.progress import ProgressMode, Reporter
 from rectab.training.stage import Stage
-from rectab.training.state import get_rng_state, set_rng_state
+from rectab.training.stage_state import StageRecord
+from rectab.training.state import get_rng_state, restored_from, set_rng_state
 
 __all__ = ["Trainer", "seed_everything"]
 
@@ -137,20 +140,23 @@ class Trainer:
             TrainingError: loss or predictions are not finite.
         """
         index = len(self.stages)
-        ended = self.checkpoints.load_stage(index)
-        if ended is None:
+        kept = self.checkpoints.load_stage(index)
+        if kept is None:
             ended = self._train_stage(
                 index, stage, max_epochs or self.config.max_epochs, loss_terms, frozen, extra_optimizers, after_step
             )
             self.checkpoints.save_stage(index, ended)
+            record = StageRecord(**ended["record"])
         else:
-            self.model.load_state_dict(ended["model"])
-            set_rng_state(ended["rng"])
-        self.stages.append(ended["record"])
+            path, ended = kept
+            with restored_from(path):
+                record = read_plain(StageRecord, ended["record"])
+                self.model.load_state_dict(ended["model"])
+                set_rng_state(ended["rng"])
+        self.stages.append(asdict(record))
         self.history += ended["history"]
-        self.kernel = ended["record"]["kernel"]
-        metrics: dict[str, float] = ended["record"]["metrics"]
-        return dict(metrics)
+        self.kernel = record.kernel
+        return dict(record.metrics)
 
     def _train_stage(
         self,
@@ -168,23 +174,23 @@ class Trainer:
             stage = Stage(self, index, name, max_epochs, optimizers, loss_terms, after_step)
             stage.run()
         state = stage.state
-        record = {
-            "stage": name,
-            "metrics": state.best_metrics,
-            "steps": state.step,
-            "samples": state.samples,
-            "epochs": round(state.epoch + state.batch / stage.batches_per_epoch, 4),
-            "best_evaluation": state.best_evaluation,
-            "evaluations": state.evaluations,
-            "seconds": state.seconds,
-            "evaluation_seconds": state.evaluation_seconds,
-            "wall_seconds": time.perf_counter() - begin,
-            "table_training_bytes": optimizers.table_bytes(),
-            "table_bytes": self.table.ledger().bytes,
-            "kernel": optimizers.kernel,
-        }
+        record = StageRecord(
+            stage=name,
+            metrics=state.best_metrics,
+            steps=state.step,
+            samples=state.samples,
+            epochs=round(state.epoch + state.batch / stage.batches_per_epoch, 4),
+            best_evaluation=state.best_evaluation,
+            evaluations=state.evaluations,
+            seconds=state.seconds,
+            evaluation_seconds=state.evaluation_seconds,
+            wall_seconds=time.perf_counter() - begin,
+            table_training_bytes=optimizers.table_bytes(),
+            table_bytes=self.table.ledger().bytes,
+            kernel=optimizers.kernel,
+        )
         return {
-            "record": record,
+            "record": asdict(record),
             "history": state.history,
             "model": self.model.state_dict(),
             "rng": get_rng_state(),
@@ -214,23 +220,9 @@ class Trainer:
 
     def record_search(self, stage: str, seconds: float, evaluations: int) -> None:
         """Note a stage that evaluated models and trained none; its time is training time, as it learned the table."""
-        self.stages.append(
-            {
-                "stage": stage,
-                "metrics": {},
-                "steps": 0,
-                "samples": 0,
-                "epochs": 0.0,
-                "best_evaluation": 0,
-                "evaluations": evaluations,
-                "seconds": seconds,
-                "evaluation_seconds": 0.0,
-                "wall_seconds": seconds,
-                "table_training_bytes": self.table.ledger().bytes,
-                "table_bytes": self.table.ledger().bytes,
-                "kernel": self.kernel,
-            }
-        )
+        size = self.table.ledger().bytes
+        record = StageRecord(stage, {}, 0, 0, 0.0, 0, evaluations, seconds, 0.0, seconds, size, size, self.kernel)
+        self.stages.append(asdict(record))
 
     def _search_split(self) -> Split:
         if self._search is None:

@@ -36,6 +36,8 @@ class CompactOptEmbedTable(CompactTable[CompactOptEmbedConfig]):
         options: TableOptions | None = None,
     ) -> None:
         super().__init__(vocabularies, embedding_dim, config, options)
+        if not all(0 <= width <= embedding_dim for width in config.widths):
+            raise ValueError(f"optembed.compact: widths must be in 0..{embedding_dim}, got {config.widths}")
         device = self.options.device
         self.kept = IdSet(self.num_ids, sum(config.num_rows), device=device)
         first = torch.tensor([0, *config.num_rows[:-1]]).cumsum(0).to(index_dtype(self.num_ids))
