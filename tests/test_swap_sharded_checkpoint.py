@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+from forging import changed
+from hypothesis import given, settings
 
 from rectab.swap.torchrec_checkpoint import load_sharded, save_sharded
+from rectab.tables.files import checksum
 
 FILE = "rank-00000-of-00001.safetensors"
 
@@ -57,14 +61,20 @@ def test_damaged_parts_are_refused(folder: Path) -> None:
         load_sharded(folder, state())
 
 
+def forge_index(folder: Path, index: Any) -> None:
+    """Write an index whose checksum is right."""
+    kept = {key: value for key, value in index.items() if key != "checksum"}
+    (folder / "index.json").write_text(json.dumps({**kept, "checksum": checksum(kept, {})}))
+
+
 def test_damaged_and_missing_indexes_are_refused(folder: Path) -> None:
     index = json.loads((folder / "index.json").read_text())
     (folder / "index.json").write_text(json.dumps({**index, "format_version": 99}))
     with pytest.raises(ValueError, match="format version 99, this rectab reads"):
         load_sharded(folder, state())
-    for text in (json.dumps(index)[:-20], "[]", "{}"):
-        (folder / "index.json").write_text(text)
-        with pytest.raises(ValueError, match=r"index\.json is damaged"):
+    for text in (json.dumps(index)[:-20], "[]", "{}", "[" * 100_000, json.dumps({**index, "step": 8}), "\xff"):
+        (folder / "index.json").write_text(text, encoding="latin-1")
+        with pytest.raises(ValueError, match=r"index\.json: damaged"):
             load_sharded(folder, state())
     (folder / "index.json").unlink()
     with pytest.raises(FileNotFoundError, match="no finished checkpoint"):
@@ -79,9 +89,41 @@ def test_checkpoints_of_another_model_are_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"\[10, 4\] there and \[10, 8\] here"):
         load_sharded(folder, wider)
     index = json.loads((folder / "index.json").read_text())
-    index["parts"] = [{**part, "size": [5, 4]} if part["shape"] == [10, 4] else part for part in index["parts"]]
-    (folder / "index.json").write_text(json.dumps(index))
-    with pytest.raises(ValueError, match="is not complete: 20 of 40"):
-        load_sharded(folder, state())
+    index["parts"] = [{**part, "shape": [20, 4]} if part["shape"] == [10, 4] else part for part in index["parts"]]
+    forge_index(folder, index)
+    taller = state()
+    taller["model"]["rows.weight"] = torch.zeros(20, 4)
+    with pytest.raises(ValueError, match="is not complete: 40 of 80"):
+        load_sharded(folder, taller)
     with pytest.raises(TypeError, match="rate is a float"):
         save_sharded(folder, {"rate": 0.1})
+
+
+def test_forged_indexes_fill_rightly_or_are_refused_by_name(folder: Path) -> None:
+    """Entries lost, of another kind, outside of their tensor, doubled, or in a file elsewhere."""
+    index = json.loads((folder / "index.json").read_text())
+    del index["checksum"]
+
+    @settings(max_examples=200, deadline=None, derandomize=True)
+    @given(changed(index))
+    def fuzz(other: Any) -> None:
+        forge_index(folder, other)
+        here, told = state(fill=-1), str(folder)
+        try:
+            load_sharded(folder, here)
+        except ValueError as error:
+            here, told = state(), str(error)
+        assert told.startswith(str(folder))
+        assert torch.equal(here["model"]["rows.weight"], state()["model"]["rows.weight"])
+
+    fuzz()
+
+
+def test_parts_that_overlap_do_not_hide_a_hole(folder: Path) -> None:
+    index = json.loads((folder / "index.json").read_text())
+    part = next(part for part in index["parts"] if part["shape"] == [10, 4])
+    index["parts"].remove(part)
+    index["parts"] += [{**part, "size": [5, 4]}, {**part, "size": [5, 4]}]
+    forge_index(folder, index)
+    with pytest.raises(ValueError, match="contradict each other"):
+        load_sharded(folder, state())

@@ -12,6 +12,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +25,60 @@ from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from rectab.atomic_file import atomic_file, write_atomic
+from rectab.plain import parse_json, read_plain
 from rectab.tables.files import checksum
 
 __all__ = ["load_sharded", "save_sharded"]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+INDEX_FILE = "index.json"
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A piece of a tensor: ``stored`` in ``file`` is ``size`` elements at ``offsets`` of the ``shape`` of ``key``."""
+
+    key: str
+    stored: str
+    file: str
+    shape: tuple[int, ...]
+    offsets: tuple[int, ...]
+    size: tuple[int, ...]
+    checksum: str
+
+    def __post_init__(self) -> None:
+        if not fnmatch(self.file, "rank-*.safetensors") or Path(self.file).name != self.file:
+            raise ValueError(f"{self.key} lies in {self.file!r}, which is no file of a checkpoint")
+        if not len(self.shape) == len(self.offsets) == len(self.size):
+            raise ValueError(f"{self.key} has parts of other dimensions than its own")
+        if any(not 0 <= at <= at + n <= m for at, n, m in zip(self.offsets, self.size, self.shape, strict=True)):
+            raise ValueError(f"{self.key} has a part outside of its shape {list(self.shape)}")
+
+    def overlap(self, offsets: Sequence[int], size: Sequence[int]) -> tuple[list[int], list[int]] | None:
+        """(first, behind the last) index in every dimension that the part shares with a box; None if there is none."""
+        low = [max(a, b) for a, b in zip(self.offsets, offsets, strict=True)]
+        ends = zip(self.offsets, self.size, offsets, size, strict=True)
+        high = [min(a + n, b + m) for a, n, b, m in ends]
+        return None if any(h <= at for at, h in zip(low, high, strict=True)) else (low, high)
+
+
+@dataclass(frozen=True)
+class _Index:
+    """What ``index.json`` holds beside its checksum."""
+
+    format_version: int
+    step: int
+    parts: tuple[_Part, ...]
+
+    def by_key(self) -> dict[str, list[_Part]]:
+        """The parts of every tensor. Raises ValueError where they contradict each other."""
+        found: dict[str, list[_Part]] = {}
+        for part in self.parts:
+            for other in found.setdefault(part.key, []):
+                if part.shape != other.shape or part.overlap(other.offsets, other.size):
+                    raise ValueError(f"{part.key} has parts that contradict each other")
+            found[part.key].append(part)
+        return found
 
 
 def save_sharded(folder: str | Path, state: Mapping[str, Any], step: int = 0) -> None:
@@ -68,7 +119,7 @@ def save_sharded(folder: str | Path, state: Mapping[str, Any], step: int = 0) ->
     if rank == 0:
         parts = [{**e, "size": _size_in(folder, e)} for rank_entries in gathered for e in rank_entries]
         index = {"format_version": FORMAT_VERSION, "step": step, "parts": parts}
-        write_atomic(folder / "index.json", json.dumps(index))
+        write_atomic(folder / INDEX_FILE, json.dumps({**index, "checksum": checksum(index, {})}))
     dist.barrier()
 
 
@@ -81,35 +132,44 @@ def load_sharded(folder: str | Path, state: Mapping[str, Any]) -> int:
 
     Raises:
         FileNotFoundError: there is no finished checkpoint.
-        ValueError: it is of another model (keys or shapes differ) or damaged.
+        ValueError: it is of another model (keys or shapes differ) or damaged; tensors may then be filled in part.
     """
     folder = Path(folder)
-    if not (folder / "index.json").exists():
-        raise FileNotFoundError(f"{folder}: no finished checkpoint (no index.json)")
-    try:
-        index = json.loads((folder / "index.json").read_text())
-        version = index["format_version"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{folder}: its index.json is damaged ({error})") from error
-    if version != FORMAT_VERSION:
-        raise ValueError(f"{folder}: format version {version}, this rectab reads {FORMAT_VERSION}")
-    parts: dict[str, list[dict[str, Any]]] = {}
-    for part in index["parts"]:
-        parts.setdefault(part["key"], []).append(part)
-    wanted = dict(_leaves(state))
+    index = _read_index(folder)
+    parts, wanted = index.by_key(), dict(_leaves(state))
     everywhere = _keys_of_all_ranks(wanted)
     if everywhere != parts.keys():
         missing, extra = sorted(everywhere - parts.keys()), sorted(parts.keys() - everywhere)
         raise ValueError(f"{folder}: the checkpoint is of another model: it lacks {missing} and has {extra}")
     for key, value in wanted.items():
-        if list(value.size()) != parts[key][0]["shape"]:
-            raise ValueError(f"{folder}: {key} is {parts[key][0]['shape']} there and {list(value.size())} here")
+        if tuple(value.size()) != parts[key][0].shape:
+            raise ValueError(f"{folder}: {key} is {list(parts[key][0].shape)} there and {list(value.size())} here")
         if isinstance(value, ShardedTensor):
             for shard in value.local_shards():
                 _fill(folder, parts[key], shard.tensor, shard.metadata.shard_offsets)
         else:
             _fill(folder, parts[key], value, [0] * value.dim())
-    return int(index["step"])
+    return index.step
+
+
+def _read_index(folder: Path) -> _Index:
+    path = folder / INDEX_FILE
+    try:
+        content = parse_json(path.read_bytes())
+        if not isinstance(content, dict):
+            raise ValueError("it is not an object")
+        version = content.get("format_version")
+        if version not in (None, FORMAT_VERSION):
+            raise ValueError(f"format version {version}, this rectab reads {FORMAT_VERSION}; save it again")
+        if content.pop("checksum", None) != checksum(content, {}):
+            raise ValueError("its content does not match its checksum")
+        index = read_plain(_Index, content)
+        index.by_key()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{folder}: no finished checkpoint (no {INDEX_FILE})") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: damaged or of another rectab: {error}") from error
+    return index
 
 
 def _keys_of_all_ranks(wanted: Mapping[str, Any]) -> set[str]:
@@ -136,29 +196,30 @@ def _size_in(folder: Path, entry: Mapping[str, Any]) -> list[int]:
         return list(file.get_slice(entry["stored"]).get_shape())
 
 
-def _fill(folder: Path, parts: Sequence[Mapping[str, Any]], target: Tensor, offsets: Sequence[int]) -> None:
+def _fill(folder: Path, parts: Sequence[_Part], target: Tensor, offsets: Sequence[int]) -> None:
     """Copy the overlap of every stored part with the shard at ``offsets``; all of it must be covered."""
     covered = 0
     for part in parts:
-        low = [max(a, b) for a, b in zip(offsets, part["offsets"], strict=True)]
-        ends = zip(offsets, target.shape, part["offsets"], part["size"], strict=True)
-        high = [min(a + n, b + m) for a, n, b, m in ends]
-        if any(h <= at for at, h in zip(low, high, strict=True)):
+        shared = part.overlap(offsets, target.shape)
+        if shared is None:
             continue
-        source = tuple(slice(at - o, h - o) for at, h, o in zip(low, high, part["offsets"], strict=True))
+        low, high = shared
+        source = tuple(slice(at - o, h - o) for at, h, o in zip(low, high, part.offsets, strict=True))
         here = tuple(slice(at - o, h - o) for at, h, o in zip(low, high, offsets, strict=True))
-        target[here] = _read(folder / part["file"], part)[source].to(target.device)
+        target[here] = _read(folder / part.file, part)[source].to(target.device)
         covered += math.prod(h - at for at, h in zip(low, high, strict=True))
     if covered != target.numel():
-        raise ValueError(f"{folder}: {parts[0]['key']} is not complete: {covered} of {target.numel()} elements")
+        raise ValueError(f"{folder}: {parts[0].key} is not complete: {covered} of {target.numel()} elements")
 
 
-def _read(path: Path, part: Mapping[str, Any]) -> Tensor:
+def _read(path: Path, part: _Part) -> Tensor:
     try:
         with safe_open(path, framework="pt") as file:
-            tensor: Tensor = file.get_tensor(part["stored"])
+            tensor: Tensor = file.get_tensor(part.stored)
     except (SafetensorError, FileNotFoundError) as error:
         raise ValueError(f"{path}: damaged or missing ({error})") from error
-    if checksum({}, {"part": tensor}) != part["checksum"]:
-        raise ValueError(f"{path}: {part['stored']} does not match its checksum, so the file is damaged")
+    if checksum({}, {"part": tensor}) != part.checksum:
+        raise ValueError(f"{path}: {part.stored} does not match its checksum, so the file is damaged")
+    if tuple(tensor.shape) != part.size:
+        raise ValueError(f"{path}: {part.stored} is {list(tensor.shape)}, the index says {list(part.size)}")
     return tensor
