@@ -153,7 +153,7 @@ def test_a_models_training_settings_override_the_sweeps(sweep: SweepPlan, tmp_pa
     assert "embedding_l2_mode = &#34;minibatch&#34;" in (sweep.store.folder / "report.html").read_text()
     (tmp_path / "bad.toml").write_text(TEXT.replace("embedding_l2 = 0.5", "embeding_l2 = 0.5"))
     with pytest.raises(
-        SweepConfigError, match=r"models\[0\]\.training: train: unknown key 'embeding_l2'; did you mean 'embedding_l2'"
+        SweepConfigError, match=r"models\[0\]\.training: unknown key 'embeding_l2'; did you mean 'embedding_l2'"
     ):
         load_config(tmp_path / "bad.toml")
 

@@ -102,9 +102,9 @@ class TrainConfig:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> TrainConfig:
-        """Read :meth:`to_json` back, or settings from a file. Raises ValueError for unknown or ill-typed settings."""
-        return read_plain(cls, data, "train")
+    def from_json(cls, data: Any, place: str = "") -> TrainConfig:
+        """Read :meth:`to_json` back, or settings from a file. Raises ValueError that names the setting, in ``place``."""
+        return read_plain(cls, data, place)
 
 
 def parse_monitor(monitor: str) -> list[tuple[float, str]]:
