@@ -54,7 +54,7 @@ def small_vocabularies() -> list[Vocabulary]:
 @pytest.mark.parametrize(("method", "options"), OPTIONS)
 def test_tables(method: str, options: dict[str, Any], serving: bool, tmp_path: Path) -> None:
     path = tmp_path / "table.safetensors"
-    budget = "60%" if get_method(method).any_budget else None
+    budget = None if get_method(method).fills == "one" else "60%"
     table = plan(method, small_vocabularies(), 8, budget, **options).build()
     save_table(table.serving() if serving else table, path)
     description, tensors = contents(path, "table")

@@ -103,7 +103,7 @@ class TrainConfig:
 
     @classmethod
     def from_json(cls, data: Any, place: str = "") -> TrainConfig:
-        """Read :meth:`to_json` back, or settings from a file. Raises ValueError that names the setting, in ``place``."""
+        """Read :meth:`to_json` back, or settings from a file. Raises ValueError that names ``place`` and setting."""
         return read_plain(cls, data, place)
 
 
