@@ -21,7 +21,7 @@ from rectab.sweep.worker import Runner, execute
 from rectab.tables import plan
 
 RUNNER = "sweep_fakes:fake_run"
-ENVIRONMENT = {"threads": 2, "device": "cpu", "versions": {"rectab": "0.1.0"}, "commit": "abc"}
+ENVIRONMENT = {"threads": 2, "versions": {"rectab": "0.1.0"}, "commit": "abc"}
 
 CONFIG = """
 budgets = ["50%", "10%", "2%"]
@@ -103,6 +103,7 @@ def fake_run(spec: RunSpec, work: Path) -> dict[str, Any]:
         "precision": "fp32",
         "gradient": "row",
         "kernel": "numba",
+        "device": "cpu",
     }
 
 

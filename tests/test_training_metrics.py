@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,9 +38,50 @@ def test_auc_is_exact_on_a_million_rows() -> None:
     assert metrics.auc(labels, scores) == pytest.approx(1 - losses / 500_000**2, abs=1e-15)
 
 
-def test_auc_of_one_class_or_no_rows_is_not_a_number() -> None:
+def test_auc_of_one_class_is_not_a_number() -> None:
     assert math.isnan(metrics.auc(np.ones(3), np.arange(3)))
-    assert math.isnan(metrics.auc(np.empty(0), np.empty(0)))
+
+
+MEASURES = [
+    metrics.auc,
+    metrics.logloss,
+    metrics.calibration,
+    metrics.expected_calibration_error,
+    metrics.rating_metrics,
+    lambda labels, scores: metrics.gauc(labels, scores, np.zeros(len(labels), int)),
+    lambda labels, scores: metrics.click_metrics(labels, scores, None),
+]
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_what_cannot_be_measured_is_an_error(measure: Callable[[np.ndarray, np.ndarray], Any]) -> None:
+    labels, scores = np.array([0.0, 1.0, 1.0]), np.array([0.2, 0.9, 0.4])
+    measure(labels, scores)
+    with pytest.raises(ValueError, match="there are no rows"):
+        measure(labels[:0], scores[:0])
+    with pytest.raises(ValueError, match="1 of 3 predictions are not numbers"):
+        measure(labels, np.array([0.2, np.nan, 0.4]))
+    with pytest.raises(ValueError, match="2 of 3 labels are not numbers"):
+        measure(np.array([np.nan, np.nan, 1.0]), scores)
+    with pytest.raises(ValueError, match="equally long"):
+        measure(labels, scores[:2])
+
+
+@pytest.mark.parametrize("levels", [1, 2, 7, 1000])
+def test_no_metric_depends_on_the_order_of_the_rows(levels: int) -> None:
+    rng = np.random.default_rng(3)
+    labels, groups = rng.integers(0, 2, 999).astype(np.float32), rng.integers(0, 9, 999)
+    logits = rng.integers(0, levels, 999) / np.float32(levels)
+    expected = metrics.click_metrics(labels, logits, groups)
+    for _ in range(5):
+        order = rng.permutation(999)
+        assert metrics.click_metrics(labels[order], logits[order], groups[order]) == pytest.approx(expected, abs=1e-14)
+
+
+def test_calibration_error_of_equal_predictions_is_their_gap() -> None:
+    labels = np.repeat([0.0, 1.0], [60, 40])
+    assert metrics.expected_calibration_error(labels, np.full(100, 0.4)) == pytest.approx(0.0, abs=1e-12)
+    assert metrics.expected_calibration_error(labels, np.full(100, 0.7)) == pytest.approx(0.3)
 
 
 def test_gauc_weights_mixed_groups_by_impressions() -> None:
@@ -116,5 +159,23 @@ def test_monitors_are_higher_for_better() -> None:
         monitor_value("gauc", {"auc": 0.5})
     with pytest.raises(ValueError, match="single class"):
         monitor_value("auc", {"auc": float("nan")})
-    with pytest.raises(ValueError, match="monitor must be"):
-        TrainConfig(monitor="accuracy")
+    assert monitor_value("-logloss+auc", values) == pytest.approx(0.4)
+    for monitor in ("accuracy", "", "auc gauc", "auc+", "auc--logloss", "+", "2*auc"):
+        with pytest.raises(ValueError, match="monitor must be a sum"):
+            TrainConfig(monitor=monitor)
+
+
+@pytest.mark.parametrize(
+    ("monitor", "right"),
+    [("auc-gauc", r"\+gauc"), ("auc+logloss", "-logloss"), ("-auc", r"\+auc"), ("+logloss", "-logloss")],
+)
+def test_monitors_whose_signs_would_select_worse_models_are_refused(monitor: str, right: str) -> None:
+    with pytest.raises(ValueError, match=f"so write {right}"):
+        TrainConfig(monitor=monitor)
+
+
+def test_monitors_that_the_objective_does_not_measure_are_refused() -> None:
+    with pytest.raises(ValueError, match="objective 'mse' measures no gauc"):
+        TrainConfig(objective="mse", monitor="gauc")
+    with pytest.raises(ValueError, match="objective 'logloss' measures no rmse"):
+        TrainConfig(monitor="auc-rmse")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from training_helpers import tiny_dataset
 from rectab.batch import Batch
 from rectab.data.dataset import PreparedDataset
 from rectab.models import ModelConfig
+from rectab.sweep.environment import describe_environment
 from rectab.tables import TableOptions, plan
 from rectab.tables.base import EmbeddingTable
 from rectab.training import (
@@ -28,6 +30,7 @@ from rectab.training import (
     predict,
     train_once,
 )
+from rectab.training.precision import device_of
 
 QUICK = TrainConfig(
     batch_size=128, lr=0.02, max_epochs=3, evaluations_per_epoch=2, precision="fp32", evaluation_batch_size=300
@@ -294,3 +297,17 @@ def test_a_table_trains_in_its_own_stages(dataset: PreparedDataset) -> None:
     assert [stage["stage"] for stage in trainer.stages] == ["warm", "fine"]
     assert {record["stage"] for record in trainer.history} == {"warm", "fine"}
     assert trainer.stages[1]["samples"] == 2 * trainer.stages[0]["samples"]
+
+
+def test_a_result_names_the_device_that_held_the_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the GPU that torch happens to see while the run is on the CPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: f"GPU {torch.device(device).index}")
+    result = train_once(
+        tiny_dataset(60), method="full", model="lr", train_config=TrainConfig(max_epochs=1), progress="off"
+    )
+    assert result.device == "cpu"
+    assert "cuda" not in json.dumps(describe_environment(1))
+    assert "GPU" not in json.dumps(describe_environment(1))
+    on_gpu = SimpleNamespace(parameters=lambda: [SimpleNamespace(device=torch.device("cuda", 1))], buffers=list)
+    assert device_of(on_gpu) == "GPU 1"  # type: ignore[arg-type]

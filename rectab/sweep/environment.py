@@ -1,11 +1,10 @@
-"""What a run ran on: versions, git commit, processor and threads. Every row of a sweep carries it."""
+"""What a sweep's runs share: versions, git commit, processor and threads. Every row carries it."""
 
 from __future__ import annotations
 
 import os
 import platform
 import subprocess
-import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -72,7 +71,6 @@ def describe_environment(threads: int) -> dict[str, Any]:
         "cores": available_cores(),
         "memory_bytes": psutil.virtual_memory().total,
         "threads": threads,
-        "device": _device(),
     }
 
 
@@ -82,9 +80,3 @@ def _processor() -> str:
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
-
-
-def _device() -> str:
-    """Name of the CUDA device, if torch is loaded and sees one; else ``cpu``."""
-    torch = sys.modules.get("torch")
-    return str(torch.cuda.get_device_name(0)) if torch is not None and torch.cuda.is_available() else "cpu"

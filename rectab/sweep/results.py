@@ -125,7 +125,6 @@ def _row(spec: RunSpec, record: dict[str, Any], dataset: DatasetInfo) -> dict[st
         "smallest_feasible_bytes": record["smallest_feasible_bytes"],
         "wall_seconds": record.get("wall_seconds"),
         "threads": environment["threads"],
-        "device": environment["device"],
         "versions": _json(environment["versions"]),
         "commit": environment["commit"],
         "started": record.get("started"),
@@ -155,6 +154,7 @@ def _measured(result: dict[str, Any]) -> dict[str, Any]:
     for name, part in result["slices"].items():
         row |= {f"auc_{name}": part["auc"], f"rows_{name}": part["rows"]}
     row |= {
+        "device": result.get("device", "cpu"),  # runs from before it was kept could use nothing else
         "valid_auc": valid["auc"],
         "valid_logloss": valid.get("logloss"),
         "config": _json(result["table"]["config"]),

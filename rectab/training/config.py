@@ -12,6 +12,7 @@ from rectab.plain import check_fields, read_plain
 __all__ = ["TrainConfig", "monitor_value"]
 
 _BETTER_HIGH = {"auc": True, "gauc": True, "logloss": False, "mse": False, "rmse": False, "mae": False}
+_OF_RATINGS = ("mse", "rmse", "mae")
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class TrainConfig:
         lr_factor: see ``lr_patience``.
         min_lr_factor: the learning rate is not cut below this share of where it started.
         monitor: what selects the best weights on validation: ``auc``, ``gauc``, ``logloss``, ``mse``, ... or a sum
-            such as ``auc+gauc`` or ``auc-logloss``; the sign of losses is turned so that higher is better.
+            such as ``auc+gauc`` or ``auc-logloss``. A loss alone is made smaller; within a sum it has to be subtracted.
         min_improvement: a smaller gain of the monitor does not count as improvement.
         clip_norm: largest norm of all gradients together; None does not clip.
         precision: of the dense part: ``bf16`` autocast, ``fp32``, or ``auto`` (bf16 where the processor has it).
@@ -88,9 +89,11 @@ class TrainConfig:
         if not 0.0 < self.lr_factor <= 1.0:
             raise ValueError(f"lr_factor must be in (0, 1], got {self.lr_factor}")
         self._check_gradient()
-        parse_monitor(self.monitor)
         if self.objective == "mse" and self.monitor == "auc":
             object.__setattr__(self, "monitor", "mse")
+        for _, name in parse_monitor(self.monitor):
+            if (name in _OF_RATINGS) != (self.objective == "mse"):
+                raise ValueError(f"monitor {self.monitor!r}: objective {self.objective!r} measures no {name}")
 
     def _check_gradient(self) -> None:
         if self.gradient == "sparse" and self.embedding_l2:
@@ -108,13 +111,23 @@ class TrainConfig:
 
 
 def parse_monitor(monitor: str) -> list[tuple[float, str]]:
-    """``"auc-logloss"`` -> [(sign, metric)], signs such that higher is better. Raises ValueError."""
-    terms = re.findall(r"([+-]?)\s*([a-z]+)\s*", monitor)
-    names = [name for _, name in terms]
-    complete = "".join(sign + name for sign, name in terms) == re.sub(r"\s", "", monitor)
-    if not complete or not set(names) <= set(_BETTER_HIGH):
+    """``"auc-logloss"`` -> [(sign, metric)], signs such that higher is better.
+
+    Raises:
+        ValueError: an unknown metric, or a sign that would select worse models: what is better high is added, what is
+            better low is subtracted (a metric that stands first may go without a sign).
+    """
+    text = "".join(monitor.split())
+    terms = re.findall(r"([+-])([a-z]+)", text if text[:1] in ("+", "-") else f"+{text}")
+    given = "".join(sign + name for sign, name in terms)
+    if not terms or given not in (text, f"+{text}") or not {name for _, name in terms} <= set(_BETTER_HIGH):
         raise ValueError(f"monitor must be a sum of {', '.join(_BETTER_HIGH)}, got {monitor!r}")
-    return [(1.0 if _BETTER_HIGH[name] else -1.0, name) for name in names]
+    for position, (sign, name) in enumerate(terms):
+        unsigned = position == 0 and given != text
+        if not unsigned and (sign == "+") != _BETTER_HIGH[name]:
+            better, right = ("high", "+") if _BETTER_HIGH[name] else ("low", "-")
+            raise ValueError(f"monitor {monitor!r}: {name} is better {better}, so write {right}{name}")
+    return [(1.0 if _BETTER_HIGH[name] else -1.0, name) for _, name in terms]
 
 
 def monitor_value(monitor: str, metrics: Mapping[str, float]) -> float:

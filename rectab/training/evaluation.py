@@ -43,7 +43,14 @@ def evaluate(model: CTRModel, split: Split, batch_size: int = 8192, objective: s
 
 
 def metrics_of(predictions: np.ndarray, split: Split, objective: str) -> dict[str, float]:
-    """Metrics of predictions [n] for the rows of ``split``. Raises TrainingError if one is not finite."""
+    """Metrics of predictions [n] for the rows of ``split``.
+
+    Raises:
+        TrainingError: a prediction is not finite.
+        ValueError: the split has no rows.
+    """
+    if not len(split):
+        raise ValueError(f"split {split.name!r} has no rows to measure")
     if not np.isfinite(predictions).all():
         bad = int((~np.isfinite(predictions)).sum())
         raise TrainingError(

@@ -1,6 +1,8 @@
 """How good predictions are: AUC, GAUC, logloss, calibration, and AUC by id frequency. Exact, on numpy arrays.
 
-Every AUC here is computed by ranks with ties counted half, without a loop over groups.
+Every AUC here is computed by ranks with ties counted half, without a loop over groups. No metric depends on the order
+of the rows. Every function raises ValueError for no rows, for arrays of different lengths, and for labels or
+predictions that are not numbers.
 """
 
 from __future__ import annotations
@@ -33,8 +35,9 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> float:
         labels: [n], 0 or 1.
         scores: [n], any monotone score.
     """
+    _check(labels, scores)
     area, _ = _group_aucs(labels, scores, None)
-    return float(area[0]) if len(area) else float("nan")
+    return float(area[0])
 
 
 def gauc(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> float:
@@ -47,15 +50,26 @@ def gauc(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> float:
         scores: [n].
         groups: int [n], the group (usually the user) of every row.
     """
+    _check(labels, scores, groups)
     areas, sizes = _group_aucs(labels, scores, groups)
     mixed = ~np.isnan(areas)
     return float(np.average(areas[mixed], weights=sizes[mixed])) if mixed.any() else float("nan")
 
 
+def _check(labels: np.ndarray, predictions: np.ndarray, groups: np.ndarray | None = None) -> None:
+    """Raises ValueError where no metric can be told."""
+    shapes = [array.shape for array in (labels, predictions, groups) if array is not None]
+    if len(set(shapes)) > 1 or len(shapes[0]) != 1:
+        raise ValueError(f"labels, predictions and groups must be equally long, got {', '.join(map(str, shapes))}")
+    if not len(labels):
+        raise ValueError("there are no rows to measure")
+    for what, array in (("labels", labels), ("predictions", predictions)):
+        if missing := int(np.isnan(array).sum()):
+            raise ValueError(f"{missing} of {len(array)} {what} are not numbers (NaN)")
+
+
 def _group_aucs(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """(AUC, rows) of every group, by mid-ranks (Mann and Whitney); NaN where a group has one class only."""
-    if not len(labels):
-        return np.empty(0), np.empty(0)
     if groups is None:
         order = np.argsort(scores, kind="stable")
         sorted_groups = np.zeros(len(order), np.int8)
@@ -84,22 +98,31 @@ def _group_aucs(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray | Non
 
 def logloss(labels: np.ndarray, logits: np.ndarray) -> float:
     """Mean binary cross-entropy in nats, from logits, so that it is finite for any finite logit."""
+    _check(labels, logits)
     wide = logits.astype(np.float64)
     return float(np.mean(np.logaddexp(0.0, wide) - labels * wide))
 
 
 def calibration(labels: np.ndarray, probabilities: np.ndarray) -> float:
     """Mean prediction over mean label: 1 is calibrated; NaN if there is no positive."""
+    _check(labels, probabilities)
     positive_rate = float(np.mean(labels, dtype=np.float64))
     return float(np.mean(probabilities, dtype=np.float64)) / positive_rate if positive_rate > 0 else float("nan")
 
 
 def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int = 20) -> float:
-    """Mean absolute gap between mean prediction and mean label over ``bins`` bins of equally many rows."""
-    order = np.argsort(probabilities, kind="stable")
-    parts = [part for part in np.array_split(order, bins) if len(part)]
-    gaps = [abs(float(np.mean(probabilities[part] - labels[part], dtype=np.float64))) for part in parts]
-    return float(np.average(gaps, weights=[len(part) for part in parts]))
+    """Mean absolute gap between mean prediction and mean label over ``bins`` bins of equally many rows.
+
+    Rows of equal prediction may fall into two bins; each then counts with the mean label of all of them, so that it
+    does not matter which row is where.
+    """
+    _check(labels, probabilities)
+    values, place, counts = np.unique(probabilities, return_inverse=True, return_counts=True)
+    rates = np.bincount(place, labels, minlength=len(values)) / counts
+    gaps = np.repeat(values - rates, counts)
+    parts = [part for part in np.array_split(gaps, bins) if len(part)]
+    means = [abs(float(np.mean(part, dtype=np.float64))) for part in parts]
+    return float(np.average(means, weights=[len(part) for part in parts]))
 
 
 def relative_improvement(value: float, base: float) -> float:
@@ -145,7 +168,8 @@ class FrequencySlices:
         slices = self.of(ids)
         members = {name: slices == index for index, name in enumerate(SLICES)}
         return {
-            name: {"rows": int(rows.sum()), "auc": auc(labels[rows], scores[rows])} for name, rows in members.items()
+            name: {"rows": int(rows.sum()), "auc": auc(labels[rows], scores[rows]) if rows.any() else float("nan")}
+            for name, rows in members.items()
         }
 
 
@@ -163,6 +187,7 @@ def click_metrics(labels: np.ndarray, logits: np.ndarray, groups: np.ndarray | N
 
 def rating_metrics(labels: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
     """``mse``, ``rmse`` and ``mae`` of predicted ratings."""
+    _check(labels, predictions)
     error = predictions.astype(np.float64) - labels
     mse = float(np.mean(np.square(error)))
     return {"mse": mse, "rmse": mse**0.5, "mae": float(np.mean(np.abs(error)))}

@@ -1,14 +1,22 @@
-"""In what precision the dense part trains, and the memory a process takes."""
+"""What a run ran on: device, precision of the dense part, memory of the process."""
 
 from __future__ import annotations
 
 import resource
 import sys
+from itertools import chain
 from pathlib import Path
 
 import torch
+from torch import nn
 
-__all__ = ["peak_memory_bytes", "reset_peak_memory", "resolve_precision"]
+__all__ = ["device_of", "peak_memory_bytes", "reset_peak_memory", "resolve_precision"]
+
+
+def device_of(module: nn.Module) -> str:
+    """Name of the device that holds the tensors: ``cpu``, or a GPU's; several are joined with `` + ``."""
+    devices = sorted({tensor.device for tensor in chain(module.parameters(), module.buffers())}, key=str)
+    return " + ".join(torch.cuda.get_device_name(d) if d.type == "cuda" else d.type for d in devices)
 
 
 def resolve_precision(precision: str) -> tuple[bool, str]:

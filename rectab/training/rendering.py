@@ -50,6 +50,7 @@ def _costs(result: RunResult) -> Table:
     budget = "none" if result.budget_bytes is None else format_bytes(result.budget_bytes)
     share = "" if result.budget_bytes is None else f", {result.serving_bytes / result.budget_bytes:.1%} of the budget"
     of_full = f"{result.serving_bytes / result.table['full_bytes']:.1%} of the full table"
+    kernels = f"{result.precision}, gradient {result.gradient}, kernel {result.kernel}"
     rows = {
         "budget": budget,
         "table, serving": f"{format_bytes(result.serving_bytes)} ({of_full}{share})",
@@ -58,7 +59,7 @@ def _costs(result: RunResult) -> Table:
         "peak memory of the process": format_bytes(result.peak_memory_bytes),
         "training": f"{result.train_seconds:.1f} s, {result.samples_per_second:,.0f} rows/s",
         "evaluation": f"{result.evaluation_seconds + result.test_seconds:.1f} s",
-        "how": f"{result.threads} threads, {result.precision}, gradient {result.gradient}, kernel {result.kernel}",
+        "how": f"{result.device}, {result.threads} thread{'s' if result.threads != 1 else ''}, {kernels}",
     }
     for name, text in rows.items():
         table.add_row(name, text)

@@ -44,6 +44,7 @@ class RunResult:
         precision: of the dense part in training.
         gradient: layout of the table's gradients.
         kernel: implementation of the row kernels.
+        device: what held the model's parameters: ``cpu``, or the name of a GPU.
         versions: of python, rectab, torch, numpy.
         stages: one record for each stage.
         history: one record for each evaluation.
@@ -77,6 +78,7 @@ class RunResult:
     gradient: str
     kernel: str
     versions: dict[str, str]
+    device: str = "cpu"
     stages: list[dict[str, Any]] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
     learned: dict[str, Any] = field(default_factory=dict)

@@ -21,7 +21,7 @@ from rectab.training.checkpoint import remove_checkpoints
 from rectab.training.config import TrainConfig
 from rectab.training.finished import RESULT_FILE, complete, read_finished
 from rectab.training.measuring import attention_weights, metrics_on_test
-from rectab.training.precision import peak_memory_bytes, reset_peak_memory
+from rectab.training.precision import device_of, peak_memory_bytes, reset_peak_memory
 from rectab.training.progress import ProgressMode
 from rectab.training.result import RunResult
 from rectab.training.trainer import Trainer
@@ -158,6 +158,7 @@ def _measure(trainer: Trainer, planned: Plan, read_test: bool, explain_rows: int
         precision=trainer.precision,
         gradient=config.gradient,
         kernel=trainer.kernel,
+        device=device_of(trainer.model),
         versions={
             "python": platform.python_version(),
             "rectab": __version__,
