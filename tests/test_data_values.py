@@ -121,6 +121,40 @@ def test_target_and_list_meet(raw: Path, kind: str) -> None:
     assert batch.histories["h"].values.tolist() == batch.ids[:, 1].tolist()
 
 
+@pytest.mark.parametrize("kind", ["float64", "float text", "decimal", "uint64"])
+def test_prior_events_meet_the_rows(raw: Path, kind: str) -> None:
+    frame().write_parquet(raw / "a.parquet")
+    prior = pl.DataFrame({"user": [0, 1], "items": [5, 10]}).with_columns(held_as(kind, pl.all()))
+    prior.with_columns(pl.concat_list("items")).write_parquet(raw / "p.parquet")
+    sequences = [{"name": "h", "column": "item", "target": "item"}]
+    history = {"behaviour": "v", "prior": {"path": "p.parquet", "lists": {"item": "items"}}, "sequences": sequences}
+    dataset = made(raw, histories=[history])
+    names = values_of(dataset, "item")
+    assert [names[i] for i in dataset.train.batch(slice(0, 3)).histories["h"].values.tolist()] == ["5", "10"]
+    prior.with_columns(pl.concat_list("items"), user=pl.lit(None)).write_parquet(raw / "p.parquet")
+    fails(raw, "p.parquet, row 1, column 'user'", "an empty cell", name="again", histories=[history])
+
+
+@pytest.mark.parametrize(("one", "other"), [(pl.Int64, pl.Float64), (pl.UInt64, pl.String), (pl.Float64, pl.Int32)])
+def test_lists_of_two_files_meet(raw: Path, one: Any, other: Any) -> None:
+    for file, dtype in (("a.parquet", one), ("b.parquet", other)):
+        frame().with_columns(h=pl.concat_list(pl.col("item").cast(dtype))).write_parquet(raw / file)
+    history = {"behaviour": "v", "source": "list", "sequences": [{"name": "h", "column": "h", "target": "item"}]}
+    dataset = made(raw, files=TRAIN_AND_REST, split=FILES, histories=[history])
+    for split in (dataset.train, dataset.test):
+        batch = split.batch(slice(None))
+        assert batch.histories["h"].values.tolist() == batch.ids[:, 1].tolist()
+
+
+@pytest.mark.parametrize("held", [pl.Datetime("ms"), pl.Datetime("ns"), pl.String])
+def test_dates_are_the_same_ids(raw: Path, held: Any) -> None:
+    days = pl.Series([dt.date(1969, 12, 30) + dt.timedelta(i % 4) for i in range(ROWS)])
+    frame(item=days).write_parquet(raw / "a.parquet")
+    frame(item=days.cast(held)).write_parquet(raw / "b.parquet")
+    dataset = made(raw, files=TRAIN_AND_REST, split=FILES)
+    assert dataset.train.column("item").tolist() == dataset.test.column("item").tolist()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_side_tables_join_and_never_multiply(raw: Path, kind: str) -> None:
     frame().write_parquet(raw / "a.parquet")

@@ -34,10 +34,10 @@ def number(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
 
 def parsed_numbers(texts: pl.Series) -> pl.Series:
     """Float64 [n] of texts [n], as :func:`number`."""
-    numbers = texts.cast(pl.Float64, strict=False).fill_nan(None)
-    if numbers.null_count() == texts.null_count():
+    numbers = texts.cast(pl.Float64, strict=False)
+    if numbers.null_count() == texts.null_count() and not numbers.is_nan().any():
         return numbers
     plain = texts.str.strip_chars()
     missing = plain.is_null() | plain.str.to_lowercase().str.strip_chars_start("+-").is_in(MISSING)
     others = plain.replace(TRUTH).cast(pl.Float64, strict=False).fill_null(float("nan")).set(missing, None)
-    return numbers.fill_null(others)
+    return numbers.fill_nan(None).fill_null(others)

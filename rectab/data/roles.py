@@ -107,6 +107,8 @@ class RawColumns:
         dtype, name = self.schema[column], id_column(column)
         if isinstance(dtype, pl.List):
             value = self._elements(column, cast("pl.DataType", dtype.inner))
+        elif dtype == pl.Null:
+            value = pl.col(column).cast(pl.List(pl.String))
         elif history.separator is None:
             raise RecipeError(f"behaviour {history.behaviour!r}: column {column!r} is text; say separator = '...'")
         else:
@@ -125,9 +127,8 @@ class RawColumns:
         name = number_column(column)
         if name not in self.values:
             self.values[name] = self._role(number, column)
-            self.checks.add(column, ~pl.col(name).is_finite().fill_null(True), needed)
-            beyond = pl.col(name).cast(pl.Float32, strict=False).is_infinite().fill_null(False)
-            self.checks.add(column, beyond, "a number is needed that float32 holds (up to 3.4e38)")
+            held = pl.col(name).cast(pl.Float32, strict=False).is_finite()
+            self.checks.add(column, ~held.fill_null(True), f"{needed}, and float32 goes up to 3.4e38")
         return name
 
     def time(self, column: str, name: str, layouts: Sequence[str] = ()) -> None:

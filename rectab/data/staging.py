@@ -108,14 +108,16 @@ def stage_prior(sources: Sources, history: HistoryRecipe) -> StagedTable:
     raw = sources.open(prior.path, prior.format, prior.sha256)
     group = prior.group or sources.recipe.group
     raw.require([group, *prior.lists.values()], f"prior events of behaviour {history.behaviour!r}")
+    if group in prior.lists:
+        raise RecipeError(f"prior events of behaviour {history.behaviour!r}: {group!r} is their group and no list")
     lists = [pl.col(column).alias(name) for name, column in prior.lists.items()]
-    frame = raw.frame.select(pl.col(ROW), pl.col(group).alias(GROUP), *lists)
+    frame = raw.frame.select(ROW, group, *lists)
     first = next(iter(prior.lists))
     frame = frame.filter(pl.col(first).list.len() > 0).explode(*prior.lists)
-    frame, columns = sources.join(frame, [GROUP, *prior.lists])
+    frame, columns = sources.join(frame, prior.lists)
     _require(raw, columns, [s.column for s in history.sequences], f"a sequence of behaviour {history.behaviour!r}")
     staging = _columns_of(raw, frame, sources)
-    staging.key(GROUP, GROUP, "the group")
+    staging.key(group, GROUP, "the group")
     for sequence in history.sequences:
         staging.id(sequence.column)
     return _sink(sources, [staging], f"prior-{history.behaviour}")
@@ -189,7 +191,9 @@ def _stage_inputs(recipe: Recipe, staging: RawColumns) -> None:
         staging.key(recipe.negatives.item, ITEM, "the item of negative sampling")
     stage_split(recipe.split, staging)
     if recipe.probability is not None:
-        staging.staged[PROBABILITY] = pl.col(staging.number(recipe.probability)).cast(pl.Float32)
+        probability = pl.col(staging.number(recipe.probability))
+        staging.checks.add(recipe.probability, probability.is_null(), "the click probability must be known")
+        staging.staged[PROBABILITY] = probability.cast(pl.Float32)
 
 
 def _stage_label(recipe: Recipe, staging: RawColumns) -> None:
