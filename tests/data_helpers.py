@@ -65,5 +65,5 @@ def values_of(dataset: PreparedDataset, vocabulary: str) -> dict[int, str | None
     import polars as pl
 
     index = dataset.schema.vocabulary_index(vocabulary)
-    table = pl.read_parquet(dataset.path / f"vocabularies/{index}_values.parquet")
+    table = pl.read_parquet(dataset.path / f"vocabularies/{index}_values.parquet", glob=False)
     return dict(zip(table["id"], table["value"], strict=True))

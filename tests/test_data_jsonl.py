@@ -11,7 +11,7 @@ import pytest
 
 from rectab.data import DataError, jsonl
 from rectab.data.jsonl import open_jsonl
-from rectab.data.recipe_parts import Format
+from rectab.data.recipe_files import Format
 from rectab.data.text import TextFile
 
 Open = Callable[..., TextFile]

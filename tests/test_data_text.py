@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rectab.data import DataError, RecipeError, prepare, raw_bytes
-from rectab.data.recipe_parts import Format
+from rectab.data.recipe_files import Format
 from rectab.data.text import open_text
 
 Rows = list[tuple[object, ...]]
@@ -33,7 +33,8 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Rows]:
             path.write_bytes(text.encode())
             names = [f"c{i}" for i in range(columns)]
             how = Format.model_validate({"header": False, "columns": names, "quote": '"', **form})
-            return open_text(path, how, folder, skip_bad, "line").frame.select(*names, "line").collect().rows()
+            frame = open_text(path, how, folder, skip_bad, "line").frame.select(*names, "line").collect()
+            return [tuple(value or None for value in row) for row in frame.rows()]
 
     return read_text
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from rectab.data import recipe, recipe_parts, synthetic_options
+from rectab.data import recipe, recipe_files, recipe_parts, synthetic_options
 from rectab.sweep import config as sweep_config
 from rectab.tables import TableMethod, methods
 from rectab.training import TrainConfig
 
 REFERENCE = (Path(__file__).parents[1] / "docs" / "reference.md").read_text()
-MODULES = (recipe, recipe_parts, synthetic_options, sweep_config)
+MODULES = (recipe, recipe_files, recipe_parts, synthetic_options, sweep_config)
 MODELS = {
     kind
     for module in MODULES

@@ -89,7 +89,7 @@ class Assembly:
             DataError: there are no rows, a split is left without any, or a column is empty in all rows.
         """
         if self.rows.rows == 0:
-            files = ", ".join(file.path for file in self.made.files)
+            files = ", ".join(file.place for file in self.made.files)
             raise DataError(f"{files}: no rows")
         if self.made.group is not None:
             self.groups = Groups.of(self.rows.column(GROUP))

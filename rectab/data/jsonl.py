@@ -15,7 +15,7 @@ import polars as pl
 
 from rectab.data.errors import DataError
 from rectab.data.raw_bytes import read_blocks
-from rectab.data.recipe_parts import Format
+from rectab.data.recipe_files import Format
 from rectab.data.text import SHOWN_PROBLEMS, TextFile
 
 __all__ = ["open_jsonl"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import polars as pl
@@ -12,11 +12,12 @@ from rectab.data.errors import DataError
 from rectab.data.jsonl import open_jsonl
 from rectab.data.missing import with_missing
 from rectab.data.raw_bytes import PACKED, without_packing
-from rectab.data.recipe_parts import Format
+from rectab.data.recipe_files import Format
 from rectab.data.text import open_text
 
-__all__ = ["ROW", "RawFile", "kind_of", "open_raw"]
+__all__ = ["FILE", "ROW", "RawFile", "kind_of", "open_raw"]
 
+FILE = "__file"  # number of the file that a row is of
 ROW = "__row"  # where a row stands: its line in text (the first of several), else its position, from 1
 
 
@@ -45,6 +46,23 @@ class RawFile:
     def place(self, row: int) -> str:
         """``FILE, line N`` (or ``row N`` of a parquet file) of a row whose ``ROW`` this is."""
         return f"{self.path}, {'line' if self.is_text else 'row'} {row}"
+
+    def with_constants(self, values: Mapping[str, str | None]) -> RawFile:
+        """The file with columns that have one text each; None is a missing one.
+
+        Raises:
+            DataError: it has such a column already.
+        """
+        if clash := [column for column in values if column in self.columns]:
+            raise DataError(
+                f"{self.path}: column {clash[0]!r} is in the file and in the name of a folder, {clash[0]}=...; say "
+                "hive = false beside its path to read the file's"
+            )
+        if not values:
+            return self
+        frame = self.frame.with_columns(pl.lit(value, pl.String).alias(name) for name, value in values.items())
+        frame = with_missing(frame, values, self.null_values)
+        return replace(self, frame=frame, columns=[*self.columns, *values])
 
     def require(self, columns: Iterable[str], why: str) -> None:
         """Raises DataError if a column is missing."""

@@ -15,17 +15,14 @@ from pydantic import Field, ValidationError, model_validator
 
 from rectab.data.errors import RecipeError
 from rectab.data.item_columns import check_item_columns
+from rectab.data.recipe_files import Format, SideTable, SourceFile, Strict
 from rectab.data.recipe_parts import (
     Derived,
     FeatureRecipe,
-    Format,
     HistoryRecipe,
     LabelRecipe,
     NegativeSampling,
-    SideTable,
-    SourceFile,
     SplitRecipe,
-    Strict,
 )
 from rectab.data.synthetic_options import SyntheticOptions
 

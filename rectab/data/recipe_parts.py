@@ -1,115 +1,25 @@
-"""The parts of a recipe: how files are written, what columns mean, how histories, splits and negatives are made."""
+"""The parts of a recipe: what columns mean, and how histories, splits and negatives are made."""
 
 from __future__ import annotations
 
-from collections import Counter
 from datetime import date, datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
+
+from rectab.data.recipe_files import InputFiles, Location, Strict
 
 __all__ = [
     "ContextRecipe",
     "Derived",
     "FeatureRecipe",
-    "Format",
     "HistoryRecipe",
     "LabelRecipe",
     "NegativeSampling",
     "PriorHistory",
     "SequenceRecipe",
-    "SideTable",
-    "SourceFile",
     "SplitRecipe",
-    "Strict",
 ]
-
-
-class Strict(BaseModel):
-    """Unknown keys are errors; nothing changes after reading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Format(Strict):
-    """How a file is written.
-
-    Attributes:
-        kind: ``csv`` (any delimited text), ``parquet`` or ``jsonl``; None goes by the file's ending (before .gz, .zst).
-        separator: between fields; more than one character is allowed (``::``).
-        header: whether the first line names the columns.
-        columns: names of the columns of a file without a header, in order.
-        quote: the character around fields that contain the separator, a quote (doubled) or a line end; None where
-            fields are raw.
-        ragged: the last column takes the rest of its line, however many separators are in it (a list, say).
-        null_values: texts that mean "no value", besides those of :mod:`rectab.data.missing`.
-        encoding: ``utf-8`` or ``latin-1``.
-        fields: for ``jsonl``, column name -> path into the object (``asin``, ``categories.-1.-1``).
-        python_literals: for ``jsonl``, lines are Python literals instead of JSON (the Amazon metadata).
-    """
-
-    kind: Literal["csv", "parquet", "jsonl"] | None = None
-    separator: str = ","
-    header: bool = True
-    columns: tuple[str, ...] = ()
-    quote: str | None = None
-    ragged: bool = False
-    null_values: tuple[str, ...] = ()
-    encoding: Literal["utf-8", "latin-1"] = "utf-8"
-    fields: dict[str, str] = {}
-    python_literals: bool = False
-
-    @model_validator(mode="after")
-    def _check(self) -> Format:
-        if self.kind == "jsonl" and not self.fields:
-            raise ValueError("a jsonl file needs fields = { column = 'path.into.object' }")
-        if not self.separator or set("\r\n") & set(self.separator):
-            raise ValueError("separator must not be empty, nor hold a line end")
-        if self.quote is not None and (len(self.quote) != 1 or not " " < self.quote <= "~"):
-            raise ValueError(f"quote must be one ASCII character, such as '\"', got {self.quote!r}")
-        if self.quote is not None and self.quote in self.separator:
-            raise ValueError(f"quote {self.quote!r} is part of the separator {self.separator!r}")
-        if self.header and self.columns:
-            raise ValueError("columns are for a file without a header: say header = false, or leave columns out")
-        repeated = [name for name, count in Counter(self.columns).items() if count > 1]
-        if repeated:
-            raise ValueError(f"columns must be unique; repeated: {repeated}")
-        return self
-
-
-class SourceFile(Strict):
-    """A file of rows, relative to ``--raw``.
-
-    Attributes:
-        path: file name.
-        split: the split its rows belong to, where files give the split.
-        sha256: of the published file; another file is an error. None where it could not be computed.
-        format: overrides the recipe's format.
-    """
-
-    path: str
-    split: Literal["train", "valid", "test"] | None = None
-    sha256: str | None = None
-    format: Format | None = None
-
-
-class SideTable(Strict):
-    """A table joined to the rows (and to history events) by a key: user features, item features.
-
-    Attributes:
-        path: file, relative to ``--raw``.
-        on: the key column; unique in the table. A row whose key is not in the table gets nulls.
-        columns: the columns to take.
-        key: the key's name in the table if it is not ``on``.
-        sha256, format: as for :class:`SourceFile`.
-    """
-
-    path: str
-    on: str
-    columns: tuple[str, ...]
-    key: str | None = None
-    sha256: str | None = None
-    format: Format | None = None
 
 
 class Derived(Strict):
@@ -237,23 +147,19 @@ class ContextRecipe(Strict):
         return self
 
 
-class PriorHistory(Strict):
+class PriorHistory(InputFiles):
     """Events from before the log begins: one row per group with list columns, oldest first.
 
     Attributes:
-        path: file, relative to ``--raw``.
         lists: column of the events -> list column of this file. Side tables fill the events' other columns.
         group: the group column's name in this file if it is not the recipe's.
     """
 
-    path: str
     lists: dict[str, str]
     group: str | None = None
-    sha256: str | None = None
-    format: Format | None = None
 
 
-class HistoryRecipe(Strict):
+class HistoryRecipe(Location):
     """A behaviour: events of a row's group from before the row.
 
     Attributes:
@@ -263,7 +169,8 @@ class HistoryRecipe(Strict):
         by: ``time`` = a row sees events of strictly earlier time; ``position`` = rows of a group are ordered by
             (time, stored order) and a row sees those before it, equal times included (``log`` only).
         max_length: only the most recent events are kept.
-        path, group, time, format: of the events' file; group and time default to the recipe's.
+        path, pattern, hive, sha256, format: of the events' files.
+        group, time: their columns, if they are not the recipe's.
         prior: events from before the log begins.
         separator: for ``list`` columns written as text.
         newest_first: for ``list``: the lists are stored newest first.
@@ -276,11 +183,8 @@ class HistoryRecipe(Strict):
     where: str | None = None
     by: Literal["time", "position"] = "time"
     max_length: int | None = Field(default=None, ge=1)
-    path: str | None = None
     group: str | None = None
     time: str | None = None
-    format: Format | None = None
-    sha256: str | None = None
     prior: PriorHistory | None = None
     separator: str | None = None
     newest_first: bool = False
@@ -289,8 +193,8 @@ class HistoryRecipe(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> HistoryRecipe:
-        if (self.source == "events") != (self.path is not None):
-            raise ValueError(f"behaviour {self.behaviour!r}: source = 'events' and path go together")
+        if (self.source == "events") != bool(self.place):
+            raise ValueError(f"behaviour {self.behaviour!r}: source = 'events' and path (or pattern) go together")
         if self.by == "position" and self.source != "log":
             raise ValueError(f"behaviour {self.behaviour!r}: by = 'position' is for source = 'log'")
         if self.source == "list" and (self.where or self.prior):

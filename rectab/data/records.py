@@ -11,7 +11,7 @@ import numpy as np
 
 from rectab.data.errors import DataError
 from rectab.data.raw_bytes import read_blocks
-from rectab.data.recipe_parts import Format
+from rectab.data.recipe_files import Format
 from rectab.data.record_scan import (
     BLANK,
     LINE,

@@ -13,11 +13,11 @@ import polars as pl
 from rectab.data.cells import INTEGERS
 from rectab.data.errors import DataError, RecipeError
 from rectab.data.ids import canonical_ids, identifier
-from rectab.data.inputs import find_file
+from rectab.data.inputs import InputFile, find_inputs
 from rectab.data.raw_bytes import checksum
-from rectab.data.reading import ROW, RawFile, open_raw
+from rectab.data.reading import FILE, ROW, RawFile, open_raw
 from rectab.data.recipe import Recipe
-from rectab.data.recipe_parts import Format, SideTable
+from rectab.data.recipe_files import Location, SideTable
 from rectab.data.roles import BAD, CELL, RawColumns
 
 __all__ = ["Sources"]
@@ -36,35 +36,44 @@ class Sources:
     checksums: list[dict[str, Any]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     dropped: int = 0
-    _tables: dict[tuple[str, str, tuple[str, ...]], pl.LazyFrame] = field(default_factory=dict)
+    _opened: dict[tuple[Path, str], RawFile] = field(default_factory=dict)
+    _checked: dict[Path, str] = field(default_factory=dict)
+    _tables: dict[str, pl.LazyFrame] = field(default_factory=dict)
 
-    def open(self, name: str, form: Format | None, sha256: str | None) -> RawFile:
-        """Open a raw file, or the same name with .gz or .zst, and note its size and checksum.
-
-        Args:
-            name: relative to the raw folder.
-            form: how it is written; the recipe's format if None.
-            sha256: of the published file, hex; None accepts any.
+    def open(self, location: Location) -> list[RawFile]:
+        """Open the files of a location, and note their sizes and checksums.
 
         Raises:
-            DataError: the file is missing, cannot be read, or has another checksum.
+            DataError: a file is missing, cannot be read, has another checksum, or not the columns of the others.
         """
-        path = find_file(self.folder / name)
-        with ThreadPoolExecutor(1) as pool:  # the checksum takes a core while the lines are checked on another
-            is_new = all(known["file"] != name for known in self.checksums)
-            digest = pool.submit(checksum, path) if is_new else None
-            raw = open_raw(path, form or self.recipe.format, self.scratch, self.skip_bad)
-        self.problems += raw.problems
-        self.dropped += raw.dropped
-        if digest is not None:
-            actual = digest.result()
-            if sha256 is not None and actual != sha256:
-                raise DataError(
-                    f"{path}: its SHA-256 is {actual}, the recipe expects {sha256}; it is not the published file "
-                    "(or was cut short): get it again, or take sha256 out of the recipe to use it anyway"
-                )
-            self.checksums.append({"file": name, "bytes": path.stat().st_size, "sha256": actual})
-        return raw
+        inputs = find_inputs(self.folder, location)
+        raws = [self._open(file, location) for file in inputs]
+        for raw in raws[1:]:
+            _check_same_columns(raws[0], raw)
+        return raws
+
+    def _open(self, file: InputFile, location: Location) -> RawFile:
+        form = location.format or self.recipe.format
+        known = (file.path, form.model_dump_json())
+        if known not in self._opened:
+            with ThreadPoolExecutor(1) as pool:  # the checksum takes a core while the lines are checked on another
+                digest = pool.submit(checksum, file.path) if file.path not in self._checked else None
+                raw = self._opened[known] = open_raw(file.path, form, self.scratch, self.skip_bad)
+            self.problems += raw.problems
+            self.dropped += raw.dropped
+            if digest is not None:
+                self._note(file, digest.result())
+        actual = self._checked[file.path]
+        if location.sha256 not in (None, actual):
+            raise DataError(
+                f"{file.path}: its SHA-256 is {actual}, the recipe expects {location.sha256}; it is not the "
+                "published file (or was cut short): get it again, or take sha256 out of the recipe to use it anyway"
+            )
+        return self._opened[known].with_constants(file.partition)
+
+    def _note(self, file: InputFile, digest: str) -> None:
+        self._checked[file.path] = digest
+        self.checksums.append({"file": file.name, "bytes": file.path.stat().st_size, "sha256": digest})
 
     def join(self, frame: pl.LazyFrame, have: Iterable[str]) -> tuple[pl.LazyFrame, list[str]]:
         """Join the side tables whose key the frame has. A column the frame already has is not replaced."""
@@ -78,25 +87,56 @@ class Sources:
 
     def _table(self, table: SideTable) -> pl.LazyFrame:
         """The table's columns under its key ``_KEY``, in canonical form: unique, and never missing."""
-        name = (table.path, table.key or table.on, table.columns)
+        name = table.model_dump_json()
         if name not in self._tables:
-            raw = self.open(table.path, table.format, table.sha256)
-            key = table.key or table.on
-            raw.require([key, *table.columns], "of a side table")
-            keyed = RawColumns(raw, raw.frame)
-            keyed.id(key, _KEY)
-            keyed.staged |= {ROW: pl.col(ROW), **{column: pl.col(column) for column in table.columns}}
-            frame = keyed.finish().collect()
-            if (wrong := frame.filter(pl.col(BAD) > 0)).height:
-                row = wrong.row(0, named=True)
-                raise DataError(f"{raw.place(row[ROW])}, {keyed.checks.message(row[BAD], row[CELL])}")
+            raws = self.open(table)
+            frame = _stacked(raws, [self._keyed(raw, number, table) for number, raw in enumerate(raws)])
             frame = frame.with_columns(canonical_ids(frame[_KEY])).drop_nulls(_KEY)
             repeated = frame.filter(pl.col(_KEY).is_duplicated())
             if len(repeated):
-                row = repeated.row(0, named=True)
-                raise DataError(f"{raw.place(row[ROW])}, column {key!r}: value {row[_KEY]!r} appears more than once")
-            self._tables[name] = frame.drop(ROW, BAD, CELL).lazy()
+                row, key = repeated.row(0, named=True), table.key or table.on
+                place = raws[row[FILE]].place(row[ROW])
+                raise DataError(f"{place}, column {key!r}: value {row[_KEY]!r} appears more than once")
+            self._tables[name] = frame.drop(ROW, FILE).lazy()
         return self._tables[name]
+
+    def _keyed(self, raw: RawFile, number: int, table: SideTable) -> pl.DataFrame:
+        """The columns of one of the table's files, under the key as it was read; refuses keys that are no ids."""
+        key = table.key or table.on
+        raw.require([key, *table.columns], "of a side table")
+        keyed = RawColumns(raw, raw.frame)
+        keyed.id(key, _KEY)
+        keyed.staged |= {FILE: pl.lit(number), ROW: pl.col(ROW), **{column: pl.col(column) for column in table.columns}}
+        frame = keyed.finish().collect()
+        if (wrong := frame.filter(pl.col(BAD) > 0)).height:
+            row = wrong.row(0, named=True)
+            raise DataError(f"{raw.place(row[ROW])}, {keyed.checks.message(row[BAD], row[CELL])}")
+        return frame.drop(BAD, CELL)
+
+
+def _stacked(raws: list[RawFile], frames: list[pl.DataFrame]) -> pl.DataFrame:
+    """The rows of a side table's files, which hold numbers (of any types), text or whatever else alike."""
+    for raw, frame in zip(raws[1:], frames[1:], strict=True):
+        for column, dtype in frame.schema.items():
+            if _kind(dtype) != _kind(other := frames[0].schema[column]) and pl.Null not in (dtype, other):
+                raise DataError(
+                    f"{raw.path}: column {column!r} holds {dtype} where {raws[0].path} has {other}; the files of a "
+                    "side table hold the same types"
+                )
+    return pl.concat(frames, how="vertical_relaxed")
+
+
+def _kind(dtype: pl.DataType) -> object:
+    return "number" if dtype.is_numeric() else dtype
+
+
+def _check_same_columns(first: RawFile, other: RawFile) -> None:
+    for ours, theirs in ((first, other), (other, first)):
+        if odd := [column for column in ours.columns if column not in theirs.columns]:
+            raise DataError(
+                f"{other.path}: its columns are not those of {first.path}: {odd[0]!r} is only in {ours.path.name}; the "
+                "files of a folder or a pattern have the same columns"
+            )
 
 
 def _joined(rows: pl.LazyFrame, side: pl.LazyFrame, on: str, columns: list[str]) -> pl.LazyFrame:

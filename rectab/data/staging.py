@@ -13,8 +13,9 @@ import polars as pl
 
 from rectab.data.errors import DataError, RecipeError
 from rectab.data.ids import whole_numbers
+from rectab.data.inputs import check_read_once, find_inputs, is_one_file
 from rectab.data.missing import with_missing
-from rectab.data.reading import ROW, RawFile
+from rectab.data.reading import FILE, ROW, RawFile
 from rectab.data.recipe import Recipe
 from rectab.data.recipe_parts import HistoryRecipe
 from rectab.data.roles import BAD, CELL, RawColumns
@@ -25,7 +26,6 @@ from rectab.data.times import Times
 
 __all__ = ["StagedTable", "condition_column", "stage_events", "stage_prior", "stage_rows"]
 
-_FILE = "__file"
 LABEL, TIME, GROUP, ITEM = "__label", "__time", "__group", "__item"
 SPLIT, PROBABILITY = "__split", "__probability"
 
@@ -62,7 +62,7 @@ class StagedTable:
 
     def place(self, row: int) -> str:
         """Where staged row ``row`` stands in the raw files."""
-        at = pl.scan_parquet(self.path, glob=False).select(_FILE, ROW).slice(row, 1).collect().row(0)
+        at = pl.scan_parquet(self.path, glob=False).select(FILE, ROW).slice(row, 1).collect().row(0)
         return self.raw[at[0]].place(at[1])
 
 
@@ -72,40 +72,64 @@ def stage_rows(sources: Sources) -> StagedTable:
     Raises:
         DataError: naming file, column and row.
     """
-    parts = []
-    for index, file in enumerate(sources.recipe.files):
-        raw = sources.open(file.path, file.format, file.sha256)
-        parts.append(_staged_columns(sources, raw, index, file.split))
+    check_read_once(_files_of_rows(sources))
+    opened = [(raw, file.split) for file in sources.recipe.files for raw in sources.open(file)]
+    parts = [_staged_columns(sources, raw, index, split) for index, (raw, split) in enumerate(opened)]
     return _sink(sources, parts, "rows")
 
 
+def _files_of_rows(sources: Sources) -> list[Path]:
+    """The files of the rows. One that is named twice as a file, say for two splits, is meant to be."""
+    named: dict[Path, None] = {}
+    found: list[Path] = []
+    for location in sources.recipe.files:
+        paths = [file.path for file in find_inputs(sources.folder, location)]
+        if is_one_file(sources.folder, location):
+            named |= dict.fromkeys(paths)
+        else:
+            found += paths
+    return [*named, *found]
+
+
 def stage_events(sources: Sources, history: HistoryRecipe) -> StagedTable:
-    """Stage the events file of one behaviour: ``__group``, ``__time`` and the sequences' columns."""
-    assert history.path is not None
+    """Stage the events' files of one behaviour: ``__group``, ``__time`` and the sequences' columns."""
+    raws = enumerate(sources.open(history))
+    return _sink(
+        sources, [_staged_events(sources, raw, index, history) for index, raw in raws], f"events-{history.behaviour}"
+    )
+
+
+def _staged_events(sources: Sources, raw: RawFile, index: int, history: HistoryRecipe) -> RawColumns:
     recipe = sources.recipe
     group, time = history.group or recipe.group, history.time or recipe.time
     assert group is not None
     assert time is not None
-    raw = sources.open(history.path, history.format, history.sha256)
     raw.require([group, time], f"of behaviour {history.behaviour!r}")
     frame, columns = sources.join(raw.frame, raw.columns)
     _require(raw, columns, [s.column for s in history.sequences], f"a sequence of behaviour {history.behaviour!r}")
     if history.where is not None:
         frame = frame.filter(_condition(history, frame, columns, raw))
-    staging = _columns_of(raw, frame, sources)
+    staging = _columns_of(raw, frame, sources, index)
     staging.key(group, GROUP, "the group")
     staging.time(time, TIME)
     for sequence in history.sequences:
         staging.id(sequence.column)
-    return _sink(sources, [staging], f"events-{history.behaviour}")
+    return staging
 
 
 def stage_prior(sources: Sources, history: HistoryRecipe) -> StagedTable:
     """Stage a behaviour's events from before the log: ``__group`` and the sequences' columns, oldest first."""
+    assert history.prior is not None
+    raws = enumerate(sources.open(history.prior))
+    return _sink(
+        sources, [_staged_prior(sources, raw, index, history) for index, raw in raws], f"prior-{history.behaviour}"
+    )
+
+
+def _staged_prior(sources: Sources, raw: RawFile, index: int, history: HistoryRecipe) -> RawColumns:
     prior = history.prior
     assert prior is not None
     assert sources.recipe.group is not None
-    raw = sources.open(prior.path, prior.format, prior.sha256)
     group = prior.group or sources.recipe.group
     raw.require([group, *prior.lists.values()], f"prior events of behaviour {history.behaviour!r}")
     if group in prior.lists:
@@ -116,16 +140,16 @@ def stage_prior(sources: Sources, history: HistoryRecipe) -> StagedTable:
     frame = frame.filter(pl.col(first).list.len() > 0).explode(*prior.lists)
     frame, columns = sources.join(frame, prior.lists)
     _require(raw, columns, [s.column for s in history.sequences], f"a sequence of behaviour {history.behaviour!r}")
-    staging = _columns_of(raw, frame, sources)
+    staging = _columns_of(raw, frame, sources, index)
     staging.key(group, GROUP, "the group")
     for sequence in history.sequences:
         staging.id(sequence.column)
-    return _sink(sources, [staging], f"prior-{history.behaviour}")
+    return staging
 
 
-def _columns_of(raw: RawFile, frame: pl.LazyFrame, sources: Sources, file: int = 0) -> RawColumns:
+def _columns_of(raw: RawFile, frame: pl.LazyFrame, sources: Sources, file: int) -> RawColumns:
     staging = RawColumns(raw, frame)
-    staging.staged |= {_FILE: pl.lit(file, pl.UInt16), ROW: pl.col(ROW)}
+    staging.staged |= {FILE: pl.lit(file, pl.UInt32), ROW: pl.col(ROW)}
     for key in {table.on for table in sources.recipe.tables} & set(staging.schema):
         staging.check_ids(key)
     return staging
@@ -242,7 +266,7 @@ def _sink(sources: Sources, parts: list[RawColumns], name: str) -> StagedTable:
     try:
         frame = pl.concat([part.finish() for part in parts], how="vertical_relaxed")
         frame.sink_parquet(path, compression="lz4", statistics=False)
-        bad = pl.scan_parquet(path, glob=False).filter(pl.col(BAD) > 0).select(_FILE, ROW, BAD, CELL).collect()
+        bad = pl.scan_parquet(path, glob=False).filter(pl.col(BAD) > 0).select(FILE, ROW, BAD, CELL).collect()
     except pl.exceptions.PolarsError as error:
         files = ", ".join(str(raw.path) for raw in raws)
         raise DataError(f"{files}: polars cannot read it: {first_line(error)}") from None

@@ -29,12 +29,12 @@ import polars as pl
 
 from rectab.data.keyed_random import mix, uniform_of
 from rectab.data.recipe import Recipe
+from rectab.data.recipe_files import SourceFile
 from rectab.data.recipe_parts import (
     FeatureRecipe,
     HistoryRecipe,
     LabelRecipe,
     SequenceRecipe,
-    SourceFile,
     SplitRecipe,
 )
 from rectab.data.synthetic_options import SyntheticOptions

@@ -16,7 +16,7 @@ import polars as pl
 
 from rectab.data.errors import DataError
 from rectab.data.raw_bytes import PACKED
-from rectab.data.recipe_parts import Format
+from rectab.data.recipe_files import Format
 from rectab.data.records import Block, Records
 
 __all__ = ["SHOWN_PROBLEMS", "TextFile", "open_text"]
@@ -76,7 +76,7 @@ def open_text(path: Path, form: Format, scratch: Path, skip_bad: bool, row: str)
 
 
 def _scan_file(path: Path, form: Format, columns: list[str], row: str) -> pl.LazyFrame:
-    frame = pl.scan_csv(
+    return pl.scan_csv(
         path.absolute(),
         glob=False,
         separator=form.separator,
@@ -88,7 +88,6 @@ def _scan_file(path: Path, form: Format, columns: list[str], row: str) -> pl.Laz
         row_index_name=row,
         row_index_offset=1 + int(form.header),
     )
-    return frame.with_columns(pl.col(pl.String).replace("", None)) if form.quote else frame  # "" is empty like nothing
 
 
 def _scan_copy(path: Path, marks: bytes, has_returns: bool, columns: list[str], row: str) -> pl.LazyFrame:
