@@ -204,6 +204,17 @@ def test_one_table_joined_by_two_keys(raw: Path) -> None:
     assert decoded == [("20", "b"), ("30", "c"), ("40", "d"), ("50", "a")]
 
 
+@pytest.mark.parametrize("text", ["007", "+7", "7.5"])
+def test_a_text_that_only_looks_like_a_number_is_an_id_of_its_own(raw: Path, text: str) -> None:
+    """Whether it stands in the same column as integers, or in another of the same vocabulary."""
+    frame(item=[7, 8] * 12, other=[text, "8"] * 12).write_parquet(raw / "a.parquet")
+    frame(item=[text, "7"] * 12, other=[text, "8"] * 12).write_parquet(raw / "b.parquet")
+    features = [{"name": "item"}, {"name": "other", "vocabulary": "item"}]
+    dataset = made(raw, files=TRAIN_AND_REST, split=FILES, features=features)
+    names = values_of(dataset, "item")
+    assert [names[int(i)] for i in dataset.test.batch(slice(0, 2)).ids.flatten()] == [text, text, "7", "8"]
+
+
 def test_large_ids_are_exact(raw: Path) -> None:
     """Neighbours beyond 2^53 and 2^63 stay apart, in rows, lists and side tables."""
     large = [2**53, 2**53 + 1, 2**63 - 1, -(2**63) + 1]

@@ -88,8 +88,9 @@ def id_problem(value: pl.Expr, dtype: pl.DataType) -> tuple[pl.Expr, str] | None
 
 
 def whole_numbers(ids: pl.Series) -> pl.Series:
-    """``ids`` as Int64 (or lists of them) if all are whole numbers that it holds, else as they are (text)."""
-    dtype = pl.List(pl.Int64) if isinstance(ids.dtype, pl.List) else pl.Int64
-    numbers = ids.cast(dtype, strict=False)
-    flat = (ids.explode(), numbers.explode()) if isinstance(ids.dtype, pl.List) else (ids, numbers)
-    return numbers if flat[0].null_count() == flat[1].null_count() else ids
+    """``ids`` as Int64 (or lists of them) if all are the digits of whole numbers that it holds, else as they are."""
+    as_lists = isinstance(ids.dtype, pl.List)
+    numbers = ids.cast(pl.List(pl.Int64) if as_lists else pl.Int64, strict=False)
+    before, after = (ids.explode(), numbers.explode()) if as_lists else (ids, numbers)
+    same = after.cast(pl.String).eq_missing(before.cast(pl.String))  # 007 is not 7
+    return numbers if same.all() else ids

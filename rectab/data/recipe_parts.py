@@ -42,7 +42,7 @@ class LabelRecipe(Strict):
     """
 
     column: str
-    at_least: float | None = None
+    at_least: float | None = Field(default=None, allow_inf_nan=False)
     rating: bool = False
 
     @model_validator(mode="after")
