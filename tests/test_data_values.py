@@ -181,6 +181,32 @@ def test_side_table_whose_keys_are_one_id(raw: Path, keys: list[Any]) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "keys", [["7", "07"], ["7", "+7"], ["007", "7.0"], ["-0", "00"]], ids=lambda keys: str(keys[1])
+)
+@pytest.mark.parametrize("rows", ["int16", "float64"])
+def test_side_table_whose_keys_are_one_number(raw: Path, keys: list[str], rows: str) -> None:
+    frame().with_columns(held_as(rows, pl.col("item"))).write_parquet(raw / "a.parquet")
+    pl.DataFrame({"item": keys, "brand": ["a", "b"]}).write_csv(raw / "side.csv")
+    tables = [{"path": "side.csv", "on": "item", "columns": ["brand"]}]
+    fails(raw, "side.csv, line 2, column 'item'", "more than once", tables=tables)
+
+
+@pytest.mark.parametrize("rows", ["int16", "float64", "text"])
+def test_texts_join_numbers_as_numbers(raw: Path, rows: str) -> None:
+    """Zeros in front do not count where one of the two keys holds numbers."""
+    frame().with_columns(held_as(rows, pl.col("item"))).write_parquet(raw / "a.parquet")
+    keys = pl.Series(range(12)) if rows == "text" else pl.Series([f"{i:03d}" for i in range(12)])
+    pl.DataFrame({"item": keys, "brand": [f"b{i}" for i in range(12)]}).write_parquet(raw / "side.parquet")
+    if rows == "text":
+        frame(item=[f"{i % 12:03d}" for i in range(ROWS)]).write_parquet(raw / "a.parquet")
+    tables = [{"path": "side.parquet", "on": "item", "columns": ["brand"]}]
+    dataset = made(raw, tables=tables, features=[{"name": "item"}, {"name": "brand"}])
+    names, brands = values_of(dataset, "item"), values_of(dataset, "brand")
+    for item, brand in dataset.train.batch(slice(None)).ids.tolist():
+        assert brands[brand] == f"b{int(str(names[item]))}"
+
+
 def test_missing_keys_join_nothing(raw: Path) -> None:
     items = [None if i % 3 == 0 else float(i % 5) for i in range(ROWS)]
     frame(item=items).write_parquet(raw / "a.parquet")

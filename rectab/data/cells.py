@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import polars as pl
 
-__all__ = ["INTEGERS", "MISSING", "TRUTH", "number", "parsed_numbers"]
+__all__ = ["INTEGERS", "MISSING", "TRUTH", "is_number", "number", "parsed_numbers"]
 
 INTEGERS = (pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32)  # those that Int64 holds
 MISSING = ("", "nan", "NaN")  # texts that are no value in any file
 TRUTH = {"true": "1", "True": "1", "TRUE": "1", "false": "0", "False": "0", "FALSE": "0"}
+
+
+def is_number(dtype: pl.DataType) -> bool:
+    """Do columns of ``dtype`` hold numbers? Truth values are 1 and 0; a column without any value may hold anything."""
+    return dtype.is_numeric() or dtype in (pl.Boolean, pl.Null)
 
 
 def number(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:

@@ -12,7 +12,7 @@ import polars as pl
 
 from rectab.data.cells import INTEGERS, MISSING, TRUTH
 
-__all__ = ["canonical_ids", "id_problem", "identifier", "whole_numbers"]
+__all__ = ["canonical_ids", "id_problem", "identifier", "plain_digits", "whole_numbers"]
 
 _ZERO_FRACTION = r"^(-?(?:0|[1-9][0-9]*))\.0+$"
 # From here on, a float is the nearest one to several integers.
@@ -85,6 +85,11 @@ def id_problem(value: pl.Expr, dtype: pl.DataType) -> tuple[pl.Expr, str] | None
     size = f"2^{limit.bit_length() - 1}"
     problem = f"a float of {size} and more may stand for several ids; write the column as integers or text"
     return (value.abs() >= limit).fill_null(False), problem
+
+
+def plain_digits(ids: pl.Expr) -> pl.Expr:
+    """Ids as text, whole numbers among them without a plus sign or zeros in front: 007 is 7 where numbers are meant."""
+    return ids.str.replace(r"^\+?(-?)0*([0-9]+)(\.0+)?$", "$1$2").replace("-0", "0")
 
 
 def whole_numbers(ids: pl.Series) -> pl.Series:

@@ -11,7 +11,7 @@ from typing import cast
 
 import polars as pl
 
-from rectab.data.cells import INTEGERS, number
+from rectab.data.cells import INTEGERS, is_number, number
 from rectab.data.errors import RecipeError
 from rectab.data.ids import id_problem, identifier
 from rectab.data.missing import as_read, present
@@ -156,11 +156,11 @@ class RawColumns:
         self.values[name] = self._role(identifier, column)
         self.staged[name] = pl.col(name)
         self.check_ids(column)
-        if _is_number(self.schema[column]):
+        if is_number(self.schema[column]):
             self.numeric.add(name)
 
     def _elements(self, column: str, inner: pl.DataType) -> pl.Expr:
-        if _is_number(inner):
+        if is_number(inner):
             self.numeric.add(id_column(column))
         if inner == pl.String:
             return pl.col(column)
@@ -192,7 +192,3 @@ def id_column(column: str) -> str:
 def number_column(column: str) -> str:
     """Name of the staged float64 form of a raw column."""
     return f"__number:{column}"
-
-
-def _is_number(dtype: pl.DataType) -> bool:
-    return dtype.is_numeric() or dtype in (pl.Boolean, pl.Null)
