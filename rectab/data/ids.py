@@ -16,7 +16,9 @@ __all__ = ["canonical_ids", "id_problem", "identifier", "plain_digits", "whole_n
 
 _ZERO_FRACTION = r"^(-?(?:0|[1-9][0-9]*))\.0+$"
 # From here on, a float is the nearest one to several integers.
-_EXACT: dict[Any, int] = {pl.Float16: 2**11, pl.Float32: 2**24, pl.Float64: 2**53}
+_EXACT: dict[Any, int] = {pl.Float32: 2**24, pl.Float64: 2**53}
+if hasattr(pl, "Float16"):  # newer versions of polars
+    _EXACT[pl.Float16] = 2**11
 
 
 def canonical_ids(cells: pl.Series) -> pl.Series:
