@@ -8,7 +8,6 @@ import numpy as np
 import polars as pl
 
 from rectab.data.context import unknown_time
-from rectab.data.errors import DataError
 from rectab.data.recipe_parts import HistoryRecipe
 from rectab.data.roles import id_column
 from rectab.data.sources import Sources
@@ -156,19 +155,11 @@ def event_codes(order: EventOrder, column: str, codes: Codes) -> np.ndarray:
 
 
 def _from_lists(history: HistoryRecipe, rows: StagedTable) -> EventOrder:
-    """Rows that carry their own lists. Equal neighbouring lists are stored once."""
-    columns = list(dict.fromkeys(s.column for s in history.sequences))
-    lengths = [rows.column(id_column(column)).list.len().to_numpy().astype(np.int64) for column in columns]
-    for column, length in zip(columns[1:], lengths[1:], strict=True):
-        if (wrong := np.flatnonzero(length != lengths[0])).size:
-            row = int(wrong[0])
-            raise DataError(
-                f"{rows.place(row)}, column {column!r}: {length[row]} elements where {columns[0]!r} has "
-                f"{lengths[0][row]}; the lists of behaviour {history.behaviour!r} must be equally long"
-            )
-    starts = np.cumsum(lengths[0]) - lengths[0]
-    ranges = np.stack([starts, lengths[0]], axis=1)
-    return EventOrder(history, ranges, np.arange(lengths[0].sum()), [(f"list:{history.behaviour}", None, None)])
+    """Rows that carry their own lists, which are equally long."""
+    lengths = rows.column(id_column(history.sequences[0].column)).list.len().to_numpy().astype(np.int64)
+    starts = np.cumsum(lengths) - lengths
+    ranges = np.stack([starts, lengths], axis=1)
+    return EventOrder(history, ranges, np.arange(lengths.sum()), [(f"list:{history.behaviour}", None, None)])
 
 
 @kernel

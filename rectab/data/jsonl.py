@@ -18,7 +18,7 @@ from rectab.data.raw_bytes import read_blocks
 from rectab.data.recipe_files import Format
 from rectab.data.text import SHOWN_PROBLEMS, TextFile
 
-__all__ = ["open_jsonl"]
+__all__ = ["cell_text", "open_jsonl"]
 
 _PART_ROWS = 200_000
 _LONGEST = 40  # digits of a whole number that is written with an exponent
@@ -72,7 +72,7 @@ class _Reader:
     def _cells(self, line: bytes, number: int) -> list[str | None] | None:
         try:
             content = self.parse(line.decode("utf-8").strip())
-            return [_text(_look_up(content, steps)) for steps in self.paths.values()]
+            return [cell_text(_look_up(content, steps)) for steps in self.paths.values()]
         except (ValueError, SyntaxError, RecursionError, MemoryError) as error:  # of JSON, literals and UTF-8
             problem = _explain(error)
         if not self.skip_bad:
@@ -101,14 +101,14 @@ def _digits(number: str) -> str:
         return number
 
 
-def _text(value: Any) -> str | None:
+def cell_text(value: Any) -> str | None:
     """A cell as delimited text would hold it: 7.0 as 7, true as 1, NaN as nothing; lists and objects as JSON."""
     if isinstance(value, bool):
         return str(int(value))
     if isinstance(value, float):
         return None if math.isnan(value) else str(int(value) if value.is_integer() else value)
     if isinstance(value, (list, tuple)):
-        value = json.dumps([_text(element) for element in value], ensure_ascii=False)
+        value = json.dumps([cell_text(element) for element in value], ensure_ascii=False)
     elif isinstance(value, dict):
         value = json.dumps(value, ensure_ascii=False, default=str)
     text = "" if value is None else str(value)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from rectab.data.assemble import Assembly
+from rectab.data.checks import BadRows
 from rectab.data.dataset import PreparedDataset
 from rectab.data.errors import DataError
 from rectab.data.recipe import Recipe, load_recipe
@@ -73,7 +74,7 @@ def prepare(
         else:
             made = recipe
         assert raw is not None
-        sources = Sources(made, Path(raw), scratch, bad_rows == "skip")
+        sources = Sources(made, Path(raw), scratch, BadRows(skip=bad_rows == "skip"))
         tell("reading and checking rows")
         rows = stage_rows(sources)
         assembly = Assembly(recipe, made, sources, rows, tell)

@@ -33,22 +33,26 @@ class Derived(Strict):
 
 
 class LabelRecipe(Strict):
-    """The label: a column that holds 0 or 1, is compared with a threshold, or is a number to predict.
+    """The label: a column that holds 0 or 1, is compared with a threshold or with words, or is a number to predict.
 
     Attributes:
         column: its name.
         at_least: if given, a row is positive if the column's number is at least this.
+        positive: if given, a row is positive if the column holds one of these values, and negative otherwise.
         rating: the number itself is predicted (``objective = "mse"``).
     """
 
     column: str
     at_least: float | None = Field(default=None, allow_inf_nan=False)
+    positive: tuple[str | int | float | bool, ...] | None = Field(default=None, min_length=1)
     rating: bool = False
 
     @model_validator(mode="after")
     def _one_kind(self) -> LabelRecipe:
         if self.rating and self.at_least is not None:
             raise ValueError("label: give at_least (clicks) or rating, not both")
+        if self.positive is not None and (self.rating or self.at_least is not None):
+            raise ValueError("label: give positive (words), at_least (numbers) or rating, only one of them")
         return self
 
 

@@ -12,52 +12,17 @@ from typing import cast
 import polars as pl
 
 from rectab.data.cells import INTEGERS, is_number, number
+from rectab.data.checks import Checks
 from rectab.data.errors import RecipeError
 from rectab.data.ids import id_problem, identifier
-from rectab.data.missing import as_read, present
+from rectab.data.lists import LIST_NEEDED, lists_of
 from rectab.data.reading import RawFile
 from rectab.data.recipe_parts import HistoryRecipe
 from rectab.data.times import TIME_NEEDED, instant
 
-__all__ = ["BAD", "CELL", "Checks", "RawColumns", "id_column", "layout_of", "number_column"]
+__all__ = ["RawColumns", "check_lengths", "id_column", "layout_of", "number_column"]
 
-BAD, CELL = "__bad", "__cell"
 _Role = Callable[[pl.Expr, pl.DataType], pl.Expr]
-
-
-class Checks:
-    """Cells that must hold for a row to be used; the first that fails is remembered with the row."""
-
-    def __init__(self) -> None:
-        self._checks: list[tuple[str, pl.Expr, str]] = []
-
-    def add(self, column: str, bad: pl.Expr, problem: str) -> None:
-        """Another check.
-
-        Args:
-            column: whose cell is shown.
-            bad: true for a row that fails; null counts as true.
-            problem: what to say of it.
-        """
-        self._checks.append((column, bad.fill_null(True), problem))
-
-    def columns(self, schema: pl.Schema) -> list[pl.Expr]:
-        """``BAD``: number of the first failed check (0 = none); ``CELL``: the offending text, as it was read."""
-        which, cell = pl.lit(0, pl.UInt16), pl.lit(None, pl.String)
-        for position, (column, bad, _) in reversed(list(enumerate(self._checks, 1))):
-            which = pl.when(bad).then(pl.lit(position, pl.UInt16)).otherwise(which)
-            shown = as_read(column) if as_read(column) in schema else column
-            text = pl.col(shown).cast(pl.String, strict=False)
-            if isinstance(schema[shown], pl.List):
-                text = pl.col(shown).list.eval(pl.element().cast(pl.String)).list.join(", ")
-            cell = pl.when(bad).then(text).otherwise(cell)
-        return [which.alias(BAD), cell.alias(CELL)]
-
-    def message(self, position: int, cell: str | None) -> str:
-        """What to say of a row whose check ``position`` (from 1) failed at the text ``cell``."""
-        column, _, problem = self._checks[position - 1]
-        shown = repr(cell[:80]) if cell else "an empty cell"
-        return f"column {column!r}: {problem}, found {shown}"
 
 
 @dataclass
@@ -102,27 +67,24 @@ class RawColumns:
         self._stage_ids(column, name)
         self.checks.add(column, pl.col(name).is_null(), f"{what} must not be empty")
 
-    def lists(self, column: str, history: HistoryRecipe) -> None:
-        """Stage lists of ids, oldest first; no list is an empty one."""
-        dtype, name = self.schema[column], id_column(column)
-        if isinstance(dtype, pl.List):
-            value = self._elements(column, cast("pl.DataType", dtype.inner))
-        elif dtype == pl.Null:
-            value = pl.col(column).cast(pl.List(pl.String))
-        elif history.separator is None:
-            raise RecipeError(f"behaviour {history.behaviour!r}: column {column!r} is text; say separator = '...'")
-        else:
-            elements = pl.col(column).cast(pl.String).str.split(history.separator)
-            value = elements.list.eval(present(pl.element(), pl.String(), self.raw.null_values))
-        value = value.fill_null([])
-        self.staged[name] = value.list.reverse() if history.newest_first else value
+    def lists(self, columns: Sequence[str], history: HistoryRecipe) -> None:
+        """Stage lists of ids, oldest first; no list is an empty one. Those of a row must be equally long."""
+        columns = list(dict.fromkeys(columns))
+        names = [id_column(column) for column in columns]
+        for column, name in zip(columns, names, strict=True):
+            self.values[name] = self._ids_of_lists(column, history.separator)
+            value = pl.col(name).fill_null([])
+            self.staged[name] = value.list.reverse() if history.newest_first else value
+            self.checks.add(column, pl.col(column).is_not_null() & pl.col(name).is_null(), LIST_NEEDED)
+        check_lengths(self.checks, columns, names, history.behaviour)
 
-    def number(self, column: str, needed: str = "a number is needed") -> str:
+    def number(self, column: str, needed: str = "a number is needed", advice: str = "") -> str:
         """The name of a Float64 value: null where missing, and never more than float32 holds.
 
         Args:
             column: a raw column.
             needed: what to say of a cell that is no number.
+            advice: what to say if most cells are none.
         """
         name = number_column(column)
         if name not in self.values:
@@ -159,17 +121,20 @@ class RawColumns:
         if is_number(self.schema[column]):
             self.numeric.add(name)
 
-    def _elements(self, column: str, inner: pl.DataType) -> pl.Expr:
+    def _ids_of_lists(self, column: str, separator: str | None) -> pl.Expr:
+        dtype = self.schema[column]
+        lists = lists_of(column, dtype, separator, self.raw.null_values)
+        inner = cast("pl.DataType", dtype.inner) if isinstance(dtype, pl.List) else pl.String()
         if is_number(inner):
             self.numeric.add(id_column(column))
         if inner == pl.String:
-            return pl.col(column)
+            return lists
         if inner in INTEGERS:
-            return pl.col(column).cast(pl.List(pl.Int64))
+            return lists.cast(pl.List(pl.Int64))
         if (problem := id_problem(pl.element(), inner)) is not None:
             wrong, what = problem
-            self.checks.add(column, pl.col(column).list.eval(wrong).list.any().fill_null(False), what)
-        return pl.col(column).list.eval(self._role(identifier, column, inner))
+            self.checks.add(column, lists.list.eval(wrong).list.any().fill_null(False), what)
+        return lists.list.eval(self._role(identifier, column, inner))
 
     def _role(self, role: _Role, column: str, element: pl.DataType | None = None) -> pl.Expr:
         """``column`` in a role, or one of its elements, of the given type."""
@@ -177,6 +142,14 @@ class RawColumns:
             return role(pl.col(column), self.schema[column]) if element is None else role(pl.element(), element)
         except TypeError as error:
             raise RecipeError(f"{self.raw.path}: column {column!r} {error}") from None
+
+
+def check_lengths(checks: Checks, columns: Sequence[str], lists: Sequence[str], behaviour: str) -> None:
+    """Demand that the ``lists`` of a row, read from ``columns``, are equally long; no list is an empty one."""
+    lengths = [pl.col(name).list.len().fill_null(0) for name in lists]
+    for column, length in zip(columns[1:], lengths[1:], strict=True):
+        needed = f"as many elements are needed as column {columns[0]!r} has (lists of behaviour {behaviour!r})"
+        checks.add(column, length != lengths[0], needed)
 
 
 def layout_of(text: pl.Expr) -> pl.Expr:

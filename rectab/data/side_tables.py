@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import polars as pl
 
 from rectab.data.cells import INTEGERS, is_number
+from rectab.data.checks import BAD, CELL
 from rectab.data.errors import DataError, RecipeError
 from rectab.data.ids import canonical_ids, identifier, plain_digits
 from rectab.data.reading import FILE, ROW, RawFile
 from rectab.data.recipe_files import SideTable
-from rectab.data.roles import BAD, CELL, RawColumns
+from rectab.data.roles import RawColumns
 
 __all__ = ["SideRows"]
 

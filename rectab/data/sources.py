@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from rectab.data.checks import BadRows
 from rectab.data.errors import DataError
 from rectab.data.inputs import InputFile, find_inputs
 from rectab.data.raw_bytes import checksum
@@ -28,10 +29,8 @@ class Sources:
     recipe: Recipe
     folder: Path
     scratch: Path
-    skip_bad: bool
+    bad: BadRows
     checksums: list[dict[str, Any]] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    dropped: int = 0
     _opened: dict[tuple[Path, str], RawFile] = field(default_factory=dict)
     _checked: dict[Path, str] = field(default_factory=dict)
     _tables: dict[str, SideRows] = field(default_factory=dict)
@@ -54,9 +53,8 @@ class Sources:
         if known not in self._opened:
             with ThreadPoolExecutor(1) as pool:  # the checksum takes a core while the lines are checked on another
                 digest = pool.submit(checksum, file.path) if file.path not in self._checked else None
-                raw = self._opened[known] = open_raw(file.path, form, self.scratch, self.skip_bad)
-            self.problems += raw.problems
-            self.dropped += raw.dropped
+                raw = self._opened[known] = open_raw(file.path, form, self.scratch, self.bad.skip)
+            self.bad.note(raw.dropped, raw.problems)
             if digest is not None:
                 self._note(file, digest.result())
         actual = self._checked[file.path]

@@ -5,28 +5,31 @@ Everything after it reads single columns of that file, so memory holds a column 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
+from rectab.data.checks import BAD, CELL, Checks
 from rectab.data.errors import DataError, RecipeError
-from rectab.data.ids import whole_numbers
+from rectab.data.ids import canonical_ids, whole_numbers
 from rectab.data.inputs import check_read_once, find_inputs, is_one_file
+from rectab.data.lists import LIST_NEEDED, lists_of
 from rectab.data.missing import with_missing
 from rectab.data.reading import FILE, ROW, RawFile
 from rectab.data.recipe import Recipe
 from rectab.data.recipe_parts import HistoryRecipe
-from rectab.data.roles import BAD, CELL, RawColumns
+from rectab.data.roles import RawColumns, check_lengths
 from rectab.data.sources import Sources
 from rectab.data.splits import stage_split
 from rectab.data.sql import alike_in_every_file, expression, first_line
 from rectab.data.times import Times
+from rectab.named import instead_of
 
 __all__ = ["StagedTable", "condition_column", "stage_events", "stage_prior", "stage_rows"]
 
-LABEL, TIME, GROUP, ITEM = "__label", "__time", "__group", "__item"
+LABEL, LABEL_ID, TIME, GROUP, ITEM = "__label", "__label_id", "__time", "__group", "__item"
 SPLIT, PROBABILITY = "__split", "__probability"
 
 
@@ -75,7 +78,9 @@ def stage_rows(sources: Sources) -> StagedTable:
     check_read_once(_files_of_rows(sources))
     opened = [(raw, file.split) for file in sources.recipe.files for raw in sources.open(file)]
     parts = [_staged_columns(sources, raw, index, split) for index, (raw, split) in enumerate(opened)]
-    return _sink(sources, parts, "rows")
+    rows = _sink(sources, parts, "rows")
+    _check_positives(sources.recipe, rows)
+    return rows
 
 
 def _files_of_rows(sources: Sources) -> list[Path]:
@@ -134,10 +139,8 @@ def _staged_prior(sources: Sources, raw: RawFile, index: int, history: HistoryRe
     raw.require([group, *prior.lists.values()], f"prior events of behaviour {history.behaviour!r}")
     if group in prior.lists:
         raise RecipeError(f"prior events of behaviour {history.behaviour!r}: {group!r} is their group and no list")
-    lists = [pl.col(column).alias(name) for name, column in prior.lists.items()]
-    frame = raw.frame.select(ROW, group, *lists)
-    first = next(iter(prior.lists))
-    frame = frame.filter(pl.col(first).list.len() > 0).explode(*prior.lists)
+    frame = _prior_lists(sources, raw, history).select(ROW, group, *prior.lists)
+    frame = frame.filter(pl.col(next(iter(prior.lists))).list.len() > 0).explode(*prior.lists)
     frame, columns = sources.join(frame, prior.lists)
     _require(raw, columns, [s.column for s in history.sequences], f"a sequence of behaviour {history.behaviour!r}")
     staging = _columns_of(raw, frame, sources, index)
@@ -145,6 +148,26 @@ def _staged_prior(sources: Sources, raw: RawFile, index: int, history: HistoryRe
     for sequence in history.sequences:
         staging.id(sequence.column)
     return staging
+
+
+def _prior_lists(sources: Sources, raw: RawFile, history: HistoryRecipe) -> pl.LazyFrame:
+    """The rows of a file of prior events, with a list under the name of each column of the events."""
+    assert history.prior is not None
+    lists, schema, checks = history.prior.lists, raw.frame.collect_schema(), Checks()
+    taken = {column: f"__list:{column}" for column in lists.values()}
+    frame = raw.frame.with_columns(
+        lists_of(column, schema[column], history.separator, raw.null_values).alias(name)
+        for column, name in taken.items()
+    )
+    for column, name in taken.items():
+        checks.add(column, pl.col(column).is_not_null() & pl.col(name).is_null(), LIST_NEEDED)
+    check_lengths(checks, list(taken), list(taken.values()), history.behaviour)
+    frame = frame.with_columns(pl.lit(0).alias(FILE), *checks.columns(schema))
+    marks = frame.select(FILE, ROW, BAD, CELL).collect()
+    sources.bad.leave_out(marks.filter(pl.col(BAD) > 0), len(marks), [raw], [checks])
+    return frame.filter(pl.col(BAD) == 0).with_columns(
+        pl.col(taken[column]).alias(name) for name, column in lists.items()
+    )
 
 
 def _columns_of(raw: RawFile, frame: pl.LazyFrame, sources: Sources, file: int) -> RawColumns:
@@ -206,11 +229,11 @@ def _stage_inputs(recipe: Recipe, staging: RawColumns) -> None:
         else:
             staging.id(feature.column)
     for history in recipe.histories:
-        for sequence in history.sequences:
-            if history.source == "log":
-                staging.id(sequence.column)
-            elif history.source == "list":
-                staging.lists(sequence.column, history)
+        columns = [sequence.column for sequence in history.sequences]
+        if history.source == "list":
+            staging.lists(columns, history)
+        for column in columns if history.source == "log" else ():
+            staging.id(column)
     if recipe.negatives is not None:
         staging.key(recipe.negatives.item, ITEM, "the item of negative sampling")
     stage_split(recipe.split, staging)
@@ -221,18 +244,39 @@ def _stage_inputs(recipe: Recipe, staging: RawColumns) -> None:
 
 
 def _stage_label(recipe: Recipe, staging: RawColumns) -> None:
-    if recipe.label is None:
+    label = recipe.label
+    if label is None:
         return
-    column, label = recipe.label.column, recipe.label
+    if label.positive is not None:
+        staging.key(label.column, LABEL_ID, "the label")
+        staging.staged[LABEL] = pl.col(LABEL_ID).cast(pl.String).is_in(_ids(label.positive)).cast(pl.Float32)
+        return
     needed = "the label must be 0 or 1" if label.at_least is None else "the label needs a number"
     needed = "a rating must be a finite number" if label.rating else needed
-    number = pl.col(staging.number(column, needed))
-    staging.checks.add(column, number.is_null(), needed)
+    advice = "" if label.rating else "say which values are positive, positive = ['...'] in [label]"
+    number = pl.col(staging.number(label.column, needed, advice))
+    staging.checks.add(label.column, number.is_null(), needed)
     if label.at_least is not None:
         number = number >= label.at_least
     elif not label.rating:
-        staging.checks.add(column, ~number.is_in([0.0, 1.0]), needed)
+        staging.checks.add(label.column, ~number.is_in([0.0, 1.0]), needed, advice)
     staging.staged[LABEL] = number.cast(pl.Float32)
+
+
+def _ids(values: Sequence[str | int | float | bool]) -> list[str]:
+    return canonical_ids(pl.Series([str(value) for value in values])).to_list()
+
+
+def _check_positives(recipe: Recipe, rows: StagedTable) -> None:
+    """Refuse a positive value that no row has: it is misspelt, and its rows would be negatives."""
+    if recipe.label is None or recipe.label.positive is None or not rows.rows:
+        return
+    held = rows.column(LABEL_ID).cast(pl.String).unique().sort().to_list()
+    for value, given in zip(_ids(recipe.label.positive), recipe.label.positive, strict=True):
+        if value not in held:
+            column, known = recipe.label.column, instead_of(value, held[:20])
+            files = ", ".join(str(raw.path) for raw in rows.raw)
+            raise DataError(f"{files}, column {column!r}: no row has the positive label {given!r}{known}")
 
 
 def _sql(text: str, frame: pl.LazyFrame, columns: list[str], raw: RawFile, what: str) -> pl.Expr:
@@ -270,18 +314,13 @@ def _sink(sources: Sources, parts: list[RawColumns], name: str) -> StagedTable:
     except pl.exceptions.PolarsError as error:
         files = ", ".join(str(raw.path) for raw in raws)
         raise DataError(f"{files}: polars cannot read it: {first_line(error)}") from None
+    rows = pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()
+    sources.bad.leave_out(bad, rows, raws, [part.checks for part in parts])
     if len(bad):
-        told = [f"{raws[f].place(row)}, {parts[f].checks.message(b, c)}" for f, row, b, c in bad.head(20).iter_rows()]
-        if not sources.skip_bad:
-            more = f" (and {len(bad) - 1:,} more such rows)" if len(bad) > 1 else ""
-            raise DataError(f"{told[0]}{more}; mend it, or leave such rows out with --bad-rows skip")
-        sources.dropped += len(bad)
-        sources.problems += told
         kept = sources.scratch / f"{name}-kept.parquet"
         pl.scan_parquet(path, glob=False).filter(pl.col(BAD) == 0).sink_parquet(
             kept, compression="lz4", statistics=False
         )
         path.unlink()
         path = kept
-    rows = pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()
-    return StagedTable(path, rows, raws, frozenset().union(*(part.numeric for part in parts)))
+    return StagedTable(path, rows - len(bad), raws, frozenset().union(*(part.numeric for part in parts)))

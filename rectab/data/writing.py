@@ -211,7 +211,7 @@ class DatasetWriter:
         negatives: dict[str, Any] | None,
     ) -> None:
         splits = {name: self._split_facts(split) for split, name in enumerate(SPLITS)}
-        problems = self.data.sources.problems
+        bad = self.data.sources.bad
         rules = {name: rule.to_json() for name, rule in self.data.rules.items()}
         inputs = [
             {"name": f.name, "column": f.column, "type": f.type, "rule": rules.get(f.name)}
@@ -228,7 +228,7 @@ class DatasetWriter:
                     "columns": columns,
                     "dense": list(schema.dense),
                     "histories": histories,
-                    "dropped": {"rows": self.data.sources.dropped, "first": problems[:20]},
+                    "dropped": {"rows": bad.dropped, "first": bad.problems},
                 },
                 "inputs": inputs,
                 **({} if negatives is None else {"negatives": negatives}),
