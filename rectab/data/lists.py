@@ -83,6 +83,8 @@ def _elements(text: str, separator: str | None) -> list[str | None] | None:
         try:
             content = parse(text)
             return None if any(isinstance(e, (list, tuple, dict)) for e in content) else [cell_text(e) for e in content]
+        except UnicodeEncodeError:  # half of a surrogate pair
+            return None
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
     within = text[1:-1]

@@ -90,7 +90,7 @@ class RawColumns:
         if name not in self.values:
             self.values[name] = self._role(number, column)
             held = pl.col(name).cast(pl.Float32, strict=False).is_finite()
-            self.checks.add(column, ~held.fill_null(True), f"{needed}, and float32 goes up to 3.4e38")
+            self.checks.add(column, ~held.fill_null(True), f"{needed}, and float32 goes up to 3.4e38", advice)
         return name
 
     def time(self, column: str, name: str, layouts: Sequence[str] = ()) -> None:
