@@ -371,3 +371,18 @@ def test_summary_shows_rows_rates_and_cardinalities(tmp_path: Path) -> None:
     for expected in ("train", "24", "50.00%", "item", "unseen in test"):
         assert expected in text
     assert dataset.summary["columns"][1]["cardinality"] == dataset.schema.vocabularies[1].num_embeddings
+
+
+@pytest.mark.parametrize(("column", "sizes"), [("user", (1, 1)), ("item", (0.3, 0.2)), (None, (0.2, 2))])
+def test_split_by_group_keeps_groups_whole(tmp_path: Path, column: str | None, sizes: tuple[float, float]) -> None:
+    split = {"by": "group", "seed": 3, "valid": sizes[0], "test": sizes[1]} | ({"column": column} if column else {})
+    rows = raw_lines(200)
+    dataset = prepared(tmp_path, rows, split=split, features=[{"name": column or "user", "hashed": True}])
+    ids = [set(part.column(column or "user").tolist()) for part in (dataset.train, dataset.valid, dataset.test)]
+    count = len({row[HEADER.index(column or "user")] for row in rows})
+    assert sum(map(len, ids)) == len(set.union(*ids)) == count
+    assert [len(part) for part in ids[1:]] == [round(size * count) if size < 1 else size for size in sizes]
+    again = prepared(tmp_path, name="again", split=split, features=[{"name": column or "user", "hashed": True}])
+    assert again.fingerprint() == dataset.fingerprint()
+    other = prepared(tmp_path, name="other", split={**split, "seed": 4}, features=[{"name": column or "user"}])
+    assert other.fingerprint() != dataset.fingerprint()

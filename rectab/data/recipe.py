@@ -101,6 +101,8 @@ class Recipe(Strict):
             raise ValueError("histories, negatives and split by 'last_per_group' need group = 'COLUMN'")
         if self.time is None and (self.split.by == "last_per_group" or any(h.source != "list" for h in self.histories)):
             raise ValueError("histories and split by 'last_per_group' need time = 'COLUMN'")
+        if self.split.by == "group" and not (self.group or self.split.column):
+            raise ValueError("split by 'group' needs group = 'COLUMN', or a column of its own in [split]")
         if self.split.by == "time" and not (self.time or self.split.column):
             raise ValueError("split by 'time' needs time = 'COLUMN'")
         given = [f.split for f in self.files]

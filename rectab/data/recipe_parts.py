@@ -220,17 +220,20 @@ class SplitRecipe(Strict):
     """How rows are split.
 
     Attributes:
-        by: ``files`` (each file names its split), ``random``, ``time``, ``row_order`` or ``last_per_group``.
-        seed: for ``random``.
+        by: ``files`` (each file names its split), ``random``, ``group`` (whole groups at random), ``time``,
+            ``row_order`` or ``last_per_group``.
+        seed: for ``random`` and ``group``.
         valid, test: for ``random``, ``row_order`` and ``time``: the share of rows (below 1) or their number; the last
             ones in row or time order. For ``last_per_group``: how many of each group's last rows; the validation rows
-            come before the test rows, and a group always keeps its first row for training.
-        column: for ``time``: the column that rows go by if it is not the recipe's ``time``.
+            come before the test rows, and a group always keeps its first row for training. For ``group``: the share
+            of the groups, or how many of them.
+        column: for ``time``: the column that rows go by if it is not the recipe's ``time``; for ``group``: the column
+            whose values stay together if it is not the recipe's ``group``.
         valid_from, test_from: for ``time``: rows from this time on: a number, or a date or time (of TOML, or as ISO
             8601 text; without a zone it is UTC where the column has zones). Other text compares as text.
     """
 
-    by: Literal["files", "random", "time", "row_order", "last_per_group"]
+    by: Literal["files", "random", "group", "time", "row_order", "last_per_group"]
     seed: int = 0
     valid: float | None = Field(default=None, gt=0)
     test: float | None = Field(default=None, gt=0)
@@ -242,7 +245,7 @@ class SplitRecipe(Strict):
     def _check(self) -> SplitRecipe:
         sized = self.valid is not None and self.test is not None
         dated = self.valid_from is not None and self.test_from is not None
-        if self.by in ("random", "row_order", "last_per_group") and not sized:
+        if self.by in ("random", "group", "row_order", "last_per_group") and not sized:
             raise ValueError(f"split by {self.by!r} needs valid and test")
         if self.by == "time" and sized == dated:
             raise ValueError("split by 'time' needs either valid and test, or valid_from and test_from")

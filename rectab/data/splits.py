@@ -25,11 +25,13 @@ TRAIN, VALID, TEST = range(3)
 
 
 def stage_split(split: SplitRecipe, staging: RawColumns) -> None:
-    """Stage what a split by time compares, where that is not the recipe's ``time``.
+    """Stage what a split goes by, where that is not the recipe's ``time`` or ``group``.
 
     Raises:
         RecipeError: one border is a time and the other is not.
     """
+    if split.by == "group" and split.column is not None:
+        staging.key(split.column, SPLIT_TEXT, "the split's column")
     if split.by != "time" or split.column is None:
         return
     layouts = _border_layouts(split)
@@ -42,7 +44,8 @@ def stage_split(split: SplitRecipe, staging: RawColumns) -> None:
 
 
 def compared_by(split: SplitRecipe, rows: StagedTable, times: Times | None) -> Times | pl.Series | None:
-    """What a split by time goes by, [n]: times, or text where the borders are words or some cells are no times.
+    """What a split goes by, [n]: ids that stay together; times, or text where the borders are words or some
+    cells are no times.
 
     Args:
         split: the rule.
@@ -52,6 +55,8 @@ def compared_by(split: SplitRecipe, rows: StagedTable, times: Times | None) -> T
     Raises:
         DataError: some cells are no times, and not all are laid out like the borders.
     """
+    if split.by == "group" and split.column is not None:
+        return rows.column(SPLIT_TEXT)
     if split.by != "time" or split.column is None:
         return times
     layouts = _border_layouts(split)
@@ -98,7 +103,7 @@ def assign_splits(
         split: the rule.
         names: the split named by each row's file.
         time: [n], what orders the rows of a group.
-        compared: [n], what a split by time goes by: times, or text where the borders are words.
+        compared: [n], what the split goes by (:func:`compared_by`).
         group: int [n], group codes.
 
     Raises:
@@ -116,6 +121,11 @@ def assign_splits(
     elif split.by == "time" and split.valid_from is not None:
         assert compared is not None
         assigned = _from_border(split, compared)
+    elif split.by == "group":
+        codes = compared.rank("dense").to_numpy() - 1 if isinstance(compared, pl.Series) else group
+        assert codes is not None
+        drawn = np.random.default_rng(split.seed).permutation(int(codes.max()) + 1)
+        assigned = _last_in(drawn, split)[codes]
     else:
         order = np.arange(n)
         if split.by == "random":
@@ -123,14 +133,22 @@ def assign_splits(
         elif split.by == "time":
             assert isinstance(compared, Times)
             order = np.argsort(compared.keys()[0], kind="stable")
-        valid, test = _number_of_rows(split.valid, n), _number_of_rows(split.test, n)
-        assigned[order[max(n - test, 0) :]] = TEST
-        assigned[order[max(n - test - valid, 0) : max(n - test, 0)]] = VALID
+        assigned = _last_in(order, split)
     for number, name in enumerate(SPLITS):
         if not (assigned == number).any():
             raise DataError(
                 f"split by {split.by!r} leaves no rows for {name!r} out of {n:,}; change [split] in the recipe"
             )
+    return assigned
+
+
+def _last_in(order: np.ndarray, split: SplitRecipe) -> np.ndarray:
+    """uint8 [n]: the last of ``order`` (int [n], a permutation) are test, those before them validation."""
+    n = len(order)
+    valid, test = _number_of(split.valid, n), _number_of(split.test, n)
+    assigned = np.full(n, TRAIN, np.uint8)
+    assigned[order[max(n - test, 0) :]] = TEST
+    assigned[order[max(n - test - valid, 0) : max(n - test, 0)]] = VALID
     return assigned
 
 
@@ -177,6 +195,6 @@ def _is_from(compared: Times | pl.Series, key: str, border: str) -> np.ndarray:
     return times >= first
 
 
-def _number_of_rows(size: float | None, n: int) -> int:
+def _number_of(size: float | None, n: int) -> int:
     assert size is not None
     return round(size * n) if size < 1 else int(size)
