@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import shutil
 from itertools import chain
@@ -386,3 +387,17 @@ def test_split_by_group_keeps_groups_whole(tmp_path: Path, column: str | None, s
     assert again.fingerprint() == dataset.fingerprint()
     other = prepared(tmp_path, name="other", split={**split, "seed": 4}, features=[{"name": column or "user"}])
     assert other.fingerprint() != dataset.fingerprint()
+
+
+def test_summary_never_cuts_a_name(tmp_path: Path) -> None:
+    from rich.console import Console
+
+    from rectab.data import render_summary
+
+    name = "a_name_that_is_far_too_long_for_a_narrow_terminal"
+    dataset = prepared(tmp_path, features=[{"name": "user"}, {"name": name, "column": "item"}])
+    console = Console(width=60, record=True, file=io.StringIO())
+    console.print(render_summary(dataset))
+    cells = [line.split("│")[1].strip() for line in console.export_text().splitlines() if line.startswith("│")]
+    assert name in "".join(cells)
+    assert "…" not in "".join(cells)

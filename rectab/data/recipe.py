@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from rectab.data.errors import RecipeError
 from rectab.data.item_columns import check_item_columns
+from rectab.data.recipe_errors import explain
 from rectab.data.recipe_files import Format, SideTable, SourceFile, Strict
 from rectab.data.recipe_parts import (
     Derived,
@@ -163,7 +164,7 @@ def load_recipe(path: str | Path, changes: Mapping[str, Any] | None = None) -> R
     try:
         return Recipe.model_validate(_changed(content, changes or {}))
     except ValidationError as error:
-        raise RecipeError(f"{path}: {_explain(error)}") from None
+        raise RecipeError(f"{path}: {explain(error, Recipe)}") from None
 
 
 def _changed(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -172,12 +173,3 @@ def _changed(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str
         kept = made.get(key)
         made[key] = _changed(kept, value) if isinstance(kept, Mapping) and isinstance(value, Mapping) else value
     return made
-
-
-def _explain(error: ValidationError) -> str:
-    problems = []
-    for problem in error.errors():
-        where = ".".join(str(part) for part in problem["loc"]) or "recipe"
-        what = "unknown key; check its spelling" if problem["type"] == "extra_forbidden" else problem["msg"]
-        problems.append(f"{where}: {what.removeprefix('Value error, ')}")
-    return "; ".join(problems)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 if TYPE_CHECKING:
@@ -30,6 +30,11 @@ def render_summary(dataset: PreparedDataset) -> RenderableType:
     return Group(*parts)
 
 
+def _names(heading: str) -> Column:
+    """A column of names, which go on in the next line where they are long, and are never cut."""
+    return Column(heading, overflow="fold")
+
+
 def _splits(summary: dict[str, Any]) -> Table:
     table = Table("split", title="rows", title_justify="left")
     known = all(split.get("best_auc") is not None for split in summary["splits"].values())  # synthetic rows only
@@ -49,7 +54,7 @@ def _negatives(recipe: dict[str, Any], redrawn: bool) -> Text:
 
 
 def _columns(summary: dict[str, Any]) -> Table:
-    table = Table("column", "vocabulary", title="columns", title_justify="left")
+    table = Table(_names("column"), _names("vocabulary"), title="columns", title_justify="left")
     for heading in ("ids", "unseen in valid", "unseen in test"):
         table.add_column(heading, justify="right")
     for column in summary["columns"]:
@@ -66,7 +71,7 @@ def _columns(summary: dict[str, Any]) -> Table:
 
 
 def _histories(summary: dict[str, Any]) -> Table:
-    table = Table("behaviour", title="histories", title_justify="left")
+    table = Table(_names("behaviour"), title="histories", title_justify="left")
     for heading in ("events", "mean length", "longest", "empty in train", "empty in test"):
         table.add_column(heading, justify="right")
     for history in summary["histories"]:
