@@ -176,7 +176,7 @@ def test_plan_of_a_model_on_the_meta_device() -> None:
     assert plan.bytes_before == 512 * 10**9
     assert 0.97 * plan.budget_bytes <= plan.bytes_after <= plan.budget_bytes
     with pytest.raises(ValueError, match="meta device"):
-        swap(huge)
+        swap(huge, init="trained")
 
 
 def test_prints_bytes_before_and_after(model: Model, capsys) -> None:
@@ -206,10 +206,13 @@ def test_output_std_matches_the_table_it_replaced(method: str) -> None:
         nn.init.normal_(model[name].weight, std=std)
     result = swap(model, method, "50%", counts={name: torch.ones(4000) for name in stds})
     for name, std in stds.items():
-        assert model[name](torch.arange(4000)).std().item() == pytest.approx(std, rel=0.1)
-    shared = [{f.name for f in t.found} for t in result.plan.tables]
-    assert {"b", "c"} in shared, "like scales share rows"
-    assert {"a"} in shared, "scales far apart do not"
+        got = model[name](torch.arange(4000)).std().item()
+        if method == "unified":  # shared rows: at most 4 times off, for the learning rate
+            rows = result.tables[0].store.weight.std().item()
+            assert got == pytest.approx(min(max(std, rows / 4), rows * 4), rel=0.1)
+        else:
+            assert got == pytest.approx(std, rel=0.1)
+    assert len(result.tables) == 1, "what shares rows never depends on what initial weights happen to be"
 
 
 def test_a_tiny_table_is_not_set_apart_by_the_noise_of_its_std() -> None:

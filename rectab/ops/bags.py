@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rectab.ops.dispatch import is_eager, kernel_name, kernels_for
+from rectab.ops.dispatch import in_graph, is_eager, kernel_name, kernels_for
 
 __all__ = ["segment_sum", "spread_bags"]
 
@@ -59,11 +59,20 @@ def _bag_of_each(offsets: Tensor) -> Tensor:
     return torch.repeat_interleave(bags, offsets[1:] - offsets[:-1])
 
 
+def _bag_of_each_of(count: int, offsets: Tensor) -> Tensor:
+    """As :func:`_bag_of_each`, for ``count`` values: a graph then knows the shape without the data."""
+    if in_graph():  # which cannot raise ValueError
+        rising = (offsets[1:] >= offsets[:-1]).all() & (offsets[0] == 0) & (offsets[-1] == count)
+        torch._assert_async(rising, "offsets must rise from 0 to the number of values")
+    first = offsets[:-1]
+    return offsets.new_zeros(count + 1).index_add(0, first, torch.ones_like(first))[:count].cumsum(0) - 1
+
+
 def _plain_segment_sum(values: Tensor, offsets: Tensor, weights: Tensor | None) -> Tensor:
     if weights is not None:
         values = values * weights.unsqueeze(-1)
     total = values.new_zeros(offsets.numel() - 1, values.shape[1])
-    return total.index_add(0, _bag_of_each(offsets), values)
+    return total.index_add(0, _bag_of_each_of(values.shape[0], offsets), values)
 
 
 class _SegmentSum(torch.autograd.Function):

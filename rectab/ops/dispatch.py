@@ -18,8 +18,9 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-__all__ = ["KernelName", "is_eager", "kernel_name", "kernels_for", "use_kernel"]
+__all__ = ["KernelName", "in_graph", "is_eager", "kernel_name", "kernels_for", "use_kernel"]
 
 KernelName = Literal["auto", "torch", "numba", "triton"]
 
@@ -82,9 +83,14 @@ def use_kernel(kernel: KernelName) -> Iterator[None]:
         _override.reset(token)
 
 
+def in_graph() -> bool:
+    """True while a call is compiled, exported or traced rather than run."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
 def is_eager(*tensors: Tensor) -> bool:
     """True if these are ordinary tensors in ordinary execution: not compiled, exported, traced, fake or transformed."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if in_graph() or forward_ad._current_level >= 0:
         return False
     return all(type(t) in (Tensor, torch.nn.Parameter) and t.device.type != "meta" for t in tensors) and not (
         torch._C._functorch.peek_interpreter_stack()

@@ -82,7 +82,7 @@ def address_rows(ids: Tensor, salt: Tensor, first_row: Tensor, num_rows: Tensor)
     if fast is not None:
         return fast
     whole = num_rows < 0
-    if not torch.compiler.is_compiling():
+    if is_eager(ids):
         outside = whole & ((ids < 0) | (ids >= -num_rows))
         if bool(outside.any()):
             raise IndexError(f"id {int(ids[outside.expand_as(ids)][0])} is outside its vocabulary")

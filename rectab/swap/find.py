@@ -13,6 +13,8 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
+from rectab.swap.views import SwappedBag, SwappedEmbedding
+
 __all__ = ["FoundTable", "Place", "Selector", "find_tables"]
 
 Selector = str | Sequence[str] | Callable[[str, nn.Module], bool] | None
@@ -95,14 +97,14 @@ def find_tables(
         if _selects(exclude, place, matched):
             notes[f"{place.name}: excluded"] = None
         elif wanted:
-            grouped.setdefault(id(place.module.weight), []).append(place)
+            grouped.setdefault(id(_weight(place.module)), []).append(place)
     _check_patterns(include, exclude, matched, every_name)
     groups = list(grouped.values())
     if include is None:
         for places in groups:
-            if not places[0].module.weight.requires_grad:
+            if _is_frozen(places[0].module):
                 notes[f"{places[0].name}: frozen, left as it is (name it in include to swap it)"] = None
-        groups = [places for places in groups if places[0].module.weight.requires_grad]
+        groups = [places for places in groups if not _is_frozen(places[0].module)]
     groups = [_whole_alias_set(model, places) for places in groups]
     problems = [line for places in groups for line in _problems(model, places)]
     if problems:
@@ -110,7 +112,7 @@ def find_tables(
             "these tables cannot be swapped; exclude them or change them first:\n  " + "\n  ".join(problems)
         )
     if not groups:
-        raise ValueError(f"no embedding table to swap; the model has {every_name or 'none'}")
+        raise ValueError(f"no embedding table to swap; {_what_there_is(model, every_name)}")
     return tuple(FoundTable(tuple(places), _std(places[0].module)) for places in groups), tuple(notes)
 
 
@@ -120,6 +122,23 @@ def _check_root(model: nn.Module) -> None:
             raise ValueError(f"{name or 'the model'} is a {type(module).__name__}; swap before wrapping or sharding it")
     if isinstance(model, (nn.Embedding, nn.EmbeddingBag)):
         raise ValueError("the model is itself a table and cannot be replaced in place; put it inside a module")
+
+
+def _weight(module: nn.Embedding | nn.EmbeddingBag) -> nn.Parameter | nn.Module:
+    """The parameter that its places share; the module itself where ``weight`` is computed, by a parametrisation."""
+    weight = module._parameters.get("weight")
+    return module if weight is None else weight
+
+
+def _is_frozen(module: nn.Embedding | nn.EmbeddingBag) -> bool:
+    return not any(parameter.requires_grad for parameter in module.parameters())
+
+
+def _what_there_is(model: nn.Module, names: list[str]) -> str:
+    swapped = [name for name, module in model.named_modules() if isinstance(module, (SwappedEmbedding, SwappedBag))]
+    if swapped and not names:
+        return f"{swapped} are swapped already; undo that swap first (SwapResult.undo())"
+    return f"the model has {names or 'none'}"
 
 
 def _places(model: nn.Module) -> Iterator[Place]:
@@ -151,12 +170,12 @@ def _check_patterns(include: Selector, exclude: Selector, matched: set[str], nam
 
 def _whole_alias_set(model: nn.Module, chosen: list[Place]) -> list[Place]:
     """Every place that uses the weights, also those whose name was not matched: an alias left behind goes stale."""
-    weight = chosen[0].module.weight
-    return [place for place in _places(model) if place.module.weight is weight]
+    weight = _weight(chosen[0].module)
+    return [place for place in _places(model) if _weight(place.module) is weight]
 
 
 def _problems(model: nn.Module, places: list[Place]) -> Iterator[str]:
-    weight = places[0].module.weight
+    weight = _weight(places[0].module)
     for name, module in model.named_modules():
         is_table = isinstance(module, (nn.Embedding, nn.EmbeddingBag))
         if not is_table and any(parameter is weight for parameter in module._parameters.values()):
@@ -169,8 +188,13 @@ def _problems(model: nn.Module, places: list[Place]) -> Iterator[str]:
 
 
 def _reasons(module: nn.Embedding | nn.EmbeddingBag) -> Iterator[str]:
+    if not isinstance(module._parameters.get("weight"), nn.Parameter):
+        yield "its weight is computed from others (parametrize, weight_norm); remove the parametrization first"
+        return
     if type(module).forward not in (nn.Embedding.forward, nn.EmbeddingBag.forward):
         yield f"{type(module).__name__} has a forward of its own, which a swap would drop"
+    elif own := _own_members(module):
+        yield f"{type(module).__name__} has members of its own ({', '.join(own)}), which a swap would drop"
     if module.max_norm is not None:
         yield "max_norm renormalises rows in place, which shared rows cannot keep; set max_norm=None"
     if module.scale_grad_by_freq:
@@ -181,6 +205,33 @@ def _reasons(module: nn.Embedding | nn.EmbeddingBag) -> Iterator[str]:
         yield f"weights of {module.weight.dtype} are quantised"
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
         yield "it has hooks, which a swap would drop; remove them first"
+    if module.weight._backward_hooks or module.weight._post_accumulate_grad_hooks:
+        yield "its weight has gradient hooks, which a swap would drop; remove them first"
+    yield from _bad_values(module)
+
+
+def _own_members(module: nn.Embedding | nn.EmbeddingBag) -> list[str]:
+    """Public names that a subclass of torch's class adds; the model may use them."""
+    known = set(dir(nn.Embedding)) | set(dir(nn.EmbeddingBag))
+    return sorted(name for name in dir(type(module)) if name not in known and not name.startswith("_"))
+
+
+@torch.no_grad()
+def _bad_values(module: nn.Embedding | nn.EmbeddingBag) -> Iterator[str]:
+    weight, padding = module.weight, module.padding_idx
+    if weight.device.type == "meta" or not weight.is_floating_point():
+        return
+    for start, block in enumerate(weight.split(_ROWS_AT_A_TIME)):
+        finite = block.isfinite().all(1)
+        if not finite.all():
+            row = start * _ROWS_AT_A_TIME + int((~finite).nonzero()[0])
+            yield f"row {row} of its weights is not finite, and would spread over the rows of other ids"
+            break
+    if padding is not None and isinstance(module, nn.Embedding) and bool(weight[padding].any()):
+        yield (
+            f"its padding row {padding} holds values, which lookups return; a swapped table gives zeros for padding: "
+            f"set them to zero (weight.data[{padding}].zero_()), or padding_idx to None"
+        )
 
 
 @torch.no_grad()

@@ -29,8 +29,6 @@ from rectab.tables.unseen import Unseen
 
 __all__ = ["PlannedTable", "SwapPlan", "plan_swap", "share_budget"]
 
-_SCALE_CLASS = 4.0
-"""Tables whose stds differ by more never share rows: one learning rate cannot suit both."""
 _FEWEST_ELEMENTS = 16
 """The std of fewer says nothing."""
 _SMALL_SHARE = 0.05
@@ -42,9 +40,11 @@ class PlannedTable:
     """One rectab table and the host tables it takes the place of.
 
     Attributes:
-        plan: what is built; its options hold ``init_std``, the std of the largest table replaced.
+        plan: what is built; its options hold ``init_std``, the geometric mean std of the tables replaced.
         found: the host tables, in the order of the plan's vocabularies.
-        scales: fixed factor of each view's output (1.0 unless the stds differ measurably).
+        scales: std of each host table over ``init_std``; 1.0 unless they differ measurably. Rows that only one
+            vocabulary reads start that much larger; where vocabularies share rows, the view's output is multiplied
+            (by at most 4, at least 1/4).
     """
 
     plan: Plan
@@ -59,7 +59,8 @@ class SwapPlan:
     Attributes:
         method: name of the table method.
         init: ``fresh`` or ``trained``.
-        tables: what is built; several if widths, dtypes, devices or scales differ.
+        tables: what is built; several if widths, dtypes or devices differ. Never for what initial weights happen to be:
+            a checkpoint has to load whatever they were.
         budget_bytes: of all of them together; None if none was given.
         notes: tables left alone, and why.
     """
@@ -95,7 +96,7 @@ class SwapPlan:
             )
             for found, scale in zip(table.found, table.scales, strict=True):
                 aliases = f" (= {', '.join(found.names[1:])})" if len(found.names) > 1 else ""
-                times = "" if scale == 1.0 else f", output x {scale:.3g}"
+                times = "" if scale == 1.0 else f", std x {scale:.3g}"
                 lines.append(f"    {found.name}{aliases}: {found.module.num_embeddings} ids{times}")
         return "\n".join([*lines, *(f"  left alone: {note}" for note in self.notes)])
 
@@ -123,7 +124,7 @@ def plan_swap(
         raise ValueError(f"{method} is trained in stages by rectab's own trainer; a host's loop cannot run it")
     found, notes = find_tables(model, include, exclude)
     vocabularies = _vocabularies(found, counts or {})
-    groups = _groups(found, match_scale=init == "fresh")
+    groups = _groups(found)
     before = sum(table.bytes for table in found)
     budget_bytes = None if budget is None else parse_budget(budget, before)
     options = [_options(members, gradient, unseen, seed + index, rows) for index, members in enumerate(groups)]
@@ -145,7 +146,7 @@ def plan_swap(
         shares = share_budget(method, budget_bytes, [sum(t.bytes for t in members) for members in groups], smallest)
     tables = []
     for index, members in enumerate(groups):
-        scales = [_scale(table, members[0]) if init == "fresh" else 1.0 for table in members]
+        scales = [_scale(table, options[index].init_std) if init == "fresh" else 1.0 for table in members]
         tables.append(PlannedTable(planned(index, shares[index]), tuple(members), tuple(scales)))
     if train_memory is not None:
         held = (entry for table in tables for entry in table.plan.training if entry.kind != "best weights")
@@ -166,57 +167,53 @@ def _vocabularies(found: Sequence[FoundTable], counts: Mapping[str, Any]) -> dic
     }
 
 
-def _groups(found: Sequence[FoundTable], match_scale: bool) -> list[list[FoundTable]]:
-    """Tables that may share rows: equal width, dtype and device and, if asked, a like scale; model order inside."""
+def _groups(found: Sequence[FoundTable]) -> list[list[FoundTable]]:
+    """Tables that share a rectab table: equal width, dtype and device. The largest first, then in model order."""
     alike: dict[tuple[Any, ...], list[FoundTable]] = {}
     for table in found:
         weight = table.weight
         alike.setdefault((weight.shape[1], weight.dtype, weight.device), []).append(table)
     groups = []
     for members in alike.values():
-        left = members
-        while left:
-            centre = max(left, key=lambda table: table.trained_elements)
-            group = [table for table in left if not match_scale or _same_class(table, centre)]
-            left = [table for table in left if all(table is not other for other in group)]
-            groups.append([centre, *(table for table in group if table is not centre)])
+        largest = max(members, key=lambda table: table.trained_elements)
+        groups.append([largest, *(table for table in members if table is not largest)])
     return groups
 
 
-def _log_ratio(table: FoundTable, centre: FoundTable) -> tuple[float, float]:
-    """(log of the ratio of stds, what chance alone explains of it: four standard errors)."""
-    if math.isnan(table.std) or math.isnan(centre.std) or (table.std == 0.0 and centre.std == 0.0):
-        return 0.0, math.inf
-    elements = min(table.trained_elements, centre.trained_elements)
-    if elements < _FEWEST_ELEMENTS:
-        return 0.0, math.inf
-    if table.std == 0.0 or centre.std == 0.0:
-        return math.inf, 0.0
-    return math.log(table.std / centre.std), 4 / math.sqrt(2 * elements)
+def _mean_std(members: Sequence[FoundTable]) -> float:
+    """Geometric mean of the stds, weighted by elements; 0.01 where there is none (meta device, all zeros)."""
+    known = [table for table in members if table.std > 0.0 and table.trained_elements >= _FEWEST_ELEMENTS]
+    known = known or [table for table in members if table.std > 0.0]
+    if not known:
+        return 0.01
+    elements = sum(table.trained_elements for table in known)
+    return math.exp(sum(table.trained_elements * math.log(table.std) for table in known) / elements)
 
 
-def _same_class(table: FoundTable, centre: FoundTable) -> bool:
-    ratio, chance = _log_ratio(table, centre)
-    return abs(ratio) <= max(math.log(_SCALE_CLASS), chance)
-
-
-def _scale(table: FoundTable, centre: FoundTable) -> float:
-    ratio, chance = _log_ratio(table, centre)
-    return 1.0 if abs(ratio) <= max(chance, 0.02) else math.exp(ratio)
+def _scale(table: FoundTable, init_std: float) -> float:
+    """Std of a host table over that of the rows; 1.0 where chance may explain the difference (four standard errors)."""
+    if not table.std > 0.0 or table.trained_elements < _FEWEST_ELEMENTS:
+        return 1.0
+    ratio = table.std / init_std
+    return 1.0 if abs(math.log(ratio)) <= max(4 / math.sqrt(2 * table.trained_elements), 0.02) else ratio
 
 
 def _options(
     members: Sequence[FoundTable], gradient: Gradient, unseen: Unseen | None, seed: int, rows: str | None
 ) -> TableOptions:
-    centre = members[0]
-    std = 0.01 if math.isnan(centre.std) else centre.std
-    if gradient == "row" and centre.weight.dtype == torch.float64:
+    largest = members[0]
+    if gradient == "row" and largest.weight.dtype == torch.float64:
         raise ValueError(
-            f"{centre.name} is float64, but row optimizers compute in float32; swap with gradient='dense' or 'sparse', "
-            "or convert the model with model.float() first"
+            f"{largest.name} is float64, but row optimizers compute in float32; swap with gradient='dense' or "
+            "'sparse', or convert the model with model.float() first"
         )
     return TableOptions(
-        gradient=gradient, init_std=std, seed=seed, rows=rows or float_format(centre.weight.dtype).name, unseen=unseen
+        gradient=gradient,
+        init_std=_mean_std(members),
+        seed=seed,
+        rows=rows or float_format(largest.weight.dtype).name,
+        device="meta" if largest.weight.device.type == "meta" else "cpu",
+        unseen=unseen,
     )
 
 

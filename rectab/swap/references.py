@@ -17,6 +17,7 @@ __all__ = ["OptimizerChange", "Replacement", "attribute_changes", "find_optimize
 
 _TAKES_SPARSE = (torch.optim.SGD, torch.optim.Adagrad, torch.optim.SparseAdam)
 _DEEPEST = 8
+_NAMES = ("params", "param_names")
 _OWN_FIELDS = {"_parameters", "_buffers", "_modules"}
 
 
@@ -100,7 +101,9 @@ class OptimizerChange:
 
     optimizer: torch.optim.Optimizer
     groups: list[list[Any]]
+    names: list[list[str] | None]
     _old_groups: list[list[Any]] = field(default_factory=list)
+    _old_names: list[list[str] | None] = field(default_factory=list)
     _old_state: dict[Any, Any] = field(default_factory=dict)
 
     def apply(self) -> None:
@@ -109,7 +112,7 @@ class OptimizerChange:
         Raises:
             ValueError: the optimizer has another number of groups than when the change was made.
         """
-        self._old_groups = self._swap_groups(self.groups)
+        self._old_groups, self._old_names = self._swap_groups(self.groups, self.names)
         kept = {id(parameter) for group in self.groups for parameter in group}
         for parameter in [p for group in self._old_groups for p in group if id(p) not in kept]:
             if parameter in self.optimizer.state:
@@ -123,15 +126,21 @@ class OptimizerChange:
         for parameter in (p for group in self.groups for p in group):
             if all(parameter is not old for group in self._old_groups for old in group):
                 self.optimizer.state.pop(parameter, None)
-        self._swap_groups(self._old_groups)
+        self._swap_groups(self._old_groups, self._old_names)
         self.optimizer.state.update(self._old_state)
 
-    def _swap_groups(self, groups: list[list[Any]]) -> list[list[Any]]:
-        old = []
-        for group, parameters in zip(self.optimizer.param_groups, groups, strict=True):
+    def _swap_groups(
+        self, groups: list[list[Any]], names: list[list[str] | None]
+    ) -> tuple[list[list[Any]], list[list[str] | None]]:
+        old: list[list[Any]] = []
+        old_names: list[list[str] | None] = []
+        for group, parameters, new_names in zip(self.optimizer.param_groups, groups, names, strict=True):
             old.append(group["params"])
+            old_names.append(group.get("param_names"))
             group["params"] = list(parameters)
-        return old
+            if new_names is not None:
+                group["param_names"] = list(new_names)
+        return old, old_names
 
 
 def find_optimizers(model: nn.Module, given: Any) -> list[torch.optim.Optimizer]:
@@ -145,9 +154,15 @@ def find_optimizers(model: nn.Module, given: Any) -> list[torch.optim.Optimizer]
 
 
 def optimizer_changes(
-    optimizers: Sequence[torch.optim.Optimizer], replacement: Replacement, gradient: str, required: Any = None
+    optimizers: Sequence[torch.optim.Optimizer],
+    replacement: Replacement,
+    gradient: str,
+    required: Any = None,
+    names: Mapping[nn.Parameter, str] | None = None,
 ) -> list[OptimizerChange]:
     """How each optimizer must change. Its state for parameters that stay is kept.
+
+    ``names`` are those of the new parameters, for an optimizer that was made of ``named_parameters()``.
 
     Raises:
         ValueError: an optimizer in ``required`` holds no replaced parameter, one cannot take the gradients of the new
@@ -162,7 +177,7 @@ def optimizer_changes(
             continue
         _check_gradient(optimizer, gradient, bool(any(replacement.parameters.values())))
         _check_options(optimizer, places)
-        changes.append(OptimizerChange(optimizer, groups))
+        changes.append(OptimizerChange(optimizer, groups, _new_names(optimizer, groups, names or {})))
     return changes
 
 
@@ -196,6 +211,20 @@ def _new_groups(
     return groups, places
 
 
+def _new_names(
+    optimizer: torch.optim.Optimizer, groups: Sequence[Sequence[Any]], names: Mapping[nn.Parameter, str]
+) -> list[list[str] | None]:
+    """Names of the new parameters of every group; None where the optimizer keeps none."""
+    if any("param_names" not in group for group in optimizer.param_groups):
+        return [None] * len(groups)
+    known = {
+        parameter: name
+        for group in optimizer.param_groups
+        for parameter, name in zip(group["params"], group["param_names"], strict=True)
+    }
+    return [[known.get(p) or names.get(p, "") for p in parameters] for parameters in groups]
+
+
 def _check_gradient(optimizer: torch.optim.Optimizer, gradient: str, has_successors: bool) -> None:
     name = type(optimizer).__name__
     if gradient == "sparse" and not isinstance(optimizer, _TAKES_SPARSE):
@@ -206,7 +235,7 @@ def _check_gradient(optimizer: torch.optim.Optimizer, gradient: str, has_success
 
 def _check_options(optimizer: torch.optim.Optimizer, places: Mapping[nn.Parameter, set[int]]) -> None:
     for indices in places.values():
-        options = [{k: v for k, v in optimizer.param_groups[i].items() if k != "params"} for i in indices]
+        options = [{k: v for k, v in optimizer.param_groups[i].items() if k not in _NAMES} for i in indices]
         if any(option != options[0] for option in options[1:]):
             raise ValueError(
                 "tables that will share rows are in optimizer groups with different options (learning rate, decay); "

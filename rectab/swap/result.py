@@ -41,6 +41,7 @@ class SwapResult:
     _originals: list[tuple[nn.Module, str, nn.Module]] = field(repr=False)
     _attributes: list[tuple[nn.Module, str, Any]] = field(repr=False)
     _optimizers: list[OptimizerChange] = field(repr=False)
+    _names: list[Any] = field(default_factory=list, repr=False)
     _hooks: list[Any] = field(default_factory=list, repr=False)
 
     @property
@@ -91,7 +92,7 @@ class SwapResult:
             vars(module)[name] = value
         for change in self._optimizers:
             change.undo()
-        for hook in self._hooks:
+        for hook in [*self._hooks, *self._names]:
             hook.remove()
         self.discard_originals()
 
@@ -131,12 +132,12 @@ class SwapResult:
         weights = {f"{name}.weight" for planned in self.plan.tables for found in planned.found for name in found.names}
         swapped = {key: tensor for key, tensor in state_dict.items() if key not in weights}
         for planned, live in zip(self.plan.tables, self.tables, strict=True):
-            table = copy.deepcopy(live)
+            table, prefix = copy.deepcopy(live), f"{planned.found[0].name}.table."
             scales = [1.0 if s is None else float(s) for s in (self.views[f.name].scale for f in planned.found)]
             fit_table(table, targets_of(planned, self._host_weights(planned, state_dict), scales))
+            swapped.update({prefix + key: tensor for key, tensor in table.state_dict().items()})
             for found in planned.found:
                 for name in found.names:
-                    swapped.update({f"{name}.table.{key}": tensor for key, tensor in table.state_dict().items()})
                     if self.views[name].scale is not None:
                         swapped[f"{name}.scale"] = self.views[name].scale  # type: ignore[assignment]
         return swapped

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 from torch import nn
 
 from rectab.ops import Gradient
-from rectab.swap.find import FoundTable, Place, Selector
+from rectab.swap.find import Place, Selector
 from rectab.swap.fit import fit_table, reconstruction_error
-from rectab.swap.planning import SwapPlan, plan_swap
+from rectab.swap.naming import share_names
+from rectab.swap.planning import PlannedTable, SwapPlan, plan_swap
 from rectab.swap.references import Replacement, attribute_changes, find_optimizers, optimizer_changes
 from rectab.swap.result import SwapResult, targets_of
+from rectab.swap.starting import own_rows, scale_rows
 from rectab.swap.views import SwappedBag, SwappedEmbedding, SwappedView
 from rectab.tables import EmbeddingTable
 from rectab.tables.unseen import Unseen
 
 __all__ = ["carry_out", "swap_"]
+
+_LARGEST_SCALE = 4.0
+"""Of a view's output: shared rows move by one learning rate, and the output by that times the scale."""
 
 
 def swap_(
@@ -99,24 +105,27 @@ def swap_(
 def carry_out(model: nn.Module, swap_plan: SwapPlan, optimizer: Any = None) -> SwapResult:
     """Do what ``swap_plan`` says. Everything that can fail happens before the model is touched."""
     meta = [f.name for t in swap_plan.tables for f in t.found if f.weight.device.type == "meta"]
-    if meta:
-        raise ValueError(f"tables {meta} are on the meta device; give the model its memory first (plan_swap works)")
+    if meta and swap_plan.init == "trained":
+        raise ValueError(f"tables {meta} are on the meta device and have no weights to start from; use init='fresh'")
     gradient = swap_plan.tables[0].plan.options.gradient
     _check_penalties(model, gradient)
     tables, errors = _build(swap_plan)
     replacements: dict[nn.Module, nn.Module] = {}
     views: dict[str, SwappedView] = {}
     parameters: dict[nn.Parameter, list[nn.Parameter]] = {}
+    parameter_names: dict[nn.Parameter, str] = {}
     for planned, table in zip(swap_plan.tables, tables, strict=True):
         successors = _host_trained(table)
-        for index, (found, scale) in enumerate(zip(planned.found, planned.scales, strict=True)):
+        for index, found in enumerate(planned.found):
             parameters[found.weight] = successors
             for place in found.places:
-                view = replacements.setdefault(place.module, _view(table, index, found, place, scale))
+                view = replacements.setdefault(place.module, _view(table, index, place, planned, swap_plan.init))
                 views[place.name] = view  # type: ignore[assignment]
+        prefix = f"{planned.found[0].name}.table."
+        parameter_names.update({parameter: prefix + name for name, parameter in table.named_parameters()})
     replacement = Replacement(replacements, parameters)
     attributes = list(attribute_changes(model, replacement))
-    changes = optimizer_changes(find_optimizers(model, optimizer), replacement, gradient, optimizer)
+    changes = optimizer_changes(find_optimizers(model, optimizer), replacement, gradient, optimizer, parameter_names)
 
     places = [place for planned in swap_plan.tables for found in planned.found for place in found.places]
     for place in places:
@@ -127,7 +136,8 @@ def carry_out(model: nn.Module, swap_plan: SwapPlan, optimizer: Any = None) -> S
         change.apply()
     originals: list[tuple[nn.Module, str, nn.Module]] = [(p.parent, p.key, p.module) for p in places]
     kept = [(module, name, old) for module, name, old, _ in attributes]
-    return SwapResult(model, swap_plan, tables, views, errors, originals, kept, changes)
+    names = share_names(model, [[name for found in t.found for name in found.names] for t in swap_plan.tables])
+    return SwapResult(model, swap_plan, tables, views, errors, originals, kept, changes, names)
 
 
 def _build(swap_plan: SwapPlan) -> tuple[tuple[EmbeddingTable, ...], dict[str, float]]:
@@ -135,7 +145,10 @@ def _build(swap_plan: SwapPlan) -> tuple[tuple[EmbeddingTable, ...], dict[str, f
     tables, errors = [], {}
     for planned in swap_plan.tables:
         # Built on the CPU, where a seed gives the same values on every machine, and moved.
-        table = planned.plan.build().to(planned.found[0].weight.device)
+        table = planned.plan.build()
+        if swap_plan.init == "fresh":
+            _start(table, planned.scales)
+        table = table.to(planned.found[0].weight.device)
         if swap_plan.init == "trained":
             targets = targets_of(planned, [found.weight for found in planned.found], list(planned.scales))
             fit_table(table, targets)
@@ -152,13 +165,28 @@ def _host_trained(table: EmbeddingTable) -> list[nn.Parameter]:
     return [parameter for parameter in table.parameters() if parameter.requires_grad]
 
 
-def _view(table: EmbeddingTable, index: int, found: FoundTable, place: Place, scale: float) -> SwappedView:
+def _start(table: EmbeddingTable, scales: Sequence[float]) -> None:
+    """Rows that only one vocabulary reads start at the std of its host table."""
+    if own_rows(table) and table.options.device != "meta":
+        scale_rows(table, scales)
+
+
+def _output_scale(table: EmbeddingTable, scale: float, init: str) -> float | None:
+    """Of a view: rows that vocabularies share cannot have the std of each. Whether there is one depends on no draw."""
+    if init == "trained" or own_rows(table):
+        return None
+    return min(max(scale, 1 / _LARGEST_SCALE), _LARGEST_SCALE)
+
+
+def _view(table: EmbeddingTable, index: int, place: Place, planned: PlannedTable, init: str) -> SwappedView:
     module = place.module
+    scale = _output_scale(table, planned.scales[index], init)
+    start = partial(_start, scales=planned.scales)
     if isinstance(module, nn.EmbeddingBag):
         mode: Literal["sum", "mean"] = "sum" if module.mode == "sum" else "mean"
-        view: SwappedView = SwappedBag(table, index, module.padding_idx, scale, mode, module.include_last_offset)
+        view: SwappedView = SwappedBag(table, index, module.padding_idx, scale, start, mode, module.include_last_offset)
     else:
-        view = SwappedEmbedding(table, index, module.padding_idx, scale)
+        view = SwappedEmbedding(table, index, module.padding_idx, scale, start)
     return view.train(module.training)
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+import torch.fx
 from torch import Tensor
 
 from rectab.ops import FloatFormat, get_format
 from rectab.tables.base import EmbeddingTable
 from rectab.tables.views import BagView, EmbeddingView
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["SwappedBag", "SwappedEmbedding", "SwappedView"]
 
@@ -39,21 +44,49 @@ class _Swapped:
         held = get_format(self.table.options.rows)
         return held.dtype if isinstance(held, FloatFormat) else torch.float32
 
-    def _set_scale(self, scale: float) -> None:
+    trains: bool
+    """False after ``requires_grad_(False)``: this vocabulary is frozen, others in the table may train."""
+    _start: Callable[[EmbeddingTable], None]
+
+    def _set(self, scale: float | None, start: Callable[[EmbeddingTable], None]) -> None:
         # In the state_dict, because another process may measure another scale before it loads a checkpoint.
-        value = None if scale == 1.0 else torch.tensor(scale, dtype=self.dtype, device=self.table.device)
+        value = None if scale is None else torch.tensor(scale, dtype=self.dtype, device=self.table.device)
         self.register_buffer("scale", value)
+        self.trains, self._start = True, start
 
     def vectors(self, input: Tensor) -> Tensor:
         """int [*] -> float [*, D] in the host's dtype, times the scale of the table it replaced."""
+        if not self.trains and torch.is_grad_enabled():
+            with torch.no_grad():
+                return self.vectors(input)
         vectors: Tensor = super().vectors(input).to(self.dtype)  # type: ignore[misc]
         return vectors if self.scale is None else vectors * self.scale
+
+    def _traced(self, *inputs: Tensor | None) -> Any:
+        """The call as one node where ``torch.fx`` traces it, as it does torch's own modules; None elsewhere."""
+        for value in inputs:
+            if isinstance(value, torch.fx.Proxy):
+                tracer: Any = value.tracer
+                return tracer.create_proxy("call_module", tracer.path_of_module(self), inputs, {})
+        return None
+
+    def __prepare_scriptable__(self) -> None:
+        raise NotImplementedError("a swapped table cannot be scripted; use torch.export (docs/swap.md, Out of Python)")
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Freezes or trains this vocabulary alone: what other views of the table read goes on as it was.
+
+        A row that it shares with other vocabularies still moves with theirs.
+        """
+        self.trains = requires_grad
+        return self
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Initial values again, of the whole table (also of the other vocabularies in it)."""
         table = self.table
         fresh = type(table)(table.vocabularies, table.embedding_dim, table.config, table.options)
+        self._start(fresh)
         table.load_state_dict(fresh.state_dict())
 
     def __getattr__(self, name: str) -> Any:
@@ -86,12 +119,25 @@ class SwappedEmbedding(_Swapped, EmbeddingView):
         table: the rectab table.
         vocabulary: index of the vocabulary that was the host's table.
         padding_idx: as the host's table had it.
-        scale: fixed factor of the output, so that its std at step 0 is that of the table it replaces.
+        scale: fixed factor of the output, so that its std at step 0 is that of the table it replaces; None for none.
+        start: gives a new table of the same kind its initial values.
     """
 
-    def __init__(self, table: EmbeddingTable, vocabulary: int, padding_idx: int | None, scale: float) -> None:
+    def __init__(
+        self,
+        table: EmbeddingTable,
+        vocabulary: int,
+        padding_idx: int | None,
+        scale: float | None,
+        start: Callable[[EmbeddingTable], None],
+    ) -> None:
         super().__init__(table, vocabulary, padding_idx)
-        self._set_scale(scale)
+        self._set(scale, start)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """int64 or int32 [*] -> float [*, D]."""
+        traced = self._traced(input)
+        return super().forward(input) if traced is None else traced
 
 
 class SwappedBag(_Swapped, BagView):
@@ -102,12 +148,18 @@ class SwappedBag(_Swapped, BagView):
         table: EmbeddingTable,
         vocabulary: int,
         padding_idx: int | None,
-        scale: float,
+        scale: float | None,
+        start: Callable[[EmbeddingTable], None],
         mode: Literal["sum", "mean"],
         include_last_offset: bool,
     ) -> None:
         super().__init__(table, vocabulary, mode, padding_idx, include_last_offset)
-        self._set_scale(scale)
+        self._set(scale, start)
+
+    def forward(self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Tensor:
+        """As :meth:`rectab.tables.views.BagView.forward`."""
+        traced = self._traced(input, offsets, per_sample_weights)
+        return super().forward(input, offsets, per_sample_weights) if traced is None else traced
 
 
 SwappedView = SwappedEmbedding | SwappedBag

@@ -15,9 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from rectab.ops import Gradient, RowStore, get_format
+from rectab.ops.dispatch import in_graph, is_eager
 from rectab.schema import Vocabulary
 from rectab.tables.ledger import Ledger, measure, measure_tensors
-from rectab.tables.unseen import Unseen, check_unseen, check_vocabulary, place_unseen, refuse_outside
+from rectab.tables.unseen import (
+    Unseen,
+    check_unseen,
+    check_vocabulary,
+    guard_outside,
+    place_unseen,
+    refuse_outside,
+)
 
 if TYPE_CHECKING:
     from rectab.tables.staged import StageRunner
@@ -133,12 +141,14 @@ class EmbeddingTable(nn.Module, Generic[ConfigT]):
         """int64 [*] ids, int64 vocabulary indices broadcastable to ids -> float [*, D]. To be implemented."""
         raise NotImplementedError
 
-    def forward(self, ids: Tensor, vocabulary: Tensor | int) -> Tensor:
+    def forward(self, ids: Tensor, vocabulary: Tensor | int, left_out: Tensor | None = None) -> Tensor:
         """Vectors of ids.
 
         Args:
             ids: int64 or int32 [*], any shape, also empty.
             vocabulary: which vocabulary each id is of: an index, or int64 broadcastable to ``ids`` ([F] for [B, F]).
+            left_out: bool [*]; these ids give zeros and no row hears of them, as padding must: rows may be shared, and
+                a gradient of zeros would still move a row by an optimizer's momentum and decay.
 
         Returns:
             float [*, D].
@@ -150,18 +160,42 @@ class EmbeddingTable(nn.Module, Generic[ConfigT]):
         if ids.dtype not in (torch.int64, torch.int32):
             raise TypeError(f"ids must be int64 or int32, got {ids.dtype}")
         vocabulary = check_vocabulary(vocabulary, len(self.vocabularies))
-        ids, unseen, outside = ids.to(torch.int64), self.options.unseen, None
-        if unseen is not None and unseen != "error":
-            ids, outside = place_unseen(ids, vocabulary, self.vocabularies, unseen)
-        elif self._must_look(ids):
-            refuse_outside(ids, vocabulary, self.vocabularies)
-        columns = vocabulary if isinstance(vocabulary, Tensor) else torch.tensor(vocabulary, device=ids.device)
+        ids = ids.to(torch.int64) if left_out is None else ids.to(torch.int64).masked_fill(left_out, 0)
+        ids, zeros = self._placed(ids, vocabulary)
+        if zeros is not None:
+            left_out = zeros if left_out is None else left_out | zeros
+        columns = vocabulary if isinstance(vocabulary, Tensor) else _columns(vocabulary, ids)
         try:
-            vectors = self.lookup(ids, columns)
+            return self.lookup(ids, columns) if left_out is None else self._lookup_without(left_out, ids, columns)
         except IndexError:
             refuse_outside(ids, vocabulary, self.vocabularies)  # which names the vocabulary
             raise
-        return vectors.masked_fill(outside.unsqueeze(-1), 0.0) if outside is not None and unseen == "zero" else vectors
+
+    def _placed(self, ids: Tensor, vocabulary: Tensor | int) -> tuple[Tensor, Tensor | None]:
+        """Ids that :meth:`lookup` may see, and which of them give zeros. Raises IndexError."""
+        unseen = self.options.unseen
+        if unseen is not None and unseen != "error":
+            ids, outside = place_unseen(ids, vocabulary, self.vocabularies, unseen)
+            return ids, outside if unseen == "zero" else None
+        if unseen is None and self.serves_any_id:
+            return ids, None
+        if not is_eager(ids):
+            return guard_outside(ids, vocabulary, self.vocabularies)
+        if self._must_look(ids):
+            refuse_outside(ids, vocabulary, self.vocabularies)
+        return ids, None
+
+    def _lookup_without(self, left_out: Tensor, ids: Tensor, vocabulary: Tensor) -> Tensor:
+        if ids.dim() == 0 and not is_eager(ids):  # vmap cannot index by a scalar
+            return self._lookup_without(left_out.reshape(1), ids.reshape(1), vocabulary.reshape(1))[0]
+        if not is_eager(ids, left_out) or (ids.is_cuda and self.options.gradient == "dense"):
+            return self.lookup(ids, vocabulary).masked_fill(left_out.unsqueeze(-1), 0.0)
+        kept = ~left_out
+        if kept.all():
+            return self.lookup(ids, vocabulary)
+        found = self.lookup(ids[kept], vocabulary if vocabulary.dim() == 0 else vocabulary.expand(ids.shape)[kept])
+        places = kept.unsqueeze(-1).expand(*ids.shape, self.embedding_dim)
+        return found.new_zeros(places.shape).masked_scatter(places, found)
 
     def _must_look(self, ids: Tensor) -> bool:
         """Whether ids outside are to be refused and :meth:`lookup` does not do it, or not at once."""
@@ -245,6 +279,12 @@ class EmbeddingTable(nn.Module, Generic[ConfigT]):
 
     def extra_repr(self) -> str:
         return f"vocabularies={len(self.vocabularies)}, embedding_dim={self.embedding_dim}, config={self.config}"
+
+
+def _columns(vocabulary: int, ids: Tensor) -> Tensor:
+    if is_eager(ids) or in_graph():
+        return torch.tensor(vocabulary, device=ids.device)
+    return torch.full_like(ids, vocabulary)  # indexing by a scalar would ask a meta or fake tensor for its value
 
 
 def _state_of(optimizer: Any) -> Iterator[tuple[str, Tensor]]:

@@ -1,8 +1,9 @@
 """What a table does with an id outside its vocabulary; one rule for every method and every device.
 
 The rule is applied to ids before a method sees them, so no method has to know it. A hashed vocabulary has no outside:
-any int64 is an id, and it is always hashed. A graph that was compiled or exported cannot raise on data: there only the
-policies that place ids are at work.
+any int64 is an id, and it is always hashed. A graph that was compiled, traced or exported has an assertion in the place
+of IndexError, where its format knows one (``.pt2``, not ONNX). An id outside never reads another row: it reads
+zeros.
 """
 
 from __future__ import annotations
@@ -16,10 +17,17 @@ import torch
 from torch import Tensor
 
 from rectab.ops import MAX_ROWS, hash_rows, salt_of
-from rectab.ops.dispatch import is_eager
+from rectab.ops.dispatch import in_graph, is_eager
 from rectab.schema import Vocabulary
 
-__all__ = ["Unseen", "check_unseen", "check_vocabulary", "place_unseen", "refuse_outside"]
+__all__ = [
+    "Unseen",
+    "check_unseen",
+    "check_vocabulary",
+    "guard_outside",
+    "place_unseen",
+    "refuse_outside",
+]
 
 Unseen = Literal["hash", "shared", "zero", "error"]
 """``hash``: an id outside reads the vector of an id inside, chosen by a hash. ``shared``: it reads id 0, which a fitted
@@ -72,6 +80,17 @@ def refuse_outside(ids: Tensor, vocabulary: Tensor | int, vocabularies: Sequence
     outside = _outside(ids, vocabulary, vocabularies)
     if bool(outside.any()):
         raise IndexError(_message(ids, vocabulary, outside, vocabularies))
+
+
+def guard_outside(ids: Tensor, vocabulary: Tensor | int, vocabularies: Sequence[Vocabulary]) -> tuple[Tensor, Tensor]:
+    """What :func:`refuse_outside` is where nobody can look; arguments and results as for :func:`place_unseen`."""
+    outside = _outside(ids, vocabulary, vocabularies)
+    inside = ids.masked_fill(outside, 0)
+    if torch.jit.is_tracing():  # which drops assertions: an index out of range takes their place
+        inside = inside + ids.new_zeros(1).index_select(0, outside.any().long().reshape(1))
+    elif in_graph():
+        torch._assert_async(~outside.any(), "an id is outside its vocabulary")
+    return inside, outside
 
 
 def place_unseen(

@@ -38,11 +38,8 @@ class _View(nn.Module):
         return self.table.embedding_dim
 
     def vectors(self, input: Tensor) -> Tensor:
-        """int [*] -> float [*, D]; padding gives zeros and trains nothing (masked after lookup: rows are shared)."""
-        vectors = self.table(input, self.vocabulary)
-        if self.padding_idx is None:
-            return vectors
-        return vectors.masked_fill((input == self.padding_idx).unsqueeze(-1), 0.0)
+        """int [*] -> float [*, D]; padding gives zeros and trains nothing."""
+        return self.table(input, self.vocabulary, None if self.padding_idx is None else input == self.padding_idx)
 
     @torch.no_grad()
     def materialize(self) -> Tensor:
@@ -109,7 +106,8 @@ class BagView(_View):
             raise ValueError("give 1-D ids with offsets, or 2-D ids without")
         if self.include_last_offset:
             return offsets
-        return torch.cat([offsets, offsets.new_tensor([input.numel()])])
+        # Not new_tensor([...]): an exported graph would keep the number of ids that it was traced with.
+        return torch.cat([offsets, offsets.new_full((1,), input.shape[0])])
 
 
 def pool(vectors: Tensor, offsets: Tensor, mode: Literal["sum", "mean"], weights: Tensor | None = None) -> Tensor:
