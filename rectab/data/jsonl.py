@@ -41,7 +41,7 @@ def open_jsonl(path: Path, form: Format, scratch: Path, skip_bad: bool, row: str
     folder.mkdir()
     reader = _Reader(path, form, skip_bad)
     schema = {**dict.fromkeys(reader.paths, pl.String), row: pl.Int64}
-    parts = []
+    parts: list[Path] = []
     for rows in reader.parts():
         parts.append(folder / f"{len(parts):06d}.parquet")
         pl.DataFrame(rows, schema=schema, orient="row").write_parquet(parts[-1])

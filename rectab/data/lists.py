@@ -89,11 +89,11 @@ def _elements(text: str, separator: str | None) -> list[str | None] | None:
             continue
     within = text[1:-1]
     if set(within) & set("[]"):  # [a]|[b] is a list only by its separator
-        return within.join("[]").split(separator) if separator and separator in text else None
+        return list(text.split(separator)) if separator and separator in text else None
     for mark in (separator, ","):
         if mark and mark in within:
             return [element.strip().strip("'\"") for element in within.rstrip().removesuffix(mark).split(mark)]
-    return within.split() if all(map(_is_number, within.split())) else [within.strip()]
+    return list(within.split()) if all(map(_is_number, within.split())) else [within.strip()]
 
 
 def _is_number(text: str) -> bool:

@@ -174,12 +174,12 @@ class _Check:
                     if record == 0:  # it may have begun in earlier blocks
                         file.seek(begun)
                         file.truncate()
-                    file.write(block.out[written:begin])
+                    file.write(block.out[written:begin].data)
                     written = block.out_ends[record]
                 end = block.out_ends[-1] if len(block.out_ends) else 0
-                file.write(block.out[written:end])
+                file.write(block.out[written:end].data)
                 begun = file.tell() if len(block.out_ends) else begun
-                file.write(block.out[end:])
+                file.write(block.out[end:].data)
                 if self.records.controls[list(marks)].any():
                     return False
         return True
