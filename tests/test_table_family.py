@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rectab.tables.family import Family, InfeasibleBudget, largest_within
+from rectab.tables.family import Choice, Family, InfeasibleBudget, largest_within
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=40), st.integers(1, 800), st.integers(0, 60))
@@ -24,7 +24,7 @@ def test_the_largest_member_that_fits_is_found(steps: list[int], budget: int, at
             largest_within(family, budget, lambda knob: sizes[knob - 3], "x")
         assert caught.value.smallest_bytes == min(sizes[0], sizes[-1])
         return
-    found = largest_within(family, budget, lambda knob: sizes[knob - 3], "x")
+    found = largest_within(family, budget, lambda knob: sizes[knob - 3], "x").config
     assert sizes[found - 3] == sizes[fitting[-1] - 3]
 
 
@@ -39,14 +39,15 @@ def test_few_members_are_built() -> None:
 
         family = Family(lambda knob: knob, low=1, high=2**31)
         budget = curve(2**31) // 10
-        found = largest_within(family, budget, size, "x")
+        found = largest_within(family, budget, size, "x").config
         assert curve(found) == budget or curve(found) < budget < curve(found + 1)
         assert len(asked) <= (6 if curve(2) == 152 else 64)
 
 
 def test_an_option_that_leaves_the_budget_unused_is_an_error() -> None:
     family = Family(lambda knob: knob, 1, 10, limit="rows=10 is too few")
-    assert largest_within(family, 10, lambda knob: knob, "x") == 10
+    assert largest_within(family, 10, lambda knob: knob, "x") == Choice(10)
+    assert largest_within(family, 7, lambda knob: knob, "x") == Choice(7, 8)
     with pytest.raises(ValueError, match="x: rows=10 is too few"):
         largest_within(family, 20, lambda knob: knob, "x")
 
@@ -54,6 +55,6 @@ def test_an_option_that_leaves_the_budget_unused_is_an_error() -> None:
 def test_a_family_of_one() -> None:
     family = Family(lambda knob: "only", 0, 0)
     assert family.without_budget() == "only"
-    assert largest_within(family, 7, lambda _: 7, "x") == "only"
+    assert largest_within(family, 7, lambda _: 7, "x") == Choice("only")
     with pytest.raises(InfeasibleBudget, match="x: a budget of 6 bytes is infeasible; the smallest feasible is 7"):
         largest_within(family, 6, lambda _: 7, "x")

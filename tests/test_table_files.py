@@ -149,7 +149,7 @@ def test_rows_load_as_they_were_saved(
 ) -> None:
     """At their bytes and to the bit, whatever the method calls its stores, and after ``table.to(dtype)`` as well."""
     path = tmp_path / "table.safetensors"
-    budget = None if method.fills == "one" else "25%"
+    budget = None if method.fills == "one" else "40%"
     options = TableOptions(rows=row_format.name)
     tables = [plan(method.name, vocabularies, 8, budget, options=options).build().serving().eval()]
     if isinstance(row_format, FloatFormat):

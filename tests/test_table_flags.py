@@ -22,7 +22,7 @@ METHODS = [pytest.param(m, id=m.name) for m in methods()]
 
 
 def budget_of(method: TableMethod) -> str | None:
-    return None if method.fills == "one" else "25%"
+    return None if method.fills == "one" else "40%"
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -72,6 +72,6 @@ def test_only_a_method_that_needs_the_full_table_holds_it_while_it_trains(
 ) -> None:
     if method.fills == "one":
         return
-    planned = plan(method.name, vocabularies, 8, "5%")
+    planned = plan(method.name, vocabularies, 8, "25%")
     full = sum(v.num_embeddings for v in vocabularies) * 8 * 4
     assert (planned.training.only("rows").bytes >= full) == method.needs_full_table

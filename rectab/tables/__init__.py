@@ -1,6 +1,6 @@
 """Embedding tables on one contract: one file a method, or a folder where it has several parts (DNIS, OptEmbed)."""
 
-from rectab.tables import dnis, full, hashed, optembed, unified
+from rectab.tables import dnis, full, hashed, narrow, optembed, unified
 from rectab.tables.base import EmbeddingTable, RowRange, TableOptions
 from rectab.tables.budget import InfeasibleTraining, Plan, format_bytes, full_table_bytes, parse_budget, plan
 from rectab.tables.collisions import Collisions, expected_collisions
@@ -41,6 +41,7 @@ __all__ = [
     "hashed",
     "load_table",
     "methods",
+    "narrow",
     "optembed",
     "parse_budget",
     "plan",

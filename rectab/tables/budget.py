@@ -10,7 +10,7 @@ from typing import Any
 
 from rectab.schema import Vocabulary
 from rectab.tables.base import EmbeddingTable, TableOptions
-from rectab.tables.family import InfeasibleBudget, largest_within
+from rectab.tables.family import Choice, InfeasibleBudget, largest_within
 from rectab.tables.ledger import Ledger
 from rectab.tables.registry import build_table, bytes_of, config_to_json, get_method
 from rectab.tables.training_bytes import training_ledger
@@ -46,6 +46,7 @@ class Plan:
         serving: ledger of the serving form, or the most that training may end in (:attr:`at_most`).
         training: ledger while training, see :func:`rectab.tables.training_bytes.training_ledger`.
         full_bytes: bytes of the fp32 full table of the same vocabularies, the denominator of every ratio.
+        next_bytes: serving bytes of the method's next larger table; None if there is none, or without a budget.
     """
 
     method: str
@@ -57,6 +58,7 @@ class Plan:
     serving: Ledger
     training: Ledger
     full_bytes: int
+    next_bytes: int | None = None
 
     @property
     def at_most(self) -> bool:
@@ -97,6 +99,7 @@ class Plan:
             "serving_bytes_by_kind": {} if self.at_most else self.serving.by_kind(),
             "training_bytes": self.training.bytes,
             "training_bytes_by_kind": self.training.by_kind(),
+            "next_bytes": self.next_bytes,
             "full_bytes": self.full_bytes,
             "ratio": self.ratio,
         }
@@ -201,11 +204,11 @@ def plan(
     on_meta = replace(options, device="meta")
     family = record.family_of(vocabularies, embedding_dim, on_meta, method_options)
     if budget_bytes is None:
-        config = family.without_budget()
+        choice = Choice(family.without_budget())
     else:
         size = partial(bytes_of, method, vocabularies, embedding_dim, options=on_meta)
-        config = largest_within(family, budget_bytes, size, method)
-    table = build_table(method, vocabularies, embedding_dim, config, on_meta)
+        choice = largest_within(family, budget_bytes, size, method)
+    table = build_table(method, vocabularies, embedding_dim, choice.config, on_meta)
     serving = table.planned_serving()
     if budget_bytes is not None and serving.bytes > budget_bytes:
         raise AssertionError(f"{method} planned {serving.bytes} bytes for a budget of {budget_bytes}: a bug of rectab")
@@ -214,5 +217,14 @@ def plan(
     if limit is not None and training.bytes > limit:
         raise InfeasibleTraining(method, limit, training)
     return Plan(
-        method, config, tuple(vocabularies), embedding_dim, options, budget_bytes, serving, training, full_bytes
+        method,
+        choice.config,
+        tuple(vocabularies),
+        embedding_dim,
+        options,
+        budget_bytes,
+        serving,
+        training,
+        full_bytes,
+        choice.next_bytes,
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Generic, TypeVar
 
-__all__ = ["Family", "InfeasibleBudget", "largest_within"]
+__all__ = ["Choice", "Family", "InfeasibleBudget", "largest_within"]
 
 ConfigT = TypeVar("ConfigT")
 
@@ -61,7 +61,22 @@ class Family(Generic[ConfigT]):
         return self.config_of(self.high) if self.own is None else self.own()
 
 
-def largest_within(family: Family[ConfigT], budget: int, bytes_of: Callable[[ConfigT], int], method: str) -> ConfigT:
+@dataclass(frozen=True)
+class Choice(Generic[ConfigT]):
+    """What a budget chose.
+
+    Attributes:
+        config: the largest member within it.
+        next_bytes: bytes of the next larger member; None if there is none.
+    """
+
+    config: ConfigT
+    next_bytes: int | None = None
+
+
+def largest_within(
+    family: Family[ConfigT], budget: int, bytes_of: Callable[[ConfigT], int], method: str
+) -> Choice[ConfigT]:
     """The largest member of ``family`` whose bytes do not exceed ``budget``.
 
     Args:
@@ -79,7 +94,7 @@ def largest_within(family: Family[ConfigT], budget: int, bytes_of: Callable[[Con
     if size(exceeds) <= budget:
         if family.limit and size(exceeds) < 0.97 * budget:
             raise ValueError(f"{method}: {family.limit}")
-        return family.config_of(exceeds)
+        return Choice(family.config_of(exceeds))
     if size(fits) > budget:
         raise InfeasibleBudget(method, budget, min(size(fits), size(exceeds)), family.smallest)
     halved = True
@@ -91,4 +106,4 @@ def largest_within(family: Family[ConfigT], budget: int, bytes_of: Callable[[Con
         knob = fits + min(max(step, 1), span - 1)
         fits, exceeds = (knob, exceeds) if size(knob) <= budget else (fits, knob)
         halved = 2 * (exceeds - fits) <= span
-    return family.config_of(fits)
+    return Choice(family.config_of(fits), size(fits + 1))

@@ -163,6 +163,8 @@ def _parts(entry: PlannedMethod) -> list[str]:
         smallest = "" if entry.smallest_bytes is None else f" ({format_bytes(entry.smallest_bytes)})"
         return [f"{entry.error}{smallest}"]
     serving = f"at most {format_bytes(made.serving.bytes)}" if made.at_most else _ledger_text(made.serving)
+    if made.next_bytes is not None and get_method(made.method).fills == "steps":
+        serving += f"; the next size takes {format_bytes(made.next_bytes)} ({made.next_bytes / made.full_bytes:.1%})"
     training = _ledger_text(made.training)
     if get_method(made.method).needs_full_table:
         training += ", with the full table in it"

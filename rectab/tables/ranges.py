@@ -25,6 +25,9 @@ class RangeTable(EmbeddingTable[ConfigT]):
     hashed with its own salt, which depends on the seed and the vocabulary's name, so that adding or reordering
     vocabularies moves no rows within a range.
 
+    Rows are D wide and start with the options' standard deviation, unless a method says otherwise (``row_dim``,
+    ``init_gain``) and makes them so in its ``lookup``.
+
     Memory: (sum of num_rows) * (bytes of a row), and per vocabulary a first row, a number of rows and, if any is
     hashed, a salt.
     """
@@ -41,6 +44,8 @@ class RangeTable(EmbeddingTable[ConfigT]):
         options: TableOptions | None,
         num_rows: Sequence[int],
         seed: int,
+        row_dim: int | None = None,
+        init_gain: float = 1.0,
     ) -> None:
         super().__init__(vocabularies, embedding_dim, config, options)
         if len(num_rows) != len(self.vocabularies) or min(num_rows) < 1:
@@ -63,8 +68,8 @@ class RangeTable(EmbeddingTable[ConfigT]):
         generator = torch.Generator().manual_seed(self.options.seed)
         self.store = RowStore(
             total,
-            embedding_dim,
-            init_std=self.options.init_std,
+            row_dim or embedding_dim,
+            init_std=init_gain * self.options.init_std,
             generator=generator,
             gradient=self.options.gradient,
             rows=self.options.rows,
