@@ -63,7 +63,7 @@ def moved_rows(model: CTRModel) -> set[tuple[str, int]]:
     for name, store in model.table.row_stores():
         for rows, gradients in store.pending:
             moved.update((name, row) for row in rows[gradients.abs().sum(1) > 0].tolist())
-        store.pending = []
+        store.gradients.drop()
     return moved
 
 

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import os
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
 
-from rectab.ops import address_rows, segment_sum, spread_bags, use_kernel
+from rectab.ops import RowStore, address_rows, segment_sum, spread_bags, use_kernel
 from rectab.ops import kernels_torch as plain
-from rectab.optim.adam import _bias_corrections
+from rectab.optim import RowAdagrad, RowAdam, RowSGD
 
 # Before triton is imported: its own functions are made for the interpreter or the compiler as they are declared.
 os.environ["TRITON_INTERPRET"] = "1"
 pytest.importorskip("triton")
 from rectab.ops import kernels_triton as fast
 
-HALVES = [(torch.bfloat16, torch.bfloat16), (torch.float16, torch.float16)]
+UPDATES: dict[str, Any] = {
+    "sgd": RowSGD,
+    "adagrad": partial(RowAdagrad, state="element"),
+    "adagrad-row": RowAdagrad,
+    "adam": RowAdam,
+    "adam-step": partial(RowAdam, bias_correction="step"),
+}
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
@@ -42,9 +50,9 @@ def test_addresses_are_the_same_bits(count: int) -> None:
 def test_gathers_are_the_same_bits(count: int, dim: int, dtype: torch.dtype) -> None:
     weight = torch.randn(30, dim, generator=drawn(0)).to(dtype)
     rows = torch.randint(0, 30, (count,), generator=drawn(1))
-    assert torch.equal(fast.gather(weight, rows), plain.gather(weight, rows))
+    assert torch.equal(fast.gather(weight, rows, torch.float32), plain.gather(weight, rows, torch.float32))
     with pytest.raises(IndexError):
-        fast.gather(weight, torch.tensor([30]))
+        fast.gather(weight, torch.tensor([30]), dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -85,25 +93,23 @@ def test_offsets_that_would_read_outside_are_refused() -> None:
 
 
 @pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize(("dtype", "state"), [(torch.float32, torch.float32), *HALVES])
+@pytest.mark.parametrize(
+    ("rows", "state"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float32)]
+)
 @pytest.mark.parametrize("dim", [1, 5, 16])
-def test_updates(dim: int, dtype: torch.dtype, state: torch.dtype, shared: bool) -> None:
-    rows, gradients = torch.randperm(40, generator=drawn(0))[:21], torch.randn(21, dim, generator=drawn(1))
-    shares = None if shared else torch.rand(40, generator=drawn(2))
-    corrections = _bias_corrections((0.9, 0.999))
+@pytest.mark.parametrize("optimizer", UPDATES)
+def test_updates(optimizer: str, dim: int, rows: str, state: torch.dtype, shared: bool) -> None:
     results = []
-    for kernels in (plain, fast):
-        weight = torch.randn(40, dim, generator=drawn(3)).to(dtype)
-        moment, square, per_row = (torch.zeros(shape, dtype=state) for shape in ((40, dim), (40, dim), (40,)))
-        steps = torch.zeros(40, dtype=torch.int32)
-        decay = (shares, 0.1, 0.02)
-        kernels.sgd_update(weight, rows, gradients, *decay, 5)
-        kernels.adagrad_update(weight, square, rows, gradients, *decay, 1e-8, 6)
-        kernels.adagrad_update(weight, per_row, rows, gradients, *decay, 1e-8, 7)
-        adam = ((0.9, 0.999), 1e-8, corrections)
-        kernels.adam_update(weight, moment, square, steps, rows, gradients, *decay, *adam, 1, 8)
-        kernels.adam_update(weight, moment, square, None, rows, gradients, *decay, *adam, 2, 9)
-        results.append((weight, moment, square, per_row, steps))
+    for kernel in ("torch", "triton"):
+        store = RowStore(40, dim, init_std=1.0, generator=drawn(3), rows=rows)
+        options = {"weight_decay": 0.02, "decay": "lazy" if shared else "minibatch", "state_dtype": state}
+        counts = {"t": torch.rand(40, generator=drawn(2)) * 9}
+        step = UPDATES[optimizer]([("t", store)], 0.1, row_counts=counts, kernel=kernel, **options)
+        for number in range(2):
+            read = torch.randperm(40, generator=drawn(number))[:21]
+            (store(read) * torch.randn(21, dim, generator=drawn(number + 5))).sum().backward()
+            step.step()
+        results.append((store.weight.detach(), *(tensor for _, tensor in step.state_tensors())))
     for expected, got in zip(*results, strict=True):
         unit = torch.finfo(got.dtype).eps if got.dtype.is_floating_point else 0.0
         tolerance = max(8 * unit, 1e-5)

@@ -149,9 +149,8 @@ def test_what_is_trained_is_a_switch() -> None:
     assert store.trained
     store.trained = False
     assert not store(torch.tensor([1])).requires_grad
-    floats = RowStore(5, 2)
-    floats.weight.requires_grad_(False)
-    assert not floats.trained
+    frozen = RowStore(5, 2).requires_grad_(False)
+    assert not frozen.trained
 
 
 @pytest.mark.parametrize("rows", TRAINED)

@@ -352,7 +352,11 @@ def test_row_gradients_train_with_the_hosts_optimizer(model: Model) -> None:
     result.step_with(optimizer, rows)
     losses = train(model, optimizer)
     assert losses[-1] < 0.5 * losses[0]
-    assert {id(p) for g in optimizer.param_groups for p in g["params"]} == {id(p) for p in model.out.parameters()}
+    handles = {id(store.handle) for _, store in result.row_stores()}
+    held = {id(p) for g in optimizer.param_groups for p in g["params"]}
+    assert held == {id(p) for p in model.out.parameters()} | handles
+    assert not handles & {id(p) for p in optimizer.state}, "the host's own step passes handles over"
+    assert len(optimizer.state_dict()["param_groups"][0]["params"]) == 2, "nor are they in what it saves"
     assert all(not store.pending for _, store in result.row_stores())
 
 

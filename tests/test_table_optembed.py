@@ -128,7 +128,7 @@ def test_thresholds_never_fall_below_zero(vocabularies: list[Vocabulary]) -> Non
     table = supernet(vocabularies)
     with torch.no_grad():
         table.threshold.copy_(torch.tensor([-0.2, 0.0, 0.3, -1.0]))
-    table.after_step(1)
+    table.after_step(1, None)
     assert table.threshold.tolist() == pytest.approx([0.0, 0.0, 0.3, 0.0])
     assert table.threshold_curve.to_json()["values"][0] == pytest.approx([0.0, 0.0, 0.3, 0.0])
 

@@ -1,7 +1,8 @@
 """Sums over jagged rows: bags of embeddings, attention-weighted histories; and their inverse, spreading over rows.
 
-Costs follow the real lengths. Gradients are exact, and the kernels (numba, triton) sum in a fixed order, so training is
-deterministic. What no kernel takes, such as fp64 on CUDA, goes through torch's ``index_add``, which has no such order.
+Costs follow the real lengths. Gradients are exact and have derivatives themselves. The kernels (numba, triton) sum in a
+fixed order, so training is deterministic. What no kernel takes, such as fp64 on CUDA, goes through torch's
+``index_add``, which has no such order.
 """
 
 from __future__ import annotations
@@ -87,6 +88,8 @@ class _SegmentSum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
         values, offsets, weights = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph=True: the gradient must have one of its own
+            return _gradients_with_graph(ctx, gradient)
         kernels = kernels_for(gradient.device)
         for_values = for_weights = None
         if ctx.needs_input_grad[0]:
@@ -94,6 +97,18 @@ class _SegmentSum(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             for_weights = kernels.segment_dot(gradient, offsets, values).to(weights.dtype)
         return for_values, None, for_weights
+
+
+def _gradients_with_graph(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
+    """What the backward of :class:`_SegmentSum` gives, by operations that have a derivative."""
+    values, offsets, weights = ctx.saved_tensors
+    spread = spread_bags(gradient, offsets)
+    for_values = for_weights = None
+    if ctx.needs_input_grad[0]:
+        for_values = (spread if weights is None else spread * weights.unsqueeze(-1)).to(ctx.dtype)
+    if ctx.needs_input_grad[2]:
+        for_weights = (spread * values).sum(-1).to(weights.dtype)
+    return for_values, None, for_weights
 
 
 class _SpreadBags(torch.autograd.Function):
@@ -105,4 +120,4 @@ class _SpreadBags(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (offsets,) = ctx.saved_tensors
-        return kernels_for(gradient.device).segment_sum(gradient, offsets, None), None
+        return segment_sum(gradient, offsets), None

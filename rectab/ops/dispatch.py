@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-__all__ = ["KernelName", "in_graph", "is_eager", "kernel_name", "kernels_for", "use_kernel"]
+__all__ = ["KernelName", "find_kernel", "in_graph", "is_eager", "kernel_name", "kernels_for", "use_kernel"]
 
 KernelName = Literal["auto", "torch", "numba", "triton"]
 
@@ -61,6 +61,13 @@ def kernel_name(device: torch.device | str, kernel: KernelName = "auto") -> str:
 def kernels_for(device: torch.device | str, kernel: KernelName = "auto") -> Any:
     """The module of kernels that runs on ``device``; see :func:`kernel_name`."""
     return _module(kernel_name(device, kernel))
+
+
+def find_kernel(
+    name: str | None, what: str, device: torch.device | str, kernel: KernelName = "auto"
+) -> Callable[..., None] | None:
+    """The function ``<name>_<what>`` of :func:`kernels_for`; None if it has none, so that the reference must do it."""
+    return None if name is None else getattr(kernels_for(device, kernel), f"{name}_{what}", None)
 
 
 @cache

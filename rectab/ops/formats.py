@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from rectab.named import find_named
+from rectab.ops.kernels_torch import gather
 from rectab.ops.memory import empty_rows
 from rectab.ops.rounding import random_bits, store_rows
 
@@ -92,8 +93,8 @@ class FloatFormat:
         return {"weight": empty_rows(num_rows, row_dim, dtype=self.dtype, device=device)}
 
     def read(self, tensors: Tensors, rows: Tensor) -> Tensor:
-        values = torch.nn.functional.embedding(rows, tensors["weight"])
-        return values if values.dtype == torch.float64 else values.float()
+        weight = tensors["weight"]
+        return gather(weight, rows, torch.float64 if weight.dtype == torch.float64 else torch.float32)
 
     def write(self, tensors: Tensors, rows: Tensor, values: Tensor, salt: int | None) -> None:
         weight = tensors["weight"]

@@ -1,4 +1,4 @@
-"""The row kernels for CPU in numba; the same functions as :mod:`rectab.ops.kernels_torch`.
+"""The row kernels for CPU in numba; the functions of :mod:`rectab.ops.kernels_torch`, and those of update rules.
 
 Parallel without atomics: a thread owns the rows whose hash falls into its share, so no row is written by two. Sums run
 in the order of the lookups whatever the number of threads, so a result does not depend on it.
@@ -62,15 +62,15 @@ def address(ids: Tensor, repeat: int, salt: Tensor, first_row: Tensor, num_rows:
     return out
 
 
-def gather(weight: Tensor, rows: Tensor) -> Tensor:
-    """[N, D], int64 [*] -> [*, D]. Raises IndexError for a row outside the store."""
+def gather(weight: Tensor, rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """[N, D], int64 [*] -> [*, D] of ``dtype``. Raises IndexError for a row outside the store."""
     flat = flat_rows(rows)
-    out = torch.empty(flat.size, weight.shape[1], dtype=weight.dtype)
+    out = torch.empty(flat.size, weight.shape[1], dtype=dtype if dtype == weight.dtype else _computed_in(weight))
     source = as_array(weight)
     outside = np.zeros(2, dtype=np.int64)
     launch(row_kernels.gather, thread_count(out.numel()), source, flat, as_array(out), outside)
     raise_if_outside(outside, source.shape[0])
-    return out.view(*rows.shape, weight.shape[1])
+    return out.view(*rows.shape, weight.shape[1]).to(dtype)
 
 
 def coalesce(pending: Sequence[tuple[Tensor, Tensor]], row_dim: int) -> tuple[Tensor, Tensor]:
@@ -78,7 +78,7 @@ def coalesce(pending: Sequence[tuple[Tensor, Tensor]], row_dim: int) -> tuple[Te
     flat = [flat_rows(rows) for rows, _ in pending]
     rows = flat[0] if len(flat) == 1 else np.concatenate(flat)
     if rows.size == 0:
-        return torch.empty(0, dtype=torch.int64), torch.empty(0, row_dim)
+        return torch.empty(0, dtype=torch.int64), torch.empty(0, row_dim, dtype=torch.float32)
     if rows.size >= 2**31:
         raise ValueError(f"a step may look up at most {2**31 - 1} rows, got {rows.size}")
     threads = thread_count(rows.size * row_dim)
@@ -91,7 +91,7 @@ def coalesce(pending: Sequence[tuple[Tensor, Tensor]], row_dim: int) -> tuple[Te
     launch(row_kernels.assign_slots, threads, rows, owned, positions, slots, distinct, starts)
     np.cumsum(starts, out=starts)
     out_rows = torch.empty(int(starts[-1]), dtype=torch.int64)
-    sums = torch.empty(int(starts[-1]), row_dim)
+    sums = torch.empty(int(starts[-1]), row_dim, dtype=torch.float32)
     cursor, filled = owned[:-1].copy(), np.zeros(threads, dtype=np.int64)
     begin = 0
     for part, (_, gradients) in zip(flat, pending, strict=True):

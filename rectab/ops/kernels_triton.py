@@ -1,6 +1,6 @@
-"""The row kernels for CUDA in triton; the same functions as :mod:`rectab.ops.kernels_torch`.
+"""The row kernels for CUDA in triton; the functions of :mod:`rectab.ops.kernels_torch`, and those of update rules.
 
-Replaying missed steps (``*_refresh``) is left to the torch reference, which runs on the device as well. An index
+There is none that replays missed steps: the rules do it, on the device as well. An index
 outside its range raises IndexError under triton's interpreter; on CUDA it trips a device-side assertion, as torch's
 own lookups do, since raising at once would make every lookup wait for the device.
 """
@@ -15,19 +15,16 @@ import triton
 from torch import Tensor
 
 from rectab.ops import triton_kernels
-from rectab.ops.kernels_torch import adagrad_refresh, adam_refresh, sgd_refresh
+from rectab.ops.step import Step
 
 __all__ = [
-    "adagrad_refresh",
     "adagrad_update",
-    "adam_refresh",
     "adam_update",
     "address",
     "coalesce",
     "gather",
     "segment_dot",
     "segment_sum",
-    "sgd_refresh",
     "sgd_update",
     "spread_bags",
 ]
@@ -75,11 +72,11 @@ def address(ids: Tensor, repeat: int, salt: Tensor, first_row: Tensor, num_rows:
     return out
 
 
-def gather(weight: Tensor, rows: Tensor) -> Tensor:
-    """[N, D], int64 [*] -> [*, D]."""
+def gather(weight: Tensor, rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """[N, D], int64 [*] -> [*, D] of ``dtype``."""
     flat = rows.reshape(-1).to(torch.int64).contiguous()
     row_dim = weight.shape[1]
-    out = torch.empty(flat.numel(), row_dim, dtype=weight.dtype, device=weight.device)
+    out = torch.empty(flat.numel(), row_dim, dtype=dtype, device=weight.device)
     outside = torch.zeros((), dtype=torch.int32, device=weight.device)
     arguments = (weight.detach().contiguous(), weight.shape[0], row_dim, flat, flat.numel(), out, outside)
     _launch(triton_kernels.gather, flat.numel(), _blocks(row_dim), *arguments)
@@ -95,7 +92,7 @@ def coalesce(pending: Sequence[tuple[Tensor, Tensor]], row_dim: int) -> tuple[Te
     distinct, counts = torch.unique_consecutive(in_order, return_counts=True)
     starts = torch.zeros(distinct.numel() + 1, dtype=torch.int64, device=rows.device)
     torch.cumsum(counts, 0, out=starts[1:])
-    sums = torch.empty(distinct.numel(), row_dim, device=rows.device)
+    sums = torch.empty(distinct.numel(), row_dim, dtype=torch.float32, device=rows.device)
     arguments = (gradients, row_dim, order, starts, gradients, sums)
     _launch_segments(triton_kernels.segment_sum, starts, row_dim, *arguments, ORDERED=True, WEIGHTED=False)
     return distinct, sums
@@ -105,7 +102,7 @@ def segment_sum(values: Tensor, offsets: Tensor, weights: Tensor | None) -> Tens
     """See :func:`rectab.ops.kernels_numba.segment_sum`; fp32, bf16 or fp16."""
     offsets, values = _offsets(offsets, values.shape[0]), values.contiguous()
     row_dim = values.shape[1]
-    out = torch.empty(offsets.numel() - 1, row_dim, device=values.device)
+    out = torch.empty(offsets.numel() - 1, row_dim, dtype=torch.float32, device=values.device)
     shares = values if weights is None else weights.float().contiguous()
     arguments = (values, row_dim, offsets, offsets, shares, out)
     options = {"ORDERED": False, "WEIGHTED": weights is not None}
@@ -128,7 +125,7 @@ def segment_dot(vectors: Tensor, offsets: Tensor, values: Tensor) -> Tensor:
     """See :func:`rectab.ops.kernels_numba.segment_dot`; fp32, bf16 or fp16."""
     offsets, vectors, values = _offsets(offsets, values.shape[0]), vectors.contiguous(), values.contiguous()
     row_dim = values.shape[1]
-    out = torch.zeros(values.shape[0], device=values.device)
+    out = torch.zeros(values.shape[0], dtype=torch.float32, device=values.device)
     if row_dim:
         arguments = (vectors, row_dim, offsets, values, out)
         _launch_segments(triton_kernels.segment_dot, offsets, row_dim, *arguments)
@@ -152,69 +149,38 @@ def _offsets(offsets: Tensor, count: int) -> Tensor:
     return offsets
 
 
-def sgd_update(
-    weight: Tensor, rows: Tensor, gradients: Tensor, shares: Tensor | None, lr: float, decay: float, salt: int
+State = dict[str, Tensor]
+
+
+def _launch_update(
+    kernel: Any, weight: Tensor, state: Sequence[Tensor], step: Step, *rest: Any, **options: Any
 ) -> None:
-    """See :func:`rectab.ops.kernels_torch.sgd_update`."""
-    row_dim = weight.shape[1]
-    shared = gradients if shares is None else shares
-    arguments = (_in_place(weight.detach()), row_dim, rows, rows.numel(), gradients, shared, lr, decay)
-    options = {"SHARED": shares is None, "KIND": _KINDS[weight.dtype]}
-    _launch(triton_kernels.sgd, rows.numel(), _blocks(row_dim), *arguments, _salt(salt, weight.device), **options)
+    """Of distinct rows; ``rest`` and ``options`` are the rule's own."""
+    tensors = [_in_place(tensor) for tensor in (weight.detach(), *state)]
+    shares = step.gradients if step.shares is None else step.shares
+    touched = (weight.shape[1], step.rows, step.rows.numel(), step.gradients, shares, step.lr, step.decay)
+    options |= {"SHARED": step.shares is None, "KIND": _KINDS[weight.dtype]}
+    salt = _salt(step.salt, weight.device)
+    _launch(kernel, step.rows.numel(), _blocks(weight.shape[1]), *tensors, *touched, salt, *rest, **options)
 
 
-def adagrad_update(
-    weight: Tensor,
-    square: Tensor,
-    rows: Tensor,
-    gradients: Tensor,
-    shares: Tensor | None,
-    lr: float,
-    decay: float,
-    eps: float,
-    salt: int,
-) -> None:
-    """See :func:`rectab.ops.kernels_torch.adagrad_update`."""
-    row_dim = weight.shape[1]
-    shared = gradients if shares is None else shares
-    tensors = (_in_place(weight.detach()), _in_place(square))
-    arguments = (*tensors, row_dim, rows, rows.numel(), gradients, shared, lr, decay, eps, _salt(salt, weight.device))
-    options = {
-        "PER_ROW": square.dim() == 1,
-        "SHARED": shares is None,
-        "KIND": _KINDS[weight.dtype],
-        "STATE_KIND": _KINDS[square.dtype],
-    }
-    _launch(triton_kernels.adagrad, rows.numel(), _blocks(row_dim), *arguments, **options)
+def sgd_update(weight: Tensor, state: State, step: Step, rule: Any) -> None:
+    """See :class:`rectab.optim.sgd.SGD`."""
+    _launch_update(triton_kernels.sgd, weight, (), step)
 
 
-def adam_update(
-    weight: Tensor,
-    moment: Tensor,
-    square: Tensor,
-    steps: Tensor | None,
-    rows: Tensor,
-    gradients: Tensor,
-    shares: Tensor | None,
-    lr: float,
-    decay: float,
-    betas: tuple[float, float],
-    eps: float,
-    corrections: Tensor,
-    step: int,
-    salt: int,
-) -> None:
-    """See :func:`rectab.ops.kernels_torch.adam_update`."""
-    row_dim = weight.shape[1]
-    shared = gradients if shares is None else shares
-    own_steps = rows if steps is None else steps
-    tensors = (_in_place(weight.detach()), _in_place(moment), _in_place(square), own_steps)
-    which = (step, row_dim, rows, rows.numel(), gradients, shared)
-    how = (lr, decay, *betas, eps, corrections, corrections.shape[1] - 1, _salt(salt, weight.device))
-    options = {
-        "OWN_STEPS": steps is not None,
-        "SHARED": shares is None,
-        "KIND": _KINDS[weight.dtype],
-        "STATE_KIND": _KINDS[moment.dtype],
-    }
-    _launch(triton_kernels.adam, rows.numel(), _blocks(row_dim), *tensors, *which, *how, **options)
+def adagrad_update(weight: Tensor, state: State, step: Step, rule: Any) -> None:
+    """See :class:`rectab.optim.adagrad.Adagrad`."""
+    square = state["square"]
+    options = {"PER_ROW": square.dim() == 1, "STATE_KIND": _KINDS[square.dtype]}
+    _launch_update(triton_kernels.adagrad, weight, (square,), step, rule.eps, **options)
+
+
+def adam_update(weight: Tensor, state: State, step: Step, rule: Any) -> None:
+    """See :class:`rectab.optim.adam.Adam`."""
+    moment, square, steps = state["moment"], state["square"], state.get("steps")
+    corrections = rule.corrections(weight.device)
+    rest = (step.number, *rule.betas, rule.eps, corrections, corrections.shape[1] - 1)
+    options = {"OWN_STEPS": steps is not None, "STATE_KIND": _KINDS[moment.dtype]}
+    own_steps = step.rows if steps is None else steps
+    _launch_update(triton_kernels.adam, weight, (moment, square, own_steps), step, *rest, **options)

@@ -18,7 +18,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
-from rectab.ops.numba_values import LOW_16, load, mix, round_to_bf16, round_to_fp16
+from rectab.ops.numba_values import LOW_16, copy_row, load, mix, round_to_bf16, round_to_fp16
 
 __all__ = [
     "LANES",
@@ -30,6 +30,7 @@ __all__ = [
     "store_lanes",
     "store_row",
     "sum_lanes",
+    "take_row",
     "write_block",
 ]
 
@@ -288,3 +289,20 @@ def _store_row(array, row, values, salt):
                 word >>= _U16
 
     return store_half
+
+
+def take_row(source, row, target, to):
+    """``target[to] = source[row]``: of one width, and of one dtype or from halves to fp32; in kernels only."""
+    raise NotImplementedError
+
+
+@overload(take_row, jit_options=_INLINE)
+def _take_row(source, row, target, to):
+    if source.dtype == target.dtype:
+        return lambda source, row, target, to: copy_row(source, row, target, to)
+
+    def converted(source, row, target, to):
+        for j in range(0, target.shape[1], LANES):
+            store_lanes(target, to, j, load_lanes(source, row, j))
+
+    return converted

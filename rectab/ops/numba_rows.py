@@ -9,8 +9,8 @@ import numpy as np
 from numba import njit, prange
 
 from rectab.jit import compiled, parallel
-from rectab.ops.numba_lanes import LANES, load_lanes, store_lanes
-from rectab.ops.numba_values import copy_row, mix, owner_of, prefetch, spread
+from rectab.ops.numba_lanes import LANES, load_lanes, store_lanes, take_row
+from rectab.ops.numba_values import mix, owner_of, prefetch, spread
 
 _U32 = np.uint64(32)
 _LOW_32 = np.uint64(0xFFFFFFFF)
@@ -64,7 +64,7 @@ def _gather(thread, threads, weight, rows, out, outside):
             outside[1] = row
             outside[0] = 1
             return
-        copy_row(weight, row, out, i)
+        take_row(weight, row, out, i)
 
 
 @parallel

@@ -1,4 +1,7 @@
-"""Numba kernels that update distinct rows by one step. Called through :mod:`rectab.ops.kernels_numba`."""
+"""Numba kernels that update distinct rows by one step. Called through :mod:`rectab.ops.numba_optim`.
+
+``step`` is (rows, gradients, shares, lr, decay, number, salt), the fields of :class:`rectab.ops.step.Step`.
+"""
 
 # Kernels have no type hints: numba infers them, and mypy misreads numba's decorators.
 # mypy: ignore-errors
@@ -34,7 +37,8 @@ def share_of(decay, shares, row):
 
 
 @compiled
-def _sgd(thread, threads, weight, rows, gradients, shares, lr, decay, salt):
+def _sgd(thread, threads, weight, step):
+    rows, gradients, shares, lr, decay, _, salt = step
     w = scratch(weight.shape[1])
     begin, end = thread * rows.size // threads, (thread + 1) * rows.size // threads
     for i in range(begin, end):
@@ -49,13 +53,15 @@ def _sgd(thread, threads, weight, rows, gradients, shares, lr, decay, salt):
 
 
 @parallel
-def sgd(threads, weight, rows, gradients, shares, lr, decay, salt):
+def sgd(threads, weight, step):
     for thread in prange(threads):
-        _sgd(thread, threads, weight, rows, gradients, shares, lr, decay, salt)
+        _sgd(thread, threads, weight, step)
 
 
 @compiled
-def _adagrad(thread, threads, weight, square, rows, gradients, shares, lr, decay, eps, salt):
+def _adagrad(thread, threads, tensors, step, eps):
+    weight, square = tensors
+    rows, gradients, shares, lr, decay, _, salt = step
     w = scratch(weight.shape[1])
     g = scratch(weight.shape[1])
     s = scratch(square.shape[1])
@@ -91,14 +97,15 @@ def _adagrad(thread, threads, weight, square, rows, gradients, shares, lr, decay
 
 
 @parallel
-def adagrad(threads, weight, square, rows, gradients, shares, lr, decay, eps, salt):
+def adagrad(threads, tensors, step, eps):
     for thread in prange(threads):
-        _adagrad(thread, threads, weight, square, rows, gradients, shares, lr, decay, eps, salt)
+        _adagrad(thread, threads, tensors, step, eps)
 
 
 @compiled
-def _adam(thread, threads, tensors, steps, step, rows, gradients, shares, lr, decay, options, corrections, salt):
-    weight, moment, square = tensors
+def _adam(thread, threads, tensors, step, options, corrections):
+    weight, moment, square, steps = tensors
+    rows, gradients, shares, lr, decay, number, salt = step
     beta_1, beta_2, eps = options
     one = np.float32(1.0)
     w = scratch(weight.shape[1])
@@ -115,7 +122,7 @@ def _adam(thread, threads, tensors, steps, step, rows, gradients, shares, lr, de
                 prefetch(steps, rows[i + _AHEAD])
         row = rows[i]
         row_decay = share_of(decay, shares, row)
-        row_step = step
+        row_step = number
         if steps.size:
             steps[row] += 1
             row_step = np.int64(steps[row])
@@ -135,6 +142,6 @@ def _adam(thread, threads, tensors, steps, step, rows, gradients, shares, lr, de
 
 
 @parallel
-def adam(threads, tensors, steps, step, rows, gradients, shares, lr, decay, options, corrections, salt):
+def adam(threads, tensors, step, options, corrections):
     for thread in prange(threads):
-        _adam(thread, threads, tensors, steps, step, rows, gradients, shares, lr, decay, options, corrections, salt)
+        _adam(thread, threads, tensors, step, options, corrections)

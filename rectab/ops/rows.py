@@ -3,8 +3,8 @@
 ``RowStore`` is where every table keeps its rows. In what form it holds them is a row format
 (:mod:`rectab.ops.formats`); how its gradient reaches an optimizer is a choice:
 
-* ``row``: the backward pass keeps (rows, gradients) in ``pending``; a row optimizer (:mod:`rectab.optim`) updates only
-  those rows, so a step costs what the batch costs, whatever the size of the table.
+* ``row``: the backward pass keeps (rows, gradients) beside the store (:mod:`rectab.ops.gradients`); a row optimizer
+  (:mod:`rectab.optim`) updates only those rows, so a step costs what the batch costs, whatever the size of the table.
 * ``sparse`` and ``dense``: ordinary torch gradients, for a host's own optimizer.
 """
 
@@ -16,8 +16,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from rectab.ops.dispatch import KernelName, is_eager, kernels_for
+from rectab.ops.dispatch import is_eager, kernels_for
 from rectab.ops.formats import FloatFormat, RowFormat, float_format, get_format
+from rectab.ops.gradients import RowGradients, new_handle
 
 __all__ = ["Gradient", "RowStore"]
 
@@ -30,6 +31,8 @@ class RowStore(nn.Module):
     """``num_rows`` vectors of ``row_dim`` elements.
 
     Float formats hold them in a parameter ``weight`` [num_rows, row_dim]; other formats in buffers of their own names.
+    With row gradients there is a parameter ``handle`` besides, which belongs to the loop (:mod:`rectab.ops.gradients`)
+    and not to the rows: it is neither counted nor saved.
 
     Args:
         num_rows: number of rows, at least 1.
@@ -45,6 +48,7 @@ class RowStore(nn.Module):
     """
 
     weight: nn.Parameter
+    handle: nn.Parameter
 
     def __init__(
         self,
@@ -64,19 +68,22 @@ class RowStore(nn.Module):
         _check_gradient(self.format, gradient)
         self.num_rows, self.row_dim = num_rows, row_dim
         self.gradient: Gradient = gradient
-        self.pending: list[tuple[Tensor, Tensor]] = []
-        self._summed: Tensor | None = None  # the rows of ``pending`` if they are known to be distinct
+        self.dtype = torch.float64 if rows == "fp64" else torch.float32
+        """Of the vectors that lookups give; ``store.half()`` changes it, as it does for any module."""
+        self.gradients = RowGradients(row_dim)
         self.before_lookup: Callable[[Tensor], None] | None = None
-        """Set by a row optimizer whose decay is ``full``: brings rows up to date before they are read."""
+        """Called with the rows of every lookup; a row optimizer whose decay is ``full`` brings them up to date."""
+        self.read_as: Callable[[Tensor], Tensor] | None = None
+        """Gives the values that a lookup sees, where a row optimizer says so; None for the values held."""
         tensors = self.format.tensors(num_rows, row_dim, device)
         self._names = tuple(tensors)
         for name, tensor in tensors.items():
             if isinstance(self.format, FloatFormat):
-                self.register_parameter(name, nn.Parameter(tensor))
+                self.register_parameter(name, nn.Parameter(tensor, requires_grad=gradient != "row"))
             else:
                 self.register_buffer(name, tensor)
-        if not isinstance(self.format, FloatFormat):
-            self._anchor = torch.zeros((), requires_grad=self.format.trains)
+        if gradient == "row":
+            self.handle = new_handle(device, self.format.trains)
         if self.device.type != "meta":
             self._initialise(init_std, generator)
 
@@ -90,6 +97,8 @@ class RowStore(nn.Module):
             values = self.new_zeros(end - start, self.row_dim).normal_(0.0, std, generator=generator)
             self.write(slice(start, end), values)
 
+    # What it holds.
+
     @property
     def tensors(self) -> dict[str, Tensor]:
         """What holds the rows, by name."""
@@ -98,22 +107,6 @@ class RowStore(nn.Module):
     @property
     def device(self) -> torch.device:
         return next(iter(self.tensors.values())).device
-
-    @property
-    def trained(self) -> bool:
-        """Whether lookups reach an optimizer. Settable; for float formats it is ``weight.requires_grad``."""
-        return self.anchor.requires_grad
-
-    @trained.setter
-    def trained(self, trained: bool) -> None:
-        if trained and not self.format.trains:
-            raise ValueError(f"rows held as {self.format.name} cannot be trained")
-        self.anchor.requires_grad_(trained)
-
-    @property
-    def anchor(self) -> Tensor:
-        """What stands for the rows in autograd's graph: the weight, or an empty scalar where integers hold them."""
-        return self.weight if isinstance(self.format, FloatFormat) else self._anchor
 
     @torch.no_grad()
     def read(self, rows: Tensor | slice) -> Tensor:
@@ -132,16 +125,35 @@ class RowStore(nn.Module):
 
     def new_zeros(self, *shape: int) -> Tensor:
         """Zeros of the type and on the device of this store's vectors."""
-        return torch.zeros(*shape, dtype=self._dtype, device=self.device)
+        return torch.zeros(*shape, dtype=self.dtype, device=self.device)
+
+    # What trains it.
 
     @property
-    def _dtype(self) -> torch.dtype:
-        """Of the vectors."""
-        wide = isinstance(self.format, FloatFormat) and self.format.dtype == torch.float64
-        return torch.float64 if wide else torch.float32
+    def anchor(self) -> nn.Parameter:
+        """The parameter that autograd and optimizers know the rows by: the weight, or the handle of row gradients."""
+        return self.handle if self.gradient == "row" else self.weight
+
+    @property
+    def trained(self) -> bool:
+        """Whether lookups reach an optimizer: ``requires_grad`` of :attr:`anchor`. Settable."""
+        return self.anchor.requires_grad
+
+    @trained.setter
+    def trained(self, trained: bool) -> None:
+        if trained and not self.format.trains:
+            raise ValueError(f"rows held as {self.format.name} cannot be trained")
+        self.anchor.requires_grad_(trained)
+
+    @property
+    def pending(self) -> list[tuple[Tensor, Tensor]]:
+        """(rows int64 [n], gradients [n, row_dim]) that wait for a step, as the loop around them has left them."""
+        return self.gradients.parts
+
+    # Lookups.
 
     def forward(self, rows: Tensor) -> Tensor:
-        """int64 [*] row numbers -> float32 [*, row_dim] (float64 for rows held so), with a gradient.
+        """int64 [*] row numbers -> [*, row_dim] of :attr:`dtype`, with a gradient.
 
         Raises:
             IndexError: a row is outside the store.
@@ -151,37 +163,48 @@ class RowStore(nn.Module):
         if not (torch.is_grad_enabled() and self.trained):
             return self._gather(rows)
         if self.gradient == "row":
-            return _RecordingGather.apply(self.anchor, rows, self)
-        return _at_least_fp32(nn.functional.embedding(rows, self.weight, sparse=self.gradient == "sparse"))
+            self.gradients.listen(self.handle)
+            return _RecordingGather.apply(self.handle, rows, self)
+        vectors = nn.functional.embedding(rows, self.weight, sparse=self.gradient == "sparse")
+        return vectors.to(self.dtype)
 
     def _gather(self, rows: Tensor) -> Tensor:
-        if not isinstance(self.format, FloatFormat):
-            return self.format.read(self.tensors, rows)
-        if is_eager(self.weight, rows):
-            return _at_least_fp32(kernels_for(self.device).gather(self.weight, rows))
-        return _at_least_fp32(nn.functional.embedding(rows, self.weight))
+        if isinstance(self.format, FloatFormat) and is_eager(self.weight, rows):
+            return kernels_for(self.device).gather(self.weight, rows, self.dtype)
+        vectors = self.format.read(self.tensors, rows) if self.read_as is None else self.read_as(rows)
+        return vectors.to(self.dtype)
 
-    def sum_pending(self, kernel: KernelName = "auto") -> tuple[Tensor, Tensor]:
-        """(distinct rows int64 [u], the sum of each one's pending gradients fp32 [u, D]); ``pending`` becomes these."""
-        if len(self.pending) != 1 or self.pending[0][0] is not self._summed:
-            self.pending = [kernels_for(self.device, kernel).coalesce(self.pending, self.row_dim)]
-            self._summed = self.pending[0][0]
-        return self.pending[0]
+    # What torch's modules do.
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RowStore:
-        """Move the rows. ``store.half()`` converts rows of floats, and leaves other formats as they are."""
-        held = {} if isinstance(self.format, FloatFormat) else self.tensors
+        """Move the rows. ``store.half()`` converts vectors, and rows that are held as floats; no other format."""
+        converted = fn(torch.zeros(1, dtype=self.dtype, device=self.device))
+        self.dtype = converted.dtype
+        kept = {name: t for name, t in self.tensors.items() if not isinstance(self.format, FloatFormat)}
         super()._apply(fn, recurse)
         if isinstance(self.format, FloatFormat):
             self.format = float_format(self.weight.dtype)
-        for name, tensor in held.items():
+        for name, tensor in kept.items():
             if getattr(self, name).dtype != tensor.dtype:
                 setattr(self, name, tensor.to(getattr(self, name).device))
+        if self.gradient == "row" and self.handle.dtype != torch.float32:
+            self.handle.data, self.handle.grad = self.handle.data.float(), None
         return self
 
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination.pop(f"{prefix}handle", None)
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, metadata: Any, strict: bool, missing: list[str], *rest: Any
+    ) -> None:
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, *rest)
+        if f"{prefix}handle" in missing:
+            missing.remove(f"{prefix}handle")
+
     def __getstate__(self) -> dict[str, Any]:
-        """Without what belongs to a running step, so that a copied store does not copy its optimizer."""
-        return {**self.__dict__, "pending": [], "_summed": None, "before_lookup": None}
+        """Without what belongs to a running loop, so that a copied store does not copy its optimizer."""
+        return {**self.__dict__, "gradients": RowGradients(self.row_dim), "before_lookup": None, "read_as": None}
 
     def extra_repr(self) -> str:
         return f"{self.num_rows}, {self.row_dim}, rows={self.format.name!r}, gradient={self.gradient!r}"
@@ -197,25 +220,18 @@ def _check_gradient(row_format: RowFormat, gradient: Gradient) -> None:
         )
 
 
-def _at_least_fp32(vectors: Tensor) -> Tensor:
-    return vectors if vectors.dtype == torch.float64 else vectors.float()
-
-
 class _RecordingGather(torch.autograd.Function):
-    """A gather whose backward keeps (rows, gradients) in the store instead of building a gradient for its weight."""
+    """A gather whose backward keeps (rows, gradients) beside the store; the weight gets no gradient."""
 
     @staticmethod
-    def forward(ctx: Any, anchor: Tensor, rows: Tensor, store: RowStore) -> Tensor:
+    def forward(ctx: Any, handle: Tensor, rows: Tensor, store: RowStore) -> Tensor:
         ctx.save_for_backward(rows)
         ctx.store = store
         return store._gather(rows)
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[None, None, None]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
         (rows,) = ctx.saved_tensors
-        if grad_output.dtype == torch.float64:
-            raise ValueError(
-                "row optimizers compute in fp32; train rows held as fp64 with gradient 'dense' or 'sparse'"
-            )
-        ctx.store.pending.append((rows.reshape(-1).long(), grad_output.reshape(rows.numel(), ctx.store.row_dim)))
-        return None, None, None
+        store: RowStore = ctx.store
+        store.gradients.record(rows.reshape(-1).long(), grad_output.reshape(rows.numel(), store.row_dim))
+        return torch.zeros_like(store.handle), None, None

@@ -125,7 +125,7 @@ def sgd(
 
 @triton.jit
 def adagrad(
-    weight, square, row_dim, rows, count, gradients, shares, lr, decay, eps, salt,
+    weight, square, row_dim, rows, count, gradients, shares, lr, decay, salt, eps,
     PER_ROW: tl.constexpr, SHARED: tl.constexpr, KIND: tl.constexpr, STATE_KIND: tl.constexpr,
     BLOCK: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
@@ -151,8 +151,8 @@ def adagrad(
 
 @triton.jit
 def adam(
-    weight, moment, square, steps, step, row_dim, rows, count, gradients, shares, lr, decay,
-    beta_1, beta_2, eps, corrections, latest, salt,
+    weight, moment, square, steps, row_dim, rows, count, gradients, shares, lr, decay, salt,
+    step, beta_1, beta_2, eps, corrections, latest,
     OWN_STEPS: tl.constexpr, SHARED: tl.constexpr, KIND: tl.constexpr, STATE_KIND: tl.constexpr,
     BLOCK: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-__all__ = ["decayed", "hash_row", "mix", "rounded"]
+__all__ = ["hash_row", "mix", "rounded"]
 
 _MULTIPLIER_1 = tl.constexpr(0xBF58476D1CE4E5B9)
 _MULTIPLIER_2 = tl.constexpr(0x94D049BB133111EB)
@@ -46,9 +46,3 @@ def rounded(value, row, column, row_dim, salt, kind: tl.constexpr):
     normal = ((bits + (random & 0x1FFF)) & -0x2000).to(tl.float32, bitcast=True)
     subnormal = tl.floor(value * 16777216.0 + random.to(tl.float32) * (1.0 / 65536.0)) * (1.0 / 16777216.0)
     return tl.where(tl.abs(value) >= 2.0**-14, normal, subnormal).to(tl.float16)
-
-
-@triton.jit
-def decayed(rate):
-    """As :func:`rectab.ops.replay.decayed`."""
-    return 1.0 / (1.0 + rate * (1.0 + 0.5 * rate))

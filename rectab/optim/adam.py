@@ -9,12 +9,83 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from rectab.ops.dispatch import kernels_for
-from rectab.ops.memory import empty_rows
+from rectab.ops.replay import Clock, chunks_of, decayed
 from rectab.ops.rows import RowStore
+from rectab.ops.step import Step
 from rectab.optim.base import RowOptimizer
+from rectab.optim.rule import RowRule, state_of_rows
 
-__all__ = ["RowAdam"]
+__all__ = ["Adam", "RowAdam"]
+
+
+class Adam(RowRule):
+    """The rule of :class:`RowAdam`; the arguments are its."""
+
+    kernel = "adam"
+
+    def __init__(
+        self,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        bias_correction: Literal["row", "step"] = "row",
+    ) -> None:
+        if not all(0.0 <= beta < 1.0 for beta in betas) or eps < 0:
+            raise ValueError(f"betas must be in [0, 1) and eps at least 0, got betas={betas}, eps={eps}")
+        if bias_correction not in ("row", "step"):
+            raise ValueError(f"bias_correction must be 'row' or 'step', got {bias_correction!r}")
+        self.betas, self.eps, self._by_row = betas, eps, bias_correction == "row"
+        self._corrections: dict[torch.device, Tensor] = {}
+
+    def new_state(
+        self, num_rows: int, row_dim: int, dtype: torch.dtype, device: Any, replays: bool
+    ) -> dict[str, Tensor]:
+        state = {key: state_of_rows(num_rows, row_dim, dtype=dtype, device=device) for key in ("moment", "square")}
+        if self._by_row and not replays:
+            state["steps"] = state_of_rows(num_rows, dtype=torch.int32, device=device)
+        return state
+
+    def corrections(self, device: torch.device) -> Tensor:
+        """fp32 [2, T]: ``1 - beta^t`` of both betas; the last column stands for all later t."""
+        if device not in self._corrections:
+            self._corrections[device] = _bias_corrections(self.betas).to(device)
+        return self._corrections[device]
+
+    def update(self, values: Tensor, gradients: Tensor, state: dict[str, Tensor], step: Step) -> Tensor:
+        beta_1, beta_2 = self.betas
+        state["moment"] = m = beta_1 * state["moment"] + (1 - beta_1) * gradients
+        state["square"] = v = beta_2 * state["square"] + (1 - beta_2) * gradients * gradients
+        corrections = self.corrections(values.device)
+        latest = corrections.shape[1] - 1
+        if "steps" in state:
+            state["steps"] = state["steps"] + 1
+            correction = corrections[:, state["steps"].clamp(max=latest).long()].unsqueeze(2)
+        else:
+            correction = corrections[:, min(step.number, latest)].view(2, 1, 1)
+        return values - step.lr * (m / correction[0]) / ((v / correction[1]).sqrt() + self.eps)
+
+    def replay(self, values: Tensor, state: dict[str, Tensor], seen: Tensor, clock: Clock) -> Tensor:
+        """The dense Adam steps whose gradient was that of the penalty alone."""
+        (beta_1, beta_2), corrections = self.betas, self.corrections(values.device)
+        w, m, v = values, state["moment"], state["square"]
+        for start, length, active in chunks_of(seen, clock):
+            lr_sum = clock.lr_between(start, start + length).unsqueeze(1)
+            n = length.float().unsqueeze(1)
+            kept_1, kept_2 = beta_1**n, beta_2**n
+            middle = (start + (length + 1) // 2).clamp(max=corrections.shape[1] - 1).long()
+            correction = corrections[:, middle].unsqueeze(2)
+            g = clock.decay * w
+            v_next = kept_2 * v + (1 - kept_2) * g * g
+            # One step: m and v after it. Many: v in the middle; m follows g, after what was left of it has run out.
+            m_one = beta_1 * m + (1 - beta_1) * g
+            v_felt = torch.where(n == 1, v_next, (v + v_next) / 2)
+            scale = lr_sum / correction[0] / ((v_felt / correction[1]).sqrt() + self.eps)
+            left = (m - g) * (beta_1 * (1 - kept_1) / (1 - beta_1)) / n
+            w_next = torch.where(n == 1, w - scale * m_one, w * decayed(scale * clock.decay) - scale * left)
+            m_next = torch.where(n == 1, m_one, kept_1 * m + (1 - kept_1) * clock.decay * w_next)
+            keep = active.unsqueeze(1)
+            w, m, v = torch.where(keep, w_next, w), torch.where(keep, m_next, m), torch.where(keep, v_next, v)
+        state["moment"], state["square"] = m, v
+        return w
 
 
 class RowAdam(RowOptimizer):
@@ -44,59 +115,7 @@ class RowAdam(RowOptimizer):
         bias_correction: Literal["row", "step"] = "row",
         **options: Any,
     ) -> None:
-        if not all(0.0 <= beta < 1.0 for beta in betas) or eps < 0:
-            raise ValueError(f"betas must be in [0, 1) and eps at least 0, got betas={betas}, eps={eps}")
-        if bias_correction not in ("row", "step"):
-            raise ValueError(f"bias_correction must be 'row' or 'step', got {bias_correction!r}")
-        self.betas = betas
-        self.eps = eps
-        self._bias_correction = bias_correction
-        super().__init__(stores, {"lr": lr}, **options)
-        self._corrections = {
-            device: _bias_corrections(betas).to(device)
-            for device in {s.device for s in self.stores.values()}
-            if device.type != "meta"
-        }
-
-    def _new_state(self, store: RowStore, device: torch.device) -> dict[str, Tensor]:
-        state = {
-            key: empty_rows(store.num_rows, store.row_dim, dtype=self.state_dtype, device=device).zero_()
-            for key in ("moment", "square")
-        }
-        if self._bias_correction == "row" and not self._decays("full"):
-            state["steps"] = empty_rows(store.num_rows, dtype=torch.int32, device=device).zero_()
-        return state
-
-    def _update(self, weight: Tensor, state: dict[str, Tensor], rows: Tensor, *gradient: Any) -> None:
-        *gradient, salt = gradient
-        kernels_for(weight.device, self.kernel).adam_update(
-            weight,
-            state["moment"],
-            state["square"],
-            state.get("steps"),
-            rows,
-            *gradient,
-            self.betas,
-            self.eps,
-            self._corrections[weight.device],
-            self.clock.now + 1,
-            salt,
-        )
-
-    def _refresh(self, name: str, rows: Tensor) -> None:
-        weight, state = self.stores[name].weight, self.row_state[name]
-        kernels_for(weight.device, self.kernel).adam_refresh(
-            weight,
-            state["moment"],
-            state["square"],
-            state["seen"],
-            rows,
-            self.clock,
-            self.betas,
-            self.eps,
-            self._corrections[weight.device],
-            self._salt(name, "refresh"),
-        )
+        super().__init__(stores, Adam(betas, eps, bias_correction), lr, **options)
 
 
 def _bias_corrections(betas: tuple[float, float]) -> Tensor:

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from rectab.ops.dispatch import KernelName, kernel_name
-from rectab.ops.formats import FloatFormat
-from rectab.ops.hashing import salt_of
-from rectab.ops.memory import empty_rows
 from rectab.ops.replay import Clock
 from rectab.ops.rows import RowStore
+from rectab.optim.rule import RowRule
+from rectab.optim.updater import RowUpdater
 
 __all__ = ["Decay", "RowOptimizer"]
 
@@ -27,8 +26,9 @@ _CATCH_UP_ROWS = 1 << 20
 class RowOptimizer(torch.optim.Optimizer):
     """Updates the rows that a step touched, from the gradients that row stores collected.
 
-    It is a ``torch.optim.Optimizer``, so learning-rate schedulers take it. State is allocated at once (also on the meta
-    device, where it is only counted).
+    It is a ``torch.optim.Optimizer`` over the handles of its stores (:mod:`rectab.ops.gradients`), so schedulers, loss
+    scalers and clipping take it. State is allocated at once (also on the meta device, where it is only counted). A
+    store has one optimizer: a new one takes it over.
 
     Weight decay is the gradient of an L2 penalty (coupled, as in ``torch.optim.Adam``), in one of three ways:
 
@@ -36,20 +36,23 @@ class RowOptimizer(torch.optim.Optimizer):
       replays the steps it was away from (:mod:`rectab.ops.replay`), before it is read. With ``max_replay=None``
       training equals the dense optimizer's to rounding; with 32, a row that was away for 50 to 5,000 steps was off by
       at most 2.5 % of the way that decay moved it (docs/performance.md). Call :meth:`catch_up` before rows are read by
-      other means than a store's ``forward``: saving, serving, copying.
+      other means than a store's ``forward``: saving, serving, copying. Rows in a format that is not one of floats are
+      replayed for every lookup and written when they are next updated, so that they are rounded once a touch.
     * ``lazy``: the same penalty on the rows of the batch only.
     * ``minibatch``: DIN's mini-batch aware penalty (Zhou et al., KDD 2018, section 5.1):
       ``weight_decay / row_counts * row`` once for every distinct row of the batch.
 
     Args:
         stores: (name, store) of every row store, as from ``EmbeddingTable.row_stores()``.
-        defaults: options of the parameter group; schedulers change ``lr`` there.
+        rule: how rows are updated.
+        lr: learning rate; schedulers change it in the parameter group.
+        rules: by store name, rules of stores that do not follow ``rule``, as from ``EmbeddingTable.rules()``.
         weight_decay: L2 coefficient, at least 0.
         decay: which rows feel it, see above.
         row_counts: for ``minibatch``: by store name, int or float [num_rows], how often each row occurs in training.
         max_replay: for ``full``: missed steps replayed one by one; the rest goes in closed form; None replays all.
         state_dtype: of moments and squares: fp32 or bf16.
-        seed: of the stochastic rounding of rows held in fp16 or bf16, and of state in bf16.
+        seed: of the stochastic rounding of rows held in fewer bits than fp32, and of state in bf16.
         kernel: ``auto``, ``torch``, ``numba`` or ``triton``, see :mod:`rectab.ops.dispatch`.
 
     Raises:
@@ -59,8 +62,10 @@ class RowOptimizer(torch.optim.Optimizer):
     def __init__(
         self,
         stores: Iterable[tuple[str, RowStore]],
-        defaults: dict[str, Any],
+        rule: RowRule,
+        lr: float,
         *,
+        rules: Mapping[str, RowRule] | None = None,
         weight_decay: float = 0.0,
         decay: Decay = "full",
         row_counts: Mapping[str, Tensor] | None = None,
@@ -71,41 +76,44 @@ class RowOptimizer(torch.optim.Optimizer):
     ) -> None:
         self.stores = dict(stores)
         self.decay: Decay = decay
-        self.state_dtype = state_dtype
-        self.seed = seed
         self.kernel: KernelName = kernel
         self.clock = Clock(weight_decay, -1 if max_replay is None else max_replay)
-        self._check(defaults["lr"], weight_decay, max_replay)
-        super().__init__([s.anchor for s in self.stores.values()], {**defaults, "weight_decay": weight_decay})
-        self.row_state: dict[str, dict[str, Tensor]] = {
-            name: self._new_state(store, store.device) for name, store in self.stores.items()
+        self._check(lr, weight_decay, max_replay, state_dtype)
+        self._check_rules(rule, rules or {})
+        super().__init__([s.anchor for s in self.stores.values()], {"lr": lr, "weight_decay": weight_decay})
+        options: Any = {"replays": self._decays("full"), "state_dtype": state_dtype, "seed": seed, "kernel": kernel}
+        self.rows = {
+            name: RowUpdater(name, store, (rules or {}).get(name, rule), self.clock, **options)
+            for name, store in self.stores.items()
         }
-        self._shares = self._shares_of(row_counts) if self._decays("minibatch") else {}
-        for name, store in self.stores.items():
-            store.before_lookup = None  # an optimizer that was there before must not decay rows any longer
-            if self._decays("full"):
-                seen = empty_rows(store.num_rows, dtype=torch.int32, device=store.device).zero_()
-                self.row_state[name]["seen"] = seen
-                store.before_lookup = self._refresher(name)
+        if self._decays("minibatch"):
+            self._set_shares(row_counts)
+        for rows in self.rows.values():
+            rows.take_over()
+            rows.store.gradients.optimizer = self
 
-    def _check(self, lr: float, weight_decay: float, max_replay: int | None) -> None:
+    def _check(self, lr: float, weight_decay: float, max_replay: int | None, state_dtype: torch.dtype) -> None:
         if not self.stores:
             raise ValueError("a row optimizer needs at least one row store; this table has no trained rows")
         for name, store in self.stores.items():
             if store.gradient != "row":
                 raise ValueError(f"row store {name!r} has gradient={store.gradient!r}; use a torch optimizer for it")
-            if weight_decay and self.decay == "full" and not isinstance(store.format, FloatFormat):
-                raise ValueError(
-                    f"row store {name!r} holds {store.format.name}: use decay='lazy' or 'minibatch', not 'full'"
-                )
         if lr < 0 or weight_decay < 0:
             raise ValueError(f"lr and weight_decay must be at least 0, got lr={lr}, weight_decay={weight_decay}")
         if self.decay not in ("full", "lazy", "minibatch"):
             raise ValueError(f"decay must be 'full', 'lazy' or 'minibatch', got {self.decay!r}")
         if max_replay is not None and max_replay < 0:
             raise ValueError(f"max_replay must be at least 0 or None, got {max_replay}")
-        if self.state_dtype not in _STATE_DTYPES:
-            raise ValueError(f"state_dtype must be one of {_STATE_DTYPES}, got {self.state_dtype}")
+        if state_dtype not in _STATE_DTYPES:
+            raise ValueError(f"state_dtype must be one of {_STATE_DTYPES}, got {state_dtype}")
+
+    def _check_rules(self, rule: RowRule, rules: Mapping[str, RowRule]) -> None:
+        unknown = sorted(set(rules) - set(self.stores))
+        if unknown:
+            raise ValueError(f"rules for {unknown}, but the row stores are {sorted(self.stores)}")
+        for one in (rule, *rules.values()):
+            if self._decays("full") and not one.replays:
+                raise ValueError(f"the rule {type(one).__name__} cannot replay steps; use decay='lazy'")
 
     def _check_decay(self, group: Mapping[str, Any]) -> None:
         if float(group["weight_decay"]) != self.clock.decay:
@@ -117,25 +125,12 @@ class RowOptimizer(torch.optim.Optimizer):
     def _decays(self, how: Decay) -> bool:
         return self.clock.decay > 0.0 and self.decay == how
 
-    def _shares_of(self, row_counts: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-        shares = {}
-        for name, store in self.stores.items():
+    def _set_shares(self, row_counts: Mapping[str, Tensor] | None) -> None:
+        for name, rows in self.rows.items():
             counts = None if row_counts is None else row_counts.get(name)
-            if counts is None or counts.shape != (store.num_rows,):
-                raise ValueError(f"decay='minibatch' needs row_counts[{name!r}] of shape ({store.num_rows},)")
-            shares[name] = 1.0 / counts.to(store.device, torch.float32).clamp(min=1.0)
-        return shares
-
-    def _refresher(self, name: str) -> Callable[[Tensor], None]:
-        def refresh(rows: Tensor) -> None:
-            with torch.no_grad():
-                self._refresh(name, rows.reshape(-1))
-
-        return refresh
-
-    def _salt(self, name: str, what: str) -> int:
-        """Of the stochastic rounding of one store at one step; kernels use salt, salt + 1 and salt + 2."""
-        return salt_of(self.seed, name, what, self.clock.now)
+            if counts is None or counts.shape != (rows.store.num_rows,):
+                raise ValueError(f"decay='minibatch' needs row_counts[{name!r}] of shape ({rows.store.num_rows},)")
+            rows.shares = 1.0 / counts.to(rows.store.device, torch.float32).clamp(min=1.0)
 
     def kernel_of(self, name: str) -> str:
         """Which implementation updates the named store, for results."""
@@ -144,27 +139,15 @@ class RowOptimizer(torch.optim.Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         raise TypeError("a row optimizer belongs to its stores and cannot be copied; make a new one, load state_dict()")
 
-    # What an optimizer is.
-
-    def _new_state(self, store: RowStore, device: torch.device) -> dict[str, Tensor]:
-        raise NotImplementedError
-
-    def _update(self, weight: Tensor, state: dict[str, Tensor], rows: Tensor, *gradient: Any) -> None:
-        """One step of the distinct ``rows`` int64 [u] of ``weight`` and ``state``.
-
-        ``gradient`` is what every kernel takes: gradients fp32 [u, D], shares or None, lr, decay, salt.
-        """
-        raise NotImplementedError
-
-    def _refresh(self, name: str, rows: Tensor) -> None:
-        """Bring ``rows`` int64 [n], repeated or not, up to date with the clock."""
-        raise NotImplementedError
-
-    # What torch expects.
+    # Steps.
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Update every row with pending gradients once, with their sum, and drop them."""
+        """Update every row with pending gradients once, with their sum, and drop them.
+
+        Raises:
+            RuntimeError: another row optimizer was made for a store of this one.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -172,46 +155,25 @@ class RowOptimizer(torch.optim.Optimizer):
         lr = float(self.param_groups[0]["lr"])
         self._check_decay(self.param_groups[0])
         if self._decays("full"):
-            self._check_full_decay(lr)
+            for rows in self.rows.values():
+                rows.rule.check(lr, self.clock)
         for name, store in self.stores.items():
-            if store.pending:
-                self._step_store(name, store, lr)
+            self._check_owner(name, store)
+            pending = store.gradients.take(self.kernel)
+            if pending is not None:
+                self.rows[name].update(*pending, lr)
         self.clock.tick(lr)
         return loss
 
-    def _check_full_decay(self, lr: float) -> None:
-        """SGD's closed form needs ``lr * weight_decay < 1``; overridden there."""
-
-    def _step_store(self, name: str, store: RowStore, lr: float) -> None:
-        rows, gradients = store.sum_pending(self.kernel)
-        store.pending = []
-        if self._decays("full"):
-            self._refresh(name, rows)  # rows that were looked up before the last step
-        shares, salt = self._shares.get(name), self._salt(name, "update")
-        if isinstance(store.format, FloatFormat):
-            state = self.row_state[name]
-            self._update(store.weight, state, rows, gradients, shares, lr, self.clock.decay, salt)
-        else:
-            self._update_copy(name, store, rows, gradients, None if shares is None else shares[rows], lr, salt)
-        if self._decays("full"):
-            self.row_state[name]["seen"].index_fill_(0, rows, self.clock.now + 1)
-
-    def _update_copy(
-        self, name: str, store: RowStore, rows: Tensor, gradients: Tensor, shares: Tensor | None, lr: float, salt: int
-    ) -> None:
-        """One step of rows in a format that kernels do not write: read them, apply the rule to the copy, write it."""
-        values, state = store.read(rows), self.row_state[name]
-        copied = {key: tensor[rows] for key, tensor in state.items()}
-        numbers = torch.arange(rows.numel(), device=rows.device)
-        self._update(values, copied, numbers, gradients, shares, lr, self.clock.decay, salt)
-        for key, tensor in copied.items():
-            state[key][rows] = tensor
-        store.write(rows, values, salt)
+    def _check_owner(self, name: str, store: RowStore) -> None:
+        if store.gradients.optimizer is not self:
+            raise RuntimeError(f"row store {name!r} has another row optimizer now, which was made later; step that one")
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop pending gradients."""
+        super().zero_grad(set_to_none=True)
         for store in self.stores.values():
-            store.pending = []
+            store.gradients.drop()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Raises TypeError after construction: rows come with their store."""
@@ -219,37 +181,82 @@ class RowOptimizer(torch.optim.Optimizer):
             raise TypeError("a row optimizer has one parameter group; make a second optimizer for other stores")
         super().add_param_group(param_group)
 
-    @torch.no_grad()
     def catch_up(self) -> None:
         """Bring every row up to date with the steps it was away from; nothing to do unless ``decay`` is ``full``."""
         if not self._decays("full"):
             return
-        for name, store in self.stores.items():
-            for start in range(0, store.num_rows, _CATCH_UP_ROWS):
-                end = min(start + _CATCH_UP_ROWS, store.num_rows)
-                self._refresh(name, torch.arange(start, end, device=store.device))
+        for rows in self.rows.values():
+            for start in range(0, rows.store.num_rows, _CATCH_UP_ROWS):
+                end = min(start + _CATCH_UP_ROWS, rows.store.num_rows)
+                rows.refresh(torch.arange(start, end, device=rows.store.device))
+
+    # Rows that change places.
+
+    @torch.no_grad()
+    def move(self, store: RowStore, old: Tensor, new: Tensor, to: RowStore | None = None) -> None:
+        """Make rows ``new`` what rows ``old`` are: values, and all that belongs to a row here.
+
+        Moments, steps, the steps it has seen and its share of the penalty go along. ``old`` stay as they are; reset
+        those that nobody reads any longer. State that the rule of ``to`` keeps and that of ``store`` does not starts
+        afresh.
+
+        Args:
+            store: where the rows are.
+            old, new: int64 [n]; ``new`` are distinct.
+            to: where they go; None for the same store.
+
+        Raises:
+            ValueError: a store is not one of this optimizer's, or the shapes or widths of rows differ.
+            RuntimeError: gradients are pending; call it after a step.
+        """
+        here, there = self._rows_of(store), self._rows_of(to or store)
+        if old.shape != new.shape or here.store.row_dim != there.store.row_dim:
+            raise ValueError(f"cannot move {tuple(old.shape)} rows to {tuple(new.shape)}, or to rows of another width")
+        here.move(old, new, there)
+
+    @torch.no_grad()
+    def reset(self, store: RowStore, rows: Tensor, values: Tensor | None = None) -> None:
+        """Let ``rows`` int64 [n] of ``store`` start again, without what they have gathered here.
+
+        Args:
+            store: where the rows are.
+            rows: distinct.
+            values: float [n, D], what they hold from now on; None for what they hold.
+
+        Raises:
+            ValueError: the store is not one of this optimizer's.
+            RuntimeError: gradients are pending; call it after a step.
+        """
+        self._rows_of(store).reset(rows, values)
+
+    def _rows_of(self, store: RowStore) -> RowUpdater:
+        for rows in self.rows.values():
+            if rows.store is store:
+                if store.gradients.parts:
+                    raise RuntimeError(f"gradients of row store {rows.name!r} are pending; move or reset after a step")
+                return rows
+        raise ValueError(f"that row store is not one of this optimizer's: {sorted(self.stores)}")
+
+    # State.
 
     def state_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """(``store.key``, tensor) of everything it holds for every row."""
-        for name, state in self.row_state.items():
-            yield from ((f"{name}.{key}", tensor) for key, tensor in state.items())
-        yield from ((f"{name}.share", share) for name, share in self._shares.items())
+        yield from self._saved_tensors().items()
+        yield from ((f"{name}.share", rows.shares) for name, rows in self.rows.items() if rows.shares is not None)
+
+    def _saved_tensors(self) -> dict[str, Tensor]:
+        return {f"{name}.{key}": tensor for name, rows in self.rows.items() for key, tensor in rows.state.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """``state``: the tensors of every row, by ``store.key``; ``param_groups``; ``lr_sums``, what the clock saw."""
-        state = {f"{n}.{key}": tensor for n, s in self.row_state.items() for key, tensor in s.items()}
         groups = [{k: v for k, v in g.items() if k != "params"} for g in self.param_groups]
-        return {
-            "state": state,
-            "param_groups": groups,
-            "lr_sums": torch.from_numpy(np.array(self.clock.lr_sums)),
-        }
+        lr_sums = torch.from_numpy(np.array(self.clock.lr_sums))
+        return {"state": self._saved_tensors(), "param_groups": groups, "lr_sums": lr_sums}
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Copy :meth:`state_dict` back. Raises ValueError if it is of other stores or another optimizer."""
-        own = {f"{n}.{key}": tensor for n, s in self.row_state.items() for key, tensor in s.items()}
-        given = state_dict["state"]
+        own, given = self._saved_tensors(), state_dict["state"]
         if own.keys() != given.keys():
             raise ValueError(f"the state has {sorted(given)}, this optimizer has {sorted(own)}")
         for key, tensor in own.items():

@@ -8,11 +8,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rectab.ops.dispatch import kernels_for
+from rectab.ops.replay import Clock
 from rectab.ops.rows import RowStore
+from rectab.ops.step import Step
 from rectab.optim.base import RowOptimizer
+from rectab.optim.rule import RowRule
 
-__all__ = ["RowSGD"]
+__all__ = ["SGD", "RowSGD"]
+
+
+class SGD(RowRule):
+    """``w -= lr * g``, without state; its replay is exact."""
+
+    kernel = "sgd"
+
+    def update(self, values: Tensor, gradients: Tensor, state: dict[str, Tensor], step: Step) -> Tensor:
+        return values - step.lr * gradients
+
+    def replay(self, values: Tensor, state: dict[str, Tensor], seen: Tensor, clock: Clock) -> Tensor:
+        """``w *= prod(1 - lr_s * decay)`` over the steps s that the rows missed."""
+        kept = torch.from_numpy(clock.log_kept()).to(values.device)
+        return values * torch.exp(kept[clock.now] - kept[seen.long()]).float().unsqueeze(1)
+
+    def check(self, lr: float, clock: Clock) -> None:
+        if lr * clock.decay >= 1.0:
+            raise ValueError(f"lr * weight_decay must be below 1 for RowSGD, got {lr} * {clock.decay}")
 
 
 class RowSGD(RowOptimizer):
@@ -25,19 +45,4 @@ class RowSGD(RowOptimizer):
     """
 
     def __init__(self, stores: Iterable[tuple[str, RowStore]], lr: float = 0.1, **options: Any) -> None:
-        super().__init__(stores, {"lr": lr}, **options)
-
-    def _new_state(self, store: RowStore, device: torch.device) -> dict[str, Tensor]:
-        return {}
-
-    def _check_full_decay(self, lr: float) -> None:
-        if lr * self.clock.decay >= 1.0:
-            raise ValueError(f"lr * weight_decay must be below 1 for RowSGD, got {lr} * {self.clock.decay}")
-
-    def _update(self, weight: Tensor, state: dict[str, Tensor], rows: Tensor, *gradient: Any) -> None:
-        kernels_for(weight.device, self.kernel).sgd_update(weight, rows, *gradient)
-
-    def _refresh(self, name: str, rows: Tensor) -> None:
-        weight = self.stores[name].weight
-        kernels = kernels_for(weight.device, self.kernel)
-        kernels.sgd_refresh(weight, self.row_state[name]["seen"], rows, self.clock, self._salt(name, "refresh"))
+        super().__init__(stores, SGD(), lr, **options)

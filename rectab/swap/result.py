@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rectab.ops import RowStore
+from rectab.optim import RowOptimizer, RowRule, follow
 from rectab.swap.fit import FitTarget, fit_table
 from rectab.swap.planning import PlannedTable, SwapPlan
 from rectab.swap.references import OptimizerChange
@@ -72,9 +73,17 @@ class SwapResult:
         for index, table in enumerate(self.tables):
             yield from ((f"{index}.{name}", store) for name, store in table.row_stores())
 
-    def step_with(self, optimizer: torch.optim.Optimizer, rows: torch.optim.Optimizer) -> None:
-        """Make ``rows`` (a row optimizer) step whenever ``optimizer``, which the host's own loop calls, has stepped."""
-        self._hooks.append(optimizer.register_step_post_hook(lambda *_: rows.step()))
+    def rules(self) -> dict[str, RowRule]:
+        """Rules that tables name for their stores, by the names of :meth:`row_stores`; for a row optimizer."""
+        return {f"{i}.{name}": rule for i, table in enumerate(self.tables) for name, rule in table.rules().items()}
+
+    def step_with(self, optimizer: torch.optim.Optimizer, rows: RowOptimizer) -> None:
+        """Make ``rows`` step whenever ``optimizer``, which the host's own loop calls, has stepped.
+
+        Row gradients then follow that loop: its ``zero_grad``, loss scaler, clipping, learning-rate schedule and
+        ``DistributedDataParallel``; see :func:`rectab.optim.follow`.
+        """
+        self._hooks.append(follow(optimizer, rows, [table.after_step for table in self.tables]))
 
     # Undoing.
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from rectab.ops import Gradient
+from rectab.ops import Gradient, RowStore
 from rectab.swap.find import Place, Selector
 from rectab.swap.fit import fit_table, reconstruction_error
 from rectab.swap.naming import share_names
@@ -148,7 +148,10 @@ def _build(swap_plan: SwapPlan) -> tuple[tuple[EmbeddingTable, ...], dict[str, f
         table = planned.plan.build()
         if swap_plan.init == "fresh":
             _start(table, planned.scales)
-        table = table.to(planned.found[0].weight.device)
+        weight = planned.found[0].weight
+        table = table.to(weight.device)
+        for store in (module for module in table.modules() if isinstance(module, RowStore)):
+            store.dtype = weight.dtype  # of vectors, whatever holds the rows
         if swap_plan.init == "trained":
             targets = targets_of(planned, [found.weight for found in planned.found], list(planned.scales))
             fit_table(table, targets)

@@ -9,7 +9,6 @@ import torch
 import torch.fx
 from torch import Tensor
 
-from rectab.ops import FloatFormat, get_format
 from rectab.tables.base import EmbeddingTable
 from rectab.tables.views import BagView, EmbeddingView
 
@@ -38,28 +37,22 @@ class _Swapped:
         """As in torch's modules: whether the gradient is a sparse tensor."""
         return self.table.options.gradient == "sparse"
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the vectors, as of the table it replaced."""
-        held = get_format(self.table.options.rows)
-        return held.dtype if isinstance(held, FloatFormat) else torch.float32
-
     trains: bool
     """False after ``requires_grad_(False)``: this vocabulary is frozen, others in the table may train."""
     _start: Callable[[EmbeddingTable], None]
 
     def _set(self, scale: float | None, start: Callable[[EmbeddingTable], None]) -> None:
         # In the state_dict, because another process may measure another scale before it loads a checkpoint.
-        value = None if scale is None else torch.tensor(scale, dtype=self.dtype, device=self.table.device)
+        value = None if scale is None else torch.tensor(scale, dtype=self.table.dtype, device=self.table.device)
         self.register_buffer("scale", value)
         self.trains, self._start = True, start
 
     def vectors(self, input: Tensor) -> Tensor:
-        """int [*] -> float [*, D] in the host's dtype, times the scale of the table it replaced."""
+        """int [*] -> float [*, D], times the scale of the table it replaced."""
         if not self.trains and torch.is_grad_enabled():
             with torch.no_grad():
                 return self.vectors(input)
-        vectors: Tensor = super().vectors(input).to(self.dtype)  # type: ignore[misc]
+        vectors: Tensor = super().vectors(input)  # type: ignore[misc]
         return vectors if self.scale is None else vectors * self.scale
 
     def _traced(self, *inputs: Tensor | None) -> Any:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from rectab.ops import Gradient, RowStore, get_format
 from rectab.ops.dispatch import in_graph, is_eager
 from rectab.schema import Vocabulary
-from rectab.tables.ledger import Ledger, measure, measure_tensors
+from rectab.tables.ledger import Ledger, measure, measure_tensors, parameters_held
 from rectab.tables.unseen import (
     Unseen,
     check_unseen,
@@ -28,6 +28,7 @@ from rectab.tables.unseen import (
 )
 
 if TYPE_CHECKING:
+    from rectab.optim import RowOptimizer, RowRule
     from rectab.tables.staged import StageRunner
     from rectab.tables.views import BagView, EmbeddingView
 
@@ -137,6 +138,11 @@ class EmbeddingTable(nn.Module, Generic[ConfigT]):
         """Where its tensors are."""
         return next(chain(self.parameters(), self.buffers())).device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its vectors."""
+        return next((m.dtype for m in self.modules() if isinstance(m, RowStore)), torch.float32)
+
     def lookup(self, ids: Tensor, vocabulary: Tensor) -> Tensor:
         """int64 [*] ids, int64 vocabulary indices broadcastable to ids -> float [*, D]. To be implemented."""
         raise NotImplementedError
@@ -223,7 +229,7 @@ class EmbeddingTable(nn.Module, Generic[ConfigT]):
         ledger = measure(self)
         if optimizer is None:
             return ledger
-        gradients = [(f"{n}.grad", p.grad) for n, p in self.named_parameters() if p.grad is not None]
+        gradients = [(f"{n}.grad", p.grad) for n, p in parameters_held(self) if p.grad is not None]
         return ledger + measure_tensors(gradients, "gradient") + measure_tensors(_state_of(optimizer), "optimizer")
 
     def serving(self) -> EmbeddingTable:
@@ -241,6 +247,21 @@ class EmbeddingTable(nn.Module, Generic[ConfigT]):
         """Most bytes that the method's own steps hold while no optimizer is there (pruning, encoding), this table
         included; 0 if it has none."""
         return 0
+
+    def rules(self) -> dict[str, RowRule]:
+        """By store name, the update rules of stores that do not follow the optimizer of the run."""
+        return {}
+
+    def after_step(self, step: int, optimizer: RowOptimizer | None) -> None:
+        """Called after every step of training, in rectab's trainer and in a host's loop.
+
+        Here a table may promote, prune or evict rows; what it keeps between steps belongs in its buffers.
+
+        Args:
+            step: number of steps so far, from 1.
+            optimizer: of the rows, which can ``move`` and ``reset`` them with their state; None where an optimizer of
+                torch's trains them.
+        """
 
     def learned(self) -> dict[str, Any]:
         """What training decided about the table's shape, as plain data for reports; empty if it decides nothing."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rectab.ops import RowStore
 
-__all__ = ["Ledger", "LedgerEntry", "bound", "measure", "measure_tensors"]
+__all__ = ["Ledger", "LedgerEntry", "bound", "measure", "measure_tensors", "parameters_held"]
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,19 @@ def bound(budget: int | None, smallest: int, largest: int) -> Ledger:
 
 def measure(module: nn.Module) -> Ledger:
     """The parameters and buffers of ``module``, each storage once (a view counts its whole storage)."""
-    stores = [(f"{name}." if name else "", m) for name, m in module.named_modules() if isinstance(m, RowStore)]
-    rows = {prefix + name for prefix, store in stores for name in store.tensors}
-    named: list[tuple[str, str, Tensor]] = []
-    for name, parameter in module.named_parameters():
-        named.append((name, "rows" if name in rows else "decoder", parameter))
-    named += [(name, "rows" if name in rows else "index", buffer) for name, buffer in module.named_buffers()]
+    rows = {
+        id(tensor) for store in module.modules() if isinstance(store, RowStore) for tensor in store.tensors.values()
+    }
+    named = [(name, "rows" if id(p) in rows else "decoder", p) for name, p in parameters_held(module)]
+    named += [(name, "rows" if id(b) in rows else "index", b) for name, b in module.named_buffers()]
     return Ledger(tuple(_entries(named)))
+
+
+def parameters_held(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """(name, parameter) of all but the handles of row gradients, which hold nothing of a table."""
+    stores = [store for store in module.modules() if isinstance(store, RowStore) and store.gradient == "row"]
+    handles = {id(store.handle) for store in stores}
+    return ((name, parameter) for name, parameter in module.named_parameters() if id(parameter) not in handles)
 
 
 def measure_tensors(named: Iterable[tuple[str, Tensor]], kind: str) -> Ledger:

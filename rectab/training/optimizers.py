@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from rectab.models import CTRModel
-from rectab.optim import RowOptimizer, clip_row_gradients
+from rectab.optim import RowOptimizer, RowRule, clip_row_gradients
 from rectab.tables.row_counts import row_counts
 from rectab.tables.training_bytes import ROW_OPTIMIZERS, TORCH_OPTIMIZERS
 from rectab.training.config import TrainConfig
@@ -75,6 +75,7 @@ class OptimizerSet:
             made: torch.optim.Optimizer = row_optimizer(
                 self._stores,
                 lr=lr,
+                rules=self._rules(),
                 weight_decay=config.embedding_l2,
                 decay=config.embedding_l2_mode,
                 row_counts=None if id_counts is None else row_counts(self._model.table, id_counts),
@@ -92,6 +93,17 @@ class OptimizerSet:
             return made
         raise ValueError(f"cannot train row stores of gradients {sorted(gradients)} with L2 {config.embedding_l2}")
 
+    def _rules(self) -> dict[str, RowRule]:
+        """What the table names, of the stores that are trained here."""
+        names = {name for name, _ in self._stores}
+        return {name: rule for name, rule in self._model.table.rules().items() if name in names}
+
+    @property
+    def rows(self) -> RowOptimizer | None:
+        """The optimizer of the rows; None where one of torch's trains them."""
+        rows = self.by_part.get("rows")
+        return rows if isinstance(rows, RowOptimizer) else None
+
     def __iter__(self) -> Iterator[torch.optim.Optimizer]:
         """Own optimizers, then the extra ones."""
         yield from self.by_part.values()
@@ -105,8 +117,7 @@ class OptimizerSet:
     @property
     def kernel(self) -> str:
         """Implementation of the row kernels; ``torch`` where torch's own optimizer updates the rows."""
-        rows = self.by_part.get("rows")
-        return rows.kernel_of(self._stores[0][0]) if isinstance(rows, RowOptimizer) else "torch"
+        return "torch" if self.rows is None else self.rows.kernel_of(self._stores[0][0])
 
     def scale_lr(self, scale: float) -> None:
         """Set every own learning rate to ``scale`` times where it started."""
@@ -149,16 +160,15 @@ class OptimizerSet:
 
     def catch_up(self) -> None:
         """Bring every row up to date, so that it may be read, saved or copied."""
-        rows = self.by_part.get("rows")
-        if isinstance(rows, RowOptimizer):
-            rows.catch_up()
+        if self.rows is not None:
+            self.rows.catch_up()
 
     def release(self) -> None:
         """Bring rows up to date and let go of the stores: the optimizers are used no more."""
         self.catch_up()
         self.zero_grad()
         for _, store in self._stores:
-            store.before_lookup = None
+            store.before_lookup = store.read_as = None
 
     def state_dict(self) -> list[dict[str, Any]]:
         return [optimizer.state_dict() for optimizer in self]

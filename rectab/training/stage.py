@@ -131,6 +131,7 @@ class Stage:
         state.samples += len(batch)
         state.loss_sum += float(loss.detach())
         state.loss_count += 1
+        self.trainer.table.after_step(state.step, self.optimizers.rows)
         if self.after_step is not None:
             self.after_step(state.step)
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from rectab.ops import RowStore
-from rectab.ops.kernels_torch import coalesce
 
 if TYPE_CHECKING:
     from rectab.batch import Batch
@@ -112,15 +111,15 @@ def _gradients(table: DNISTable, loss: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         by_alpha, by_weight = torch.autograd.grad(loss, [alpha, store.weight])
         dense = by_weight.to_dense()
         return by_alpha, torch.arange(store.num_rows, device=dense.device), dense.float()
-    pending, store.pending = store.pending, []
     alpha.grad = None
-    loss.backward(inputs=[alpha, store.anchor])
-    rows, gradients = coalesce(store.pending, store.row_dim)
-    store.pending = pending
+    with store.gradients.apart() as gradients:
+        loss.backward(inputs=[alpha, store.anchor])
+        rows, sums = gradients.sum()
     accumulated = alpha.grad
     alpha.grad = None
     assert accumulated is not None
-    return accumulated, rows, gradients
+    order = rows.argsort()
+    return accumulated, rows[order], sums[order]
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rectab.ops import RowStore
+from rectab.optim import RowOptimizer
 from rectab.schema import Vocabulary
 from rectab.tables.base import TableOptions
 from rectab.tables.learned import Curve, share_by_decile, slices_of
@@ -180,14 +181,14 @@ class OptEmbedTable(RangeTable[OptEmbedConfig]):
             "supernet",
             loss_terms=self.threshold_push,
             extra_optimizers=[torch.optim.SGD([self.threshold], lr=self.config.threshold_lr)],
-            after_step=self.after_step,
         )
 
     @torch.no_grad()
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, optimizer: RowOptimizer | None) -> None:
         """Keep thresholds at 0 or above: below it they prune nothing, and the order of rows is no longer by norm."""
-        self.threshold.clamp_(min=0.0)
-        self.threshold_curve.add(step, self.threshold)
+        if self.config.search_rows:
+            self.threshold.clamp_(min=0.0)
+            self.threshold_curve.add(step, self.threshold)
 
     def search_shape(self, trainer: StageRunner) -> dict[str, Any]:
         """Find widths by evolution, each candidate at the shift that fills the budget; enter the best shape."""

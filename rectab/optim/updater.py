@@ -1,0 +1,214 @@
+"""The rows of one store under one rule: how a step, a missed step, a move and a reset reach them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rectab.ops.dispatch import KernelName, find_kernel
+from rectab.ops.formats import FloatFormat
+from rectab.ops.hashing import salt_of
+from rectab.ops.replay import Clock
+from rectab.ops.rounding import store_rows
+from rectab.ops.rows import RowStore
+from rectab.ops.step import Step
+from rectab.optim.rule import RowRule, state_of_rows
+
+__all__ = ["RowCopy", "RowUpdater"]
+
+
+class RowUpdater:
+    """Updates the rows of a store.
+
+    Rows held as floats are written by kernels in place. Rows in other formats, and rules without a kernel, go through
+    a copy. Where missed steps are replayed, rows held as floats are brought up to date, and written, when they are
+    read; rows in other formats are replayed for every lookup and written with their next update, so that a row is
+    rounded once a touch.
+
+    Args:
+        name: of the store.
+        store: whose rows.
+        rule: how they are updated.
+        clock: of the optimizer.
+        replays: whether rows replay the steps they were away from.
+        state_dtype: of what may be held in fewer bits.
+        seed: of the stochastic rounding.
+        kernel: which implementation, see :mod:`rectab.ops.dispatch`.
+
+    Attributes:
+        state: by name, what the rule keeps for every row, and ``seen``, the steps that each row has had.
+        shares: fp32 [num_rows], by how much of the decay each row is penalised; None for all of it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        store: RowStore,
+        rule: RowRule,
+        clock: Clock,
+        *,
+        replays: bool,
+        state_dtype: torch.dtype,
+        seed: int,
+        kernel: KernelName,
+    ) -> None:
+        self.name, self.store, self.rule, self.clock, self.replays = name, store, rule, clock, replays
+        self.kernel: KernelName = kernel
+        self._state_dtype, self._seed = state_dtype, seed
+        self.state = self._fresh_state(store.num_rows)
+        self.shares: Tensor | None = None
+
+    def _fresh_state(self, num_rows: int) -> dict[str, Tensor]:
+        """What a row has before its first step, ``num_rows`` times."""
+        row_dim, device = self.store.row_dim, self.store.device
+        state = self.rule.new_state(num_rows, row_dim, self._state_dtype, device, self.replays)
+        if self.replays:
+            state["seen"] = state_of_rows(num_rows, dtype=torch.int32, device=device, value=self.clock.now)
+        return state
+
+    def take_over(self) -> None:
+        """Lookups see rows as this has them; an optimizer that was there before has no say any longer."""
+        self.store.before_lookup = self.store.read_as = None
+        if self.replays and self._in_place:
+            self.store.before_lookup = lambda rows: self.refresh(rows.reshape(-1))
+        elif self.replays:
+            self.store.read_as = self._read
+
+    @property
+    def _in_place(self) -> bool:
+        return isinstance(self.store.format, FloatFormat)
+
+    def _find_kernel(self, what: str) -> Any:
+        return find_kernel(self.rule.kernel, what, self.store.device, self.kernel) if self._in_place else None
+
+    def salt(self, what: str) -> int:
+        """Of the stochastic rounding at the step that is next."""
+        return salt_of(self._seed, self.name, what, self.clock.now)
+
+    def update(self, rows: Tensor, gradients: Tensor, lr: float) -> None:
+        """One step of distinct rows int64 [u] with gradients fp32 [u, D] of the loss."""
+        step = Step(rows, gradients, self.shares, lr, self.clock.decay, self.clock.now + 1, self.salt("update"))
+        kernel = self._find_kernel("update")
+        if kernel is not None:
+            if self.replays:
+                self.refresh(rows)  # those that were looked up before the last step
+            kernel(self.store.weight, self.state, step, self.rule)
+        else:
+            copy = RowCopy(self, rows)
+            if self.replays:
+                copy.replay()
+            copy.update(step)
+            copy.write(step.salt)
+        if self.replays:
+            self.state["seen"].index_fill_(0, rows, step.number)
+
+    @torch.no_grad()
+    def refresh(self, rows: Tensor) -> None:
+        """Bring rows int64 [n], repeated or not, up to date with the clock, and write them."""
+        kernel, salt = self._find_kernel("refresh"), self.salt("refresh")
+        if kernel is not None:
+            kernel(self.store.weight, self.state, rows, self.clock, salt, self.rule)
+            return
+        rows = torch.unique(rows[self.state["seen"][rows] < self.clock.now])
+        if rows.numel():
+            copy = RowCopy(self, rows)
+            copy.replay()
+            copy.write(salt)
+
+    @torch.no_grad()
+    def _read(self, rows: Tensor) -> Tensor:
+        """int64 [*] -> float32 [*, D]: rows as they would be up to date with the clock; nothing is written."""
+        flat = rows.reshape(-1)
+        values = self.store.read(flat)
+        behind = (self.state["seen"][flat] < self.clock.now).nonzero().squeeze(1)
+        if behind.numel():
+            copy = RowCopy(self, flat[behind])
+            copy.replay()
+            values[behind] = copy.values
+        return values.view(*rows.shape, self.store.row_dim)
+
+    def move(self, old: Tensor, new: Tensor, to: RowUpdater) -> None:
+        """Rows ``new`` of ``to`` become what rows ``old`` are here: values, state and share. ``old`` stay."""
+        values = self.store.read(old)
+        if to.store.format == self.store.format:
+            for name, tensor in self.store.tensors.items():
+                to.store.tensors[name][new] = tensor[old]
+        else:
+            to.store.write(new, values)
+        missing = set(to.state) - set(self.state)
+        if missing:
+            fresh = to._fresh_state(new.numel())
+        for key, tensor in to.state.items():
+            tensor[new] = (fresh[key] if key in missing else self.state[key][old]).to(tensor.dtype)
+        if to.shares is not None and self.shares is not None:
+            to.shares[new] = self.shares[old]
+
+    def reset(self, rows: Tensor, values: Tensor | None) -> None:
+        """Rows start again: fresh state, the whole penalty, and ``values`` [n, D] if given."""
+        fresh = self._fresh_state(rows.numel())
+        for key, tensor in self.state.items():
+            tensor[rows] = fresh[key]
+        if self.shares is not None:
+            self.shares[rows] = 1.0
+        if values is not None:
+            self.store.write(rows, values)
+
+
+class RowCopy:
+    """A copy of some rows of a store and of their state, in fp32: read once, written once.
+
+    Args:
+        owner: of the rows.
+        rows: int64 [n], distinct unless the copy is not written.
+
+    Attributes:
+        values: fp32 [n, D].
+        state: by name; floats in fp32, integers as they are.
+    """
+
+    def __init__(self, owner: RowUpdater, rows: Tensor) -> None:
+        self._owner, self._rows = owner, rows
+        self.values = owner.store.read(rows)
+        self.state = {
+            key: tensor[rows].float() if tensor.is_floating_point() else tensor[rows]
+            for key, tensor in owner.state.items()
+        }
+
+    def _find_kernel(self, what: str) -> Any:
+        """Kernels work on a copy as on the rows themselves."""
+        return find_kernel(self._owner.rule.kernel, what, self.values.device, self._owner.kernel)
+
+    def update(self, step: Step) -> None:
+        """One step of all of them."""
+        kernel, rule = self._find_kernel("update"), self._owner.rule
+        if kernel is not None:
+            kernel(self.values, self.state, step.on_copy(), rule)
+        else:
+            self.values = rule.update(self.values, step.with_penalty(self.values), self.state, step.on_copy())
+
+    def replay(self) -> None:
+        """Bring them up to date with the clock."""
+        seen, clock, rule = self.state["seen"], self._owner.clock, self._owner.rule
+        kernel = self._find_kernel("refresh")
+        if kernel is not None:
+            kernel(self.values, self.state, torch.arange(seen.numel(), device=seen.device), clock, 0, rule)
+            return
+        behind = (seen < clock.now).nonzero().squeeze(1)
+        if behind.numel():
+            part = {key: tensor[behind] for key, tensor in self.state.items()}
+            self.values[behind] = rule.replay(self.values[behind], part, seen[behind], clock)
+            part["seen"] = torch.full_like(part["seen"], clock.now)
+            for key, tensor in part.items():
+                self.state[key][behind] = tensor
+
+    def write(self, salt: int) -> None:
+        """Hold the copy in the store and its state: one rounding, whatever was done to it."""
+        for number, (key, tensor) in enumerate(self.state.items(), start=1):
+            held = self._owner.state[key]
+            if held.is_floating_point():
+                store_rows(held, self._rows, tensor, salt + number)
+            else:
+                held[self._rows] = tensor
+        self._owner.store.write(self._rows, self.values, salt)
