@@ -164,7 +164,8 @@ def test_a_store_is_copied_moved_and_loaded_with_its_format(rows: str) -> None:
     for dtype in (torch.float16, torch.bfloat16, torch.float32):
         converted = copy.deepcopy(store).to(dtype)
         if rows == "int8":
-            assert torch.equal(converted(everything), store(everything))
+            assert torch.equal(converted(everything), store(everything).to(dtype))
+            assert torch.equal(converted.scale, store.scale)
 
 
 # In a table.
