@@ -51,7 +51,7 @@ def read_plain(kind: type[DataT], data: Any, place: str = "", *, extra: bool = F
     """
     if not isinstance(data, Mapping):
         raise ValueError(f"{_subject(place)} must be settings by name, got {_shown.repr(data)}")
-    hints = _hints(kind)
+    hints = _hints(kind)  # type: ignore[arg-type]
     unknown = [key for key in data if key not in hints]
     if unknown and not extra:
         raise ValueError(f"{_in(place)}unknown key {_shown.repr(unknown[0])}{instead_of(str(unknown[0]), hints)}")
@@ -65,7 +65,7 @@ def read_plain(kind: type[DataT], data: Any, place: str = "", *, extra: bool = F
 
 def check_fields(instance: Any) -> None:
     """For ``__post_init__`` of a frozen dataclass: every field as :func:`read_value` reads it. Raises ValueError."""
-    for name, kind in _hints(type(instance)).items():
+    for name, kind in _hints(type(instance)).items():  # type: ignore[arg-type]
         object.__setattr__(instance, name, read_value(kind, getattr(instance, name), name))
 
 
@@ -134,9 +134,9 @@ def _words(kind: Any) -> str:
 
 
 @cache
-def _hints(kind: type) -> dict[str, Any]:
+def _hints(kind: Any) -> dict[str, Any]:
     hints = get_type_hints(kind)
-    return {field.name: hints[field.name] for field in fields(kind) if field.init}  # type: ignore[arg-type]
+    return {field.name: hints[field.name] for field in fields(kind) if field.init}
 
 
 def _subject(place: str) -> str:

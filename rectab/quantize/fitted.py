@@ -100,7 +100,7 @@ class CodebookFit(Fitted):
         if self.scale is None:
             stored = [_halves(entries)]
         else:
-            stored = [_halves(self.scale), _integers(entries, self.scale).astype(np.int8).view(np.uint8)]
+            stored = [_halves(np.asarray(self.scale)), _integers(entries, self.scale).astype(np.int8).view(np.uint8)]
         bits = (len(self.books[0]) - 1).bit_length()
         for piece in pieces_of(len(self.vectors)) if bits else ():
             codes = np.stack([nearest_centroids(self.vectors[piece], *part) for part in self._parts()], 1)

@@ -105,7 +105,7 @@ def _train(columns: np.ndarray, weights: np.ndarray, num_codes: int, random: np.
         return _best_intervals(columns[0], weights, num_codes)
     work = (num_codes + _WORK_OF_A_ROW) * columns.shape[1]
     trials = min(_TRIALS, _WORK // (4 * work))
-    best, least = np.empty(0), np.inf
+    best, least = np.empty((0, len(columns)), np.float32), np.inf
     for _ in range(_STARTS if trials == _TRIALS else 1):
         centroids = np.zeros((num_codes, len(columns)), np.float32)
         uniform = random.random(num_codes + trials)

@@ -14,7 +14,7 @@ from torchrec import KeyedJaggedTensor
 
 from rectab.ops import address_rows, salt_of
 from rectab.schema import Vocabulary
-from rectab.tables import Plan, RowRange, build_table, get_method
+from rectab.tables import Plan, RowRange, build_table
 from rectab.tables.ranges import RangeTable
 from rectab.tables.unified import UnifiedTable
 from rectab.tables.unseen import place_unseen, refuse_outside
@@ -43,7 +43,7 @@ def layout_of(planned: Plan) -> Layout:
     """Raises ValueError for a method whose storage is not plain rows."""
     on_meta = replace(planned.options, device="meta")
     table = build_table(planned.method, planned.vocabularies, planned.embedding_dim, planned.config, on_meta)
-    if not get_method(planned.method).shardable or not isinstance(table, (RangeTable, UnifiedTable)):
+    if not isinstance(table, (RangeTable, UnifiedTable)):
         raise ValueError(f"{planned.method} cannot be sharded by torchrec; full, hashed and unified can")
     found = table.row_ranges()
     starts = sorted({entry.first_row for entry in found})
