@@ -241,7 +241,7 @@ class RowGradients:
 
 
 def _at_the_end_of_the_pass(call: Callable[[], None]) -> None:
-    torch.autograd.Variable._execution_engine.queue_callback(call)  # type: ignore[attr-defined]
+    torch.autograd.Variable._execution_engine.queue_callback(call)
 
 
 def _warn_of_other_changes() -> None:
