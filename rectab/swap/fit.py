@@ -56,7 +56,8 @@ class FitTarget:
 
 def fit_table(table: EmbeddingTable, targets: Sequence[FitTarget], seed: int = 0) -> None:
     """Set the weights of ``table`` so that its vectors come nearest to the targets' in (weighted) squares."""
-    if isinstance(table, (RangeTable, UnifiedTable)):
+    if type(table).lookup in (RangeTable.lookup, UnifiedTable.lookup):  # others make something else of their rows
+        assert isinstance(table, (RangeTable, UnifiedTable))
         _fit_rows(table, table.store, targets)
     else:
         _descend(table, targets, seed)
