@@ -1,6 +1,6 @@
 """``python -m rectab`` is the ``rectab`` command."""
 
-from rectab.cli import main
+from rectab.cli import run
 
 if __name__ == "__main__":
-    main()
+    run()

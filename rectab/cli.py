@@ -6,17 +6,29 @@ standard error and exit code 1; a traceback means a bug (or ``RECTAB_TRACEBACK=1
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal, Optional
+from typing import Annotated, Literal, Optional
 
 import typer
 from rich.console import Console
 
+from rectab import __version__
+from rectab.cli_support import (
+    failures_end,
+    key_values,
+    leave_at_once,
+    left_by_prepare,
+    left_by_sweep,
+    left_by_train,
+    print_json,
+    say,
+    settings_of,
+    stoppable,
+)
+
 app = typer.Typer(
-    help="Embedding tables for CTR models at any memory budget.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -34,7 +46,23 @@ Options = Annotated[
 ]
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"rectab {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def rectab(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Embedding tables for CTR models at any memory budget."""
+
+
 @app.command()
+@stoppable(left_by_prepare)
 def prepare(
     recipe: Annotated[Path, typer.Argument(help="Recipe of the data set (datasets/NAME.toml).")],
     out: Annotated[Path, typer.Option(help="Folder to write the prepared data set to.")],
@@ -51,7 +79,7 @@ def prepare(
 
     dataset = run_prepare(recipe, raw, out, bad_rows=bad_rows, overwrite=overwrite)
     if json_output:
-        _print_json(dataset.summary)
+        print_json(dataset.summary)
     else:
         Console().print(render_summary(dataset))
 
@@ -80,9 +108,9 @@ def plan(
     dataset = PreparedDataset.open(data)
     held = TableOptions(rows=rows)
     vocabularies = dataset.schema.vocabularies
-    plans = plan_all(vocabularies, dim, budget, table, _options(option), options=held, train_memory=train_memory)
+    plans = plan_all(vocabularies, dim, budget, table, key_values(option), options=held, train_memory=train_memory)
     if json_output:
-        _print_json([entry.to_json() for entry in plans])
+        print_json([entry.to_json() for entry in plans])
     else:
         Console().print(*plan_renderables(plans, dim, budget), sep="\n")
 
@@ -94,12 +122,13 @@ def tables(json_output: Json = False) -> None:
     from rectab.tables.planning import methods_renderable
 
     if json_output:
-        _print_json([{"name": m.name, "summary": m.summary, "paper": m.paper, **m.capabilities()} for m in methods()])
+        print_json([{"name": m.name, "summary": m.summary, "paper": m.paper, **m.capabilities()} for m in methods()])
     else:
         Console().print(methods_renderable())
 
 
 @app.command()
+@stoppable(left_by_train)
 def train(
     data: Annotated[Path, typer.Argument(help="Prepared data set.")],
     table: Annotated[str, typer.Option(help="Method of the embedding table (rectab tables).")] = "full",
@@ -131,29 +160,26 @@ def train(
     from rectab.data import PreparedDataset
     from rectab.training import TrainConfig, render_result, train_once
 
-    settings = _options(setting)
-    stray = [key for key in settings if not key.startswith(("train.", "model."))]
-    if stray:
-        raise ValueError(f"--set {stray[0]}: settings start with train. or model.")
+    training, of_model = settings_of(setting)
     result = train_once(
         PreparedDataset.open(data),
         method=table,
         budget=budget,
-        method_options=_options(option),
+        method_options=key_values(option),
         rows=rows,
         train_memory=train_memory,
         model=model,
         history=history,
         embedding_dim=dim,
-        train_config=TrainConfig.from_json({"seed": seed, **_below("train.", settings)}),
-        model_options=_below("model.", settings),
+        train_config=TrainConfig.from_json({"seed": seed, **training}, "train"),
+        model_options=of_model,
         out_dir=out,
         read_test=test,
-        say=_say,
+        say=say,
         progress="off" if json_output else "auto",
     )
     if json_output:
-        _print_json(result.to_json())
+        print_json(result.to_json())
     else:
         Console().print(render_result(result))
 
@@ -172,12 +198,13 @@ def explain(
 
     explanation = explain_checkpoint(PreparedDataset.open(data), checkpoint, split, row)
     if json_output:
-        _print_json(explanation.to_json())
+        print_json(explanation.to_json())
     else:
         Console().print(render_explanation(explanation))
 
 
 @app.command()
+@stoppable(left_by_sweep)
 def sweep(
     config: Annotated[Path, typer.Argument(help="Sweep configuration (bench/sweeps/NAME.toml).")],
     out: Annotated[Path, typer.Option(help="Folder for runs, results.parquet and the report.")],
@@ -187,8 +214,9 @@ def sweep(
     """Train every method at every budget and write the report; the same command goes on where a killed one stopped."""
     from rectab.sweep import run_sweep, write_report
 
-    run_sweep(config, out, jobs=jobs, retry_failed=retry_failed)
+    made = run_sweep(config, out, jobs=jobs, retry_failed=retry_failed)
     Console().print(f"report: {write_report(out)}")
+    failures_end(made.failed())
 
 
 @app.command()
@@ -205,50 +233,13 @@ def report(
     Console().print(f"report: {write_report(out, timing)}")
 
 
-def _options(pairs: list[str] | None) -> dict[str, Any]:
-    """``["a=1", "b=x"]`` -> ``{"a": 1, "b": "x"}``; values are JSON where they can be."""
-    options: dict[str, Any] = {}
-    for pair in pairs or []:
-        key, separator, text = pair.partition("=")
-        if not separator or not key:
-            raise ValueError(f"{pair!r}: write KEY=VALUE")
-        options[key] = _value(text)
-    return options
-
-
-def _value(text: str) -> Any:
-    for parse in (json.loads, float):  # ".5" is a number that JSON does not know
-        try:
-            return parse(text)
-        except ValueError:
-            continue
-    return text
-
-
-def _below(prefix: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings under a prefix; further dots nest: ``model.history.hidden=[32]`` is an option of the tower."""
-    below: dict[str, Any] = {}
-    for key, value in settings.items():
-        if key.startswith(prefix):
-            *path, last = key.removeprefix(prefix).split(".")
-            place = below
-            for part in path:
-                place = place.setdefault(part, {})
-            place[last] = value
-    return below
-
-
-def _say(line: str) -> None:
-    """On standard error, so that what is asked for stays alone on standard output."""
-    sys.stderr.write(line + "\n")
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+def run() -> None:
+    """Entry point of the ``rectab`` command."""
+    leave_at_once(main)
 
 
 def main() -> None:
-    """Entry point of the ``rectab`` command."""
+    """``rectab`` with the arguments of this process; always ends in SystemExit."""
     try:
         app()
     except Exception as error:

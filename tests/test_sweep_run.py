@@ -160,7 +160,9 @@ def test_damaged_run_file_is_run_again(sweep_file: Path, out: Path) -> None:
 def test_tuning_gives_every_cell_the_same_trials_and_never_sees_test(sweep_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     sweep_file.write_text(CONFIG + "\n[tuning]\ngrid = { lr = [0.0005, 0.002, 0.001] }\n")
-    plan, _ = run(sweep_file, out, jobs=2)
+    plan, told = run(sweep_file, out, jobs=2)
+    for lr in (0.0005, 0.002, 0.001):
+        assert f"hashed at 10% · seed 0 (tuning trial: lr = {lr}): valid AUC" in told
     trials = pl.read_parquet(out / "trials.parquet")
     assert trials.group_by("method", "budget").len()["len"].unique().to_list() == [3]
     assert trials["seed"].unique().to_list() == [0]

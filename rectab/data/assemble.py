@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -24,6 +23,7 @@ from rectab.data.splits import TRAIN, assign_splits, compared_by
 from rectab.data.staging import GROUP, ITEM, LABEL, SPLIT, TIME, StagedTable
 from rectab.data.storage import SPLITS, create_array
 from rectab.data.vocabularies import Codes, FittedVocabulary, factorise, fit_ids
+from rectab.waiting import result_of, worker_threads
 
 __all__ = ["Assembly", "feature_key"]
 
@@ -201,13 +201,9 @@ class Assembly:
         """Encode the vocabularies, a few at a time: much of it runs on one thread each, in numba and numpy."""
         names = self._vocabulary_names()
         loaders = [self._loaders(name) for name in names]
-        with ThreadPoolExecutor(_AT_A_TIME) as pool:
+        with worker_threads(_AT_A_TIME) as pool:
             jobs = [pool.submit(self._encode, *job) for job in zip(names, loaders, range(len(names)), strict=True)]
-            try:
-                self.encoded = {name: job.result() for name, job in zip(names, jobs, strict=True)}
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+            self.encoded = {name: result_of(job) for name, job in zip(names, jobs, strict=True)}
 
     def _loaders(self, name: str) -> dict[str, Callable[[], pl.Series]]:
         """What loads each column of a vocabulary, by key; fits the bins of its features."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -107,10 +107,11 @@ class RunSpec:
         """(data set, model, method, budget): the runs that differ only by seed."""
         return (self.dataset, self.model_label, self.method_label, self.budget)
 
-    def describe(self) -> str:
-        """One short line for progress and errors."""
+    def describe(self, tuned: Sequence[str] = ()) -> str:
+        """One short line for progress and errors; a trial's says what it sets of the ``tuned`` settings."""
         budget = f" at {self.budget}" if self.budget else ""
-        trial = " (tuning trial)" if self.role == "trial" else ""
+        tried = ", ".join(f"{key} = {self.training[key]}" for key in tuned if key in self.training)
+        trial = f" (tuning trial{': ' if tried else ''}{tried})" if self.role == "trial" else ""
         return f"{self.dataset} · {self.model_label} · {self.method_label}{budget} · seed {self.seed}{trial}"
 
     def to_json(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from rectab.sweep.environment import available_cores, describe_environment, thre
 from rectab.sweep.grid import RunSpec
 from rectab.sweep.store import RunStore
 from rectab.sweep.worker import base_record
+from rectab.waiting import next_of
 
 __all__ = ["run_all"]
 
@@ -31,11 +32,12 @@ class _Worker:
 
     def __init__(self, runner: str, threads: int, store: RunStore) -> None:
         self.runner, self.threads, self.store = runner, threads, store
+        self.stopped = False
         self.process: subprocess.Popen[str] | None = None
         self.errors: IO[str] = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - see stop
 
-    def run(self, spec: RunSpec) -> dict[str, Any]:
-        """The record of a run; a crash of the process is a failed one."""
+    def run(self, spec: RunSpec) -> dict[str, Any] | None:
+        """The record of a run; a crash of the process is a failed one. None if it was stopped."""
         process = self.process or self._start()
         self.errors.truncate(0)
         self.errors.seek(0)
@@ -51,11 +53,14 @@ class _Worker:
         if answer.endswith("\n"):
             record: dict[str, Any] = json.loads(answer)
             return record
+        if self.stopped:
+            return None
         self.process = None
         return self._crashed(spec, process.wait())
 
     def stop(self) -> None:
         """Kill the process; what it was running has no file and runs again next time."""
+        self.stopped = True
         if self.process is not None:
             self.process.kill()
             self.process.wait()
@@ -73,6 +78,7 @@ class _Worker:
             text=True,
             encoding="utf-8",
             env=environment,
+            start_new_session=True,  # Ctrl-C reaches the sweep alone, which then decides
         )
         return self.process
 
@@ -108,14 +114,13 @@ def run_all(
         todo.put(spec)
     done: queue.SimpleQueue[tuple[RunSpec, dict[str, Any]] | BaseException] = queue.SimpleQueue()
     workers = [_Worker(runner, threads, store) for _ in range(jobs)]
-    stopping = threading.Event()
 
     def serve(worker: _Worker) -> None:
         try:
-            while not stopping.is_set():
+            while not worker.stopped:
                 spec = todo.get_nowait()
                 record = worker.run(spec)
-                if stopping.is_set():
+                if record is None or worker.stopped:
                     return
                 store.write_run(record)
                 if record["status"] != "failed":
@@ -131,11 +136,10 @@ def run_all(
         thread.start()
     try:
         for _ in specs:
-            item = done.get()
+            item = next_of(done)
             if isinstance(item, BaseException):
                 raise item
             yield item
     finally:
-        stopping.set()
         for worker in workers:
             worker.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -23,11 +24,13 @@ class SweepProgress:
 
     Args:
         total: runs of the sweep, finished ones included.
+        tuned: training settings that trials try; a trial's line says its own.
         console: where to write.
     """
 
-    def __init__(self, total: int, console: Console | None = None) -> None:
+    def __init__(self, total: int, tuned: Sequence[str] = (), console: Console | None = None) -> None:
         self.console = console or Console()
+        self.tuned = tuned
         self.total, self.done, self.before = total, 0, 0
         self.begin = time.monotonic()
         self.bar = Progress(
@@ -68,7 +71,7 @@ class SweepProgress:
         self.done += 1
         self.bar.update(self.task, completed=self.done)
         status = record["status"]
-        line = f"[{_STYLES[status]}]{status:<10}[/] {escape(spec.describe())}{escape(_outcome(spec, record))}"
+        line = f"[{_STYLES[status]}]{status:<10}[/] {escape(spec.describe(self.tuned))}{escape(_outcome(spec, record))}"
         if not self.console.is_terminal:
             line = f"{escape(f'[{self.done}/{self.total}{self._left()}]')} {line}"
         self.console.print(line, highlight=False, soft_wrap=True)

@@ -20,11 +20,11 @@ from rectab.sweep.charts import auc_against_bytes, method_styles, slice_charts
 from rectab.sweep.grid import DatasetInfo
 from rectab.sweep.learned_charts import LearnedChart, learned_charts
 from rectab.sweep.model_tables import model_comparisons
+from rectab.sweep.plan import SweepPlan, plan_from_folder
 from rectab.sweep.report_tables import ReportTable, every_run, section_tables
 from rectab.sweep.results import write_results
 from rectab.sweep.store import SweepFolderError
 from rectab.sweep.summary import answer, status_counts
-from rectab.sweep.sweep import SweepPlan, plan_from_folder
 from rectab.sweep.timing import TimesByCell, auc_against_time, read_times, timing_table
 from rectab.sweep.tuning import validation_auc
 from rectab.training.run import model_config

@@ -11,7 +11,7 @@ import polars as pl
 
 from rectab.atomic_file import write_atomic
 from rectab.sweep.grid import DatasetInfo, RunSpec
-from rectab.sweep.sweep import SweepPlan
+from rectab.sweep.plan import SweepPlan
 from rectab.tables.budget import parse_budget
 
 __all__ = ["RESULT_COLUMNS", "SLICES", "collect_results", "write_results"]

@@ -4,77 +4,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from rectab.sweep.config import SweepConfig, SweepConfigError, load_config
-from rectab.sweep.grid import CellKey, DatasetInfo, RunSpec, expand_runs, expand_trials
+from rectab.sweep.config import SweepConfigError, load_config
+from rectab.sweep.grid import DatasetInfo, RunSpec
+from rectab.sweep.plan import SweepPlan, plan_from_folder
 from rectab.sweep.pool import run_all
 from rectab.sweep.progress import SweepProgress
-from rectab.sweep.store import FORMAT_VERSION, RunStore, exclusive
-from rectab.sweep.tuning import choose_settings
+from rectab.sweep.results import write_results
+from rectab.sweep.store import RunStore, exclusive
 from rectab.sweep.worker import DEFAULT_RUNNER
 
 __all__ = ["SweepPlan", "plan_from_folder", "run_sweep"]
-
-
-@dataclass(frozen=True)
-class SweepPlan:
-    """A sweep with its data sets known, and what is on disk of it.
-
-    Attributes:
-        config: the sweep.
-        datasets: one per entry of ``config.datasets``.
-        store: the folder.
-        command: how it was started, to be repeated by a reader of the report.
-    """
-
-    config: SweepConfig
-    datasets: list[DatasetInfo]
-    store: RunStore
-    command: str
-
-    def trials(self) -> dict[CellKey, list[RunSpec]]:
-        """Tuning trials by cell."""
-        return expand_trials(self.config, self.datasets)
-
-    def trial_specs(self) -> list[RunSpec]:
-        """Tuning trials, each once."""
-        return list({spec.hash: spec for specs in self.trials().values() for spec in specs}.values())
-
-    def chosen(self) -> dict[CellKey, dict[str, Any]]:
-        """What tuning chose, of the trials that are on disk."""
-        return choose_settings(self.config, self.trials(), self.store.read_run)
-
-    def runs(self) -> list[RunSpec]:
-        """Every reported run."""
-        return expand_runs(self.config, self.datasets, self.chosen())
-
-    def stale(self) -> list[str]:
-        """Run files of an older configuration; they are left alone and do not count."""
-        return self.store.stale_runs({spec.hash for spec in [*self.trial_specs(), *self.runs()]})
-
-    def save(self) -> None:
-        """Write ``sweep.json``, from which the report is made."""
-        self.store.write_sweep(
-            {
-                "format": FORMAT_VERSION,
-                "command": self.command,
-                "config": self.config.model_dump(),
-                "datasets": [asdict(info) for info in self.datasets],
-            }
-        )
-
-
-def plan_from_folder(folder: Path) -> SweepPlan:
-    """The sweep that was last started in a folder. Raises SweepFolderError if there is none."""
-    store = RunStore(folder)
-    content = store.read_sweep()
-    datasets = [DatasetInfo(**info) for info in content["datasets"]]
-    return SweepPlan(SweepConfig.model_validate(content["config"]), datasets, store, content["command"])
 
 
 def run_sweep(
@@ -103,8 +47,6 @@ def run_sweep(
         DataError: a data set is not.
         SweepFolderError: another sweep is running in the folder.
     """
-    from rectab.sweep.results import write_results
-
     config, store = load_config(config_path), RunStore(Path(out_dir))
     if jobs is not None and jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs}")
@@ -122,7 +64,7 @@ def run_sweep(
         trials = plan.trial_specs()
         # Trials only decide settings, so the number of runs is known before they are.
         total = len(trials) + len(plan.runs())
-        with SweepProgress(total, console=console) as progress:
+        with SweepProgress(total, plan.tuned, console) as progress:
             for specs in (lambda: trials, plan.runs):
                 _run_missing(specs(), store, runner, jobs or config.jobs, retry_failed, progress)
             stale = plan.stale()

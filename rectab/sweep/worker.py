@@ -12,7 +12,6 @@ import json
 import os
 import queue
 import shutil
-import signal
 import sys
 import threading
 import time
@@ -97,7 +96,6 @@ def _read_requests(requests: queue.SimpleQueue[str]) -> None:
 
 def main() -> None:
     """Serve requests until standard input closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the sweep decides
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print must not look like an answer
     runner = load_runner(sys.argv[1])
