@@ -1,0 +1,61 @@
+"""Blocks: ranges of a vocabulary's ids, the most frequent first, that are held in one encoding each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["Block", "finest_blocks"]
+
+SMALL = 48
+"""Vocabularies of at most so many ids are one block: a second one costs more than it brings."""
+
+_FEWEST = 12  # ids of a block
+_FACTOR = 4.0  # by which the traffic of a block's ids may differ: one bit of precision
+_LARGEST_SHARE = 0.5  # of a vocabulary's ids, for a block in which all are equally frequent
+
+
+@dataclass(frozen=True, order=True)
+class Block:
+    """Ids ``first .. last - 1`` of a vocabulary.
+
+    Attributes:
+        vocabulary: its index in the schema.
+        first, last: the first id, and the one after the last.
+    """
+
+    vocabulary: int
+    first: int
+    last: int
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+    def joined(self, following: Block) -> Block:
+        """This block and the one that follows it."""
+        return Block(self.vocabulary, self.first, following.last)
+
+
+def finest_blocks(vocabulary: int, traffic: np.ndarray) -> list[Block]:
+    """The blocks that a vocabulary can be cut into; neighbours are joined where that is worth more.
+
+    The best precision of an id follows from the logarithm of its traffic (half a bit for every factor of two), so a
+    block ends where traffic has fallen by a factor of four.
+
+    Args:
+        vocabulary: its index.
+        traffic: float64 [n], expected lookups of every id, roughly falling; the first id may have any.
+    """
+    size = len(traffic)
+    borders = [0]
+    if size > SMALL:
+        level = np.maximum.accumulate(traffic[1:][::-1])[::-1]  # falling, whatever traffic does
+        while True:
+            start = borders[-1]
+            floor = level[min(start, size - 2)] / _FACTOR
+            border = max(int(np.searchsorted(-level, -floor, side="right")) + 1, start + _FEWEST)
+            if size - border < _FEWEST:
+                break
+            borders.append(border)
+    return [Block(vocabulary, first, last) for first, last in zip(borders, [*borders[1:], size], strict=True)]

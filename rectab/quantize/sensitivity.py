@@ -1,0 +1,75 @@
+"""How much a model's output moves when a looked-up vector does: what the error of an encoding costs, by vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+__all__ = ["table_sensitivity"]
+
+ROWS = 20_000
+"""Training rows that sensitivities are measured on."""
+
+
+def table_sensitivity(model: nn.Module, table: nn.Module, num_vocabularies: int, batches: Iterable[Any]) -> np.ndarray:
+    """float64 [V, D]: mean squared gradient of a row's output by a looked-up vector, dimension by dimension.
+
+    Evaluation mode; the mean is over all lookups of a vocabulary, those of histories included. 0 where there are none.
+
+    Args:
+        model: ``model(batch)`` gives [B] outputs, one a row.
+        table: the part of it that is called as ``table(ids, vocabulary)``, see
+            :class:`rectab.tables.base.EmbeddingTable`.
+        num_vocabularies: V.
+        batches: of training rows.
+    """
+    total: Tensor | None = None
+    lookups = torch.zeros(num_vocabularies, dtype=torch.float64)
+    with _evaluating(model):
+        for batch in batches:
+            with _watched(table) as seen, torch.enable_grad():
+                outputs = model(batch)
+            gradients = torch.autograd.grad(outputs.sum(), [vectors for _, vectors in seen], allow_unused=True)
+            for (vocabulary, vectors), gradient in zip(seen, gradients, strict=True):
+                columns = vocabulary.expand(vectors.shape[:-1]).reshape(-1)
+                squares = torch.zeros_like(vectors) if gradient is None else gradient.square()
+                if total is None:
+                    total = torch.zeros(num_vocabularies, vectors.shape[-1], dtype=torch.float64)
+                total.index_add_(0, columns, squares.reshape(-1, vectors.shape[-1]).double())
+                lookups += torch.bincount(columns, minlength=num_vocabularies)
+    if total is None:
+        raise ValueError("no batch came, so no sensitivity can be measured")
+    return (total / lookups.clamp(min=1).unsqueeze(1)).numpy()
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+@contextmanager
+def _watched(table: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Collects (vocabulary of every id, their vectors) of every call; the vectors are the leaves of the graph."""
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
+        vocabulary = kwargs["vocabulary"] if "vocabulary" in kwargs else args[1]
+        leaf = output.detach().requires_grad_()
+        seen.append((torch.as_tensor(vocabulary), leaf))
+        return leaf
+
+    handle = table.register_forward_hook(keep, with_kwargs=True)
+    try:
+        yield seen
+    finally:
+        handle.remove()
