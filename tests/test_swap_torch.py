@@ -14,7 +14,7 @@ import rectab
 from rectab.optim import RowAdam
 from rectab.swap.planning import share_budget
 from rectab.swap.views import SwappedBag, SwappedEmbedding
-from rectab.tables import InfeasibleBudget, methods
+from rectab.tables import InfeasibleBudget, get_method, methods
 
 SIZES = {"user": 3000, "item": 2000, "city": 40}
 
@@ -83,7 +83,9 @@ SWAPPABLE = [m.name for m in methods() if not m.needs_own_trainer and m.fills !=
 def test_swapped_model_keeps_its_budget_and_learns(model: Model, method: str) -> None:
     counts = {name: torch.arange(table.num_embeddings, 0, -1) for name, table in named_tables(model)}
     result = swap(model, method, counts=counts)
-    assert 0.9 * result.plan.budget_bytes <= result.bytes_after <= result.plan.budget_bytes
+    assert result.bytes_after <= result.plan.budget_bytes
+    if get_method(method).fills == "any":  # others come in steps
+        assert result.bytes_after >= 0.9 * result.plan.budget_bytes
     assert result.plan.budget_bytes == int(0.25 * result.bytes_before)
     assert model(*batch()).shape == (64,)
     losses = train(model, torch.optim.Adam(model.parameters(), lr=0.02))
