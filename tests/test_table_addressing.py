@@ -217,10 +217,6 @@ def test_collisions_of_the_full_table_are_none(vocabularies) -> None:
 
 def test_bad_unified_configurations_are_refused() -> None:
     vocabularies = [Vocabulary("a", 10)]
-    for config, text in [
-        (UnifiedConfig(10, 3), "does not divide"),
-        (UnifiedConfig(0, 2), "rows_per_table"),
-        (UnifiedConfig(10, 2, 0), "num_tables"),
-    ]:
+    for settings, text in [((10, 3), "does not divide"), ((0, 2), "rows_per_table"), ((10, 2, 0), "num_tables")]:
         with pytest.raises(ValueError, match=text):
-            build_table("unified", vocabularies, 16, config)
+            build_table("unified", vocabularies, 16, UnifiedConfig(*settings))
