@@ -52,6 +52,7 @@ def stopped(arguments: list[str], begun: Callable[[], bool]) -> str:
         text=True,
         env=environment,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # ignored in background jobs
     )
     try:
         while not begun() and process.poll() is None:
