@@ -50,3 +50,12 @@ def test_planning_a_huge_table_allocates_nothing() -> None:
 
 def test_bytes_are_written_for_people() -> None:
     assert [format_bytes(n) for n in (0, 1023, 4 * 2**20, 5 * 2**40)] == ["0 B", "1023 B", "4.00 MiB", "5.00 TiB"]
+
+
+@pytest.mark.parametrize("text", ["10", "0.5", " 100 "])
+def test_a_small_number_without_a_unit_is_asked_about(text: str) -> None:
+    with pytest.raises(ValueError, match=f"write {float(text):g}% for a share of the full table, or {float(text):g}B"):
+        parse_budget(text, 10**6)
+    assert parse_budget("10B", 10**6) == 10
+    assert parse_budget("101", 10**6) == 101
+    assert parse_budget(10, 10**6) == 10

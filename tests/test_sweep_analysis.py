@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+from sweep_fakes import CONFIG, finished_sweep
 
 from rectab.sweep.analysis import Curve, Section, sections_of
-from rectab.sweep.results import RESULT_COLUMNS
+from rectab.sweep.charts import auc_against_bytes, method_styles
+from rectab.sweep.report_tables import section_tables
+from rectab.sweep.results import RESULT_COLUMNS, write_results
 from rectab.sweep.statistics import estimate, t_quantile
 from rectab.sweep.summary import answer
 
@@ -119,3 +123,23 @@ def test_answer_speaks_of_losses_seeds_and_the_smallest_table() -> None:
 def test_answer_without_a_full_table_or_any_finished_run() -> None:
     assert "full table was not run" in answer(section(row("hashed", "10%", 0, 100, 0.7)), None)[0]
     assert "No run of this section finished" in answer(section(row("hashed", "10%", 0, 100, None)), None)[0]
+
+
+def test_two_seeds_cannot_decide_and_do_not_stretch_the_axis(tmp_path: Path) -> None:
+    """Their intervals are far wider than what lies between the tables: the axis follows the points."""
+    sections = {}
+    for seeds in ("[0, 1]", "[0, 1, 2]"):
+        folder = tmp_path / seeds
+        folder.mkdir()
+        plan = finished_sweep(folder, CONFIG.replace("[0, 1, 2]", seeds))
+        (sections[seeds],) = sections_of(write_results(plan))
+    two, three = sections["[0, 1]"], sections["[0, 1, 2]"]
+    verdicts = {row[5].text for row in section_tables(two)["paired"].rows}
+    assert "two seeds: cannot decide" in verdicts
+    assert "within the noise" not in verdicts
+    assert any("Two seeds cannot decide" in sentence for sentence in answer(two, None))
+    assert not any("cannot decide" in sentence for sentence in answer(three, None))
+    low, high = auc_against_bytes(two, method_styles([two]), None)["layout"]["yaxis"]["range"]
+    means = [cell.auc.mean for cell in two.cells]
+    assert min(means) - 0.2 * (max(means) - min(means)) < low < min(means)
+    assert max(means) < high < max(means) + 0.2 * (max(means) - min(means))

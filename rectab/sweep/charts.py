@@ -63,9 +63,9 @@ def auc_against_bytes(section: Section, styles: dict[str, dict[str, str]], best_
         cells = section.cells_of(method)
         tips = [_tooltip(section, cell) for cell in cells]
         traces.append(_trace(method, cells, [cell.auc for cell in cells], tips, styles[method]))
-    lows = [cell.auc.low for cell in section.cells]
-    highs = [cell.auc.high for cell in section.cells]
-    bottom, top = min(lows), max(highs)
+    # The axis follows the points: intervals of few seeds are many times as wide, and would leave a flat line of them.
+    means = [cell.auc.mean for cell in section.cells]
+    bottom, top = min(means), max(means)
     span = max(top - bottom, 1e-4)
     layout = _layout(section, "test AUC")
     layout["shapes"], layout["annotations"] = [], []
@@ -84,7 +84,7 @@ def auc_against_bytes(section: Section, styles: dict[str, dict[str, str]], best_
             | {"font": {"color": "var(--best)", "size": 12}}
         )
     span = max(top - bottom, 1e-4)
-    layout["yaxis"] |= {"range": [bottom - 0.06 * span, top + 0.1 * span], "tickformat": ".4~f"}
+    layout["yaxis"] |= {"range": [bottom - 0.1 * span, top + 0.14 * span], "tickformat": ".4~f"}
     return {"data": traces, "layout": layout}
 
 
@@ -105,7 +105,7 @@ def slice_charts(section: Section, styles: dict[str, dict[str, str]]) -> list[di
             ]
             if not points:
                 continue
-            values += [bound for _, change in points for bound in (change.low, change.high)]
+            values += [change.mean for _, change in points]
             cells, changes = [cell for cell, _ in points], [change for _, change in points]
             tips = [
                 f"<b>{escape(_named(cell))}</b><br>{name} ids: {fmt.difference(change)} AUC<br>"
@@ -117,7 +117,7 @@ def slice_charts(section: Section, styles: dict[str, dict[str, str]]) -> list[di
             layout = _layout(section, "AUC − full")
             layout["shapes"] = [_horizontal(0, 0) | {"type": "line", "line": {"color": "var(--muted)", "width": 1}}]
             charts.append({"slice": name, "rows": _slice_rows(section, name), "data": traces, "layout": layout})
-    margin = 0.05 * (max(values) - min(values))
+    margin = 0.1 * max(max(values) - min(values), 1e-4)
     for chart in charts:
         chart["layout"]["yaxis"] |= {"range": [min(values) - margin, max(values) + margin], "tickformat": "+.4~f"}
         chart["layout"]["compact"] = True

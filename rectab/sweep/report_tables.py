@@ -11,7 +11,7 @@ from typing import Any
 from rectab.sweep import formatting as fmt
 from rectab.sweep.analysis import Cell, Section
 from rectab.sweep.results import SLICES
-from rectab.sweep.statistics import Estimate
+from rectab.sweep.statistics import DECIDING_SEEDS, Estimate
 
 __all__ = [
     "Column",
@@ -194,7 +194,7 @@ def verdict(value: Estimate | None) -> Value:
     if value.half_width is None:
         return Value("one seed: cannot tell", 0.0)
     if not value.excludes_zero:
-        return Value("within the noise", 0.0)
+        return Value("two seeds: cannot decide" if value.n < DECIDING_SEEDS else "within the noise", 0.0)
     return Value("better", 1.0, "good") if value.mean > 0 else Value("worse", -1.0, "bad")
 
 

@@ -8,7 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-__all__ = ["Estimate", "estimate", "t_quantile"]
+__all__ = ["DECIDING_SEEDS", "Estimate", "estimate", "t_quantile"]
+
+
+DECIDING_SEEDS = 3
+"""Fewest seeds to rely on: of two, the 95 % interval is 25 standard errors wide, and next to nothing stands out."""
 
 
 @dataclass(frozen=True)

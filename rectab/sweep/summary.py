@@ -5,7 +5,7 @@ from __future__ import annotations
 from rectab.sweep import formatting as fmt
 from rectab.sweep.analysis import Cell, Section
 from rectab.sweep.results import SLICES
-from rectab.sweep.statistics import Estimate
+from rectab.sweep.statistics import DECIDING_SEEDS, Estimate
 
 __all__ = ["answer", "status_counts"]
 
@@ -28,6 +28,11 @@ def answer(section: Section, best_auc: float | None) -> list[str]:
     sentences = [f"The full table takes {fmt.size(reference.serving_bytes)} and reaches a test {_auc(reference)}."]
     if best_auc is not None:
         sentences.append(f"The best possible AUC on these rows, that of the true click probability, is {best_auc:.4f}.")
+    if reference.auc.n < DECIDING_SEEDS:
+        few = "One seed" if reference.auc.n == 1 else "Two seeds"
+        sentences.append(
+            f"{few} cannot decide which table is better: run at least {DECIDING_SEEDS} (seeds = [0, 1, 2])."
+        )
     sentences += [_losses_at(section, reference, budget) for budget in _levels(section)]
     sentences.append(_good_enough(section, reference))
     sentences += _where(section, reference)

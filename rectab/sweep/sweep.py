@@ -15,6 +15,7 @@ from rectab.sweep.plan import SweepPlan, plan_from_folder
 from rectab.sweep.pool import run_all
 from rectab.sweep.progress import SweepProgress
 from rectab.sweep.results import write_results
+from rectab.sweep.statistics import DECIDING_SEEDS
 from rectab.sweep.store import RunStore, exclusive
 from rectab.sweep.worker import DEFAULT_RUNNER
 
@@ -61,6 +62,12 @@ def run_sweep(
         command = f"rectab sweep {config_path} --out {out_dir}" + (f" --jobs {jobs}" if jobs else "")
         plan = SweepPlan(config, datasets, store, command)
         plan.save()
+        if len(config.seeds) < DECIDING_SEEDS:
+            _say(
+                console,
+                f"{len(config.seeds)} seed{'s' * (len(config.seeds) > 1)} cannot decide which table is better; "
+                f"{DECIDING_SEEDS} or more can (seeds = [0, 1, 2])",
+            )
         trials = plan.trial_specs()
         # Trials only decide settings, so the number of runs is known before they are.
         total = len(trials) + len(plan.runs())

@@ -134,13 +134,18 @@ def parse_budget(text: str | int | float, full_bytes: int) -> int:
     """Bytes of ``"256KiB"``, ``"1.5GB"``, ``"10%"`` (of ``full_bytes``) or a plain number of bytes.
 
     Raises:
-        ValueError: not a budget, or not positive.
+        ValueError: not a budget, not positive, or text that is a number of at most 100 without a unit.
     """
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z]*|%)\s*", str(text))
     unit = match.group(2).lower() if match else None
     if match is None or (unit != "%" and unit not in _UNITS):
         raise ValueError(f"budget {text!r} is not understood; write bytes (4194304), 4MiB, 1.5GB or 10%")
     number = float(match.group(1))
+    if unit == "" and isinstance(text, str) and number <= 100:
+        raise ValueError(
+            f"budget {text!r} would be {number:g} bytes; write {number:g}% for a share of the full table, or "
+            f"{number:g}B if bytes are meant"
+        )
     size = int(number / 100 * full_bytes) if unit == "%" else int(number * _UNITS[str(unit)])
     if size < 1:
         raise ValueError(f"budget {text!r} is less than one byte")
