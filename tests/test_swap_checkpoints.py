@@ -10,8 +10,8 @@ from test_swap_torch import SWAPPABLE, Model, batch, swap, train
 from torch import nn
 
 from rectab.schema import Vocabulary
-from rectab.swap.fit import FitTarget, fit_table, reconstruction_error
 from rectab.tables import EmbeddingTable, TableOptions, plan
+from rectab.tables.fit import FitTarget, fit_table, reconstruction_error
 
 SIZE, DIM = 400, 8
 
@@ -80,7 +80,7 @@ def test_counts_make_hot_ids_nearer() -> None:
 
 
 def test_methods_without_a_closed_form_are_fitted_by_descent() -> None:
-    from rectab.swap import fit
+    from rectab.tables import fit
 
     for gradient in ("dense", "row", "sparse"):
         closed, descended = table_of("unified"), table_of("unified", gradient=gradient)

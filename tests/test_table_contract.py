@@ -32,6 +32,8 @@ from rectab.tables import (
     register,
     save_table,
 )
+from rectab.tables.addressing import rows_of
+from rectab.tables.fit import FitTarget, reconstruction_error
 
 DIM = 8
 METHODS = [pytest.param(m, id=m.name) for m in methods()]
@@ -313,6 +315,43 @@ def test_unseen_policies(method: TableMethod, vocabularies: list[Vocabulary], tm
     assert load_table(tmp_path / "t.safetensors").options.unseen == "zero"
     with pytest.raises(ValueError, match="unseen must be one of"):
         TableOptions(unseen="drop")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_addresses_say_which_rows_a_lookup_reads(
+    method: TableMethod, vocabularies: list[Vocabulary], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compared with what the stores are asked for."""
+    table = small(method, vocabularies).eval()
+    asked: dict[str, list[Tensor]] = {}
+    for name, store in table.row_stores():
+        gather = store.forward
+        keep = lambda rows, gather=gather, name=name: asked.setdefault(name, []).append(rows) or gather(rows)  # noqa: E731
+        monkeypatch.setattr(store, "forward", keep)
+    for index, vocabulary in enumerate(vocabularies):
+        addresses = [address for address in table.addresses() if address.vocabulary == index]
+        ids = torch.arange(vocabulary.num_embeddings)
+        asked.clear()
+        table(ids, index)
+        for name in {address.store for address in addresses}:
+            read = torch.cat([rows.reshape(ids.numel(), -1) for rows in asked[name]], -1)
+            mine = sorted((a for a in addresses if a.store == name), key=lambda a: a.chunk)
+            assert torch.equal(read, torch.stack([rows_of(a, ids, ids.numel()) for a in mine], -1))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_start_from_its_own_vectors_changes_nothing_or_little(
+    method: TableMethod, vocabularies: list[Vocabulary]
+) -> None:
+    if method.needs_own_trainer:
+        return
+    table = small(method, vocabularies).eval()
+    other = plan(method.name, vocabularies, DIM, table.ledger().bytes, options=TableOptions(seed=5)).build().eval()
+    wanted = [table.embedding(v.name).materialize() for v in vocabularies]
+    targets = [FitTarget(index, vectors, None, None) for index, vectors in enumerate(wanted)]
+    other.start_from(targets)
+    errors = [reconstruction_error(other, target) for target in targets]
+    assert max(errors) < (1e-3 if other.is_plain_rows or "start_from" in vars(method.table) else 0.9)
 
 
 OUTSIDE = [5000, -1, 2**40, -(2**63)]

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from rectab.schema import Vocabulary
 from rectab.tables import TableOptions, build_table, full_table_bytes, plan
+from rectab.tables.fit import FitTarget, reconstruction_error
 from rectab.tables.narrow import NarrowConfig
 from rectab.tables.planning import plan_all, plan_renderables
 
@@ -54,3 +55,15 @@ def test_the_projection_is_trained_outside_the_rows(vocabularies: Sequence[Vocab
     assert table.ledger().by_kind()["decoder"] == 4 * 2 * 8
     with pytest.raises(ValueError, match="width 9 is more than embedding_dim 8"):
         build_table("narrow", vocabularies, 8, NarrowConfig(9))
+
+
+def test_it_starts_from_trained_vectors_with_the_least_error_there_is() -> None:
+    vectors = torch.randn(300, 8, generator=torch.Generator().manual_seed(0)) * torch.linspace(2, 0.1, 8)
+    vocabulary, target = [Vocabulary("a", 300)], FitTarget(0, vectors, None, None)
+    plain = build_table("narrow", vocabulary, 8, NarrowConfig(3))
+    plain.start_from([target])
+    assert torch.equal(plain(torch.arange(300), 0)[:, :3], vectors[:, :3])
+    projected = build_table("narrow", vocabulary, 8, NarrowConfig(3, project=True))
+    projected.start_from([target])
+    singular = torch.linalg.svdvals(vectors).square()
+    assert reconstruction_error(projected, target) == pytest.approx(float(singular[3:].sum() / singular.sum()) ** 0.5)

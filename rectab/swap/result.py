@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from rectab.ops import RowStore
 from rectab.optim import RowOptimizer, RowRule, follow
-from rectab.swap.fit import FitTarget, fit_table
 from rectab.swap.planning import PlannedTable, SwapPlan
 from rectab.swap.references import OptimizerChange
 from rectab.swap.views import SwappedView
 from rectab.tables import EmbeddingTable, Ledger
+from rectab.tables.fit import FitTarget
 
 __all__ = ["SwapResult", "targets_of"]
 
@@ -31,7 +31,7 @@ class SwapResult:
         tables: the rectab tables, in the order of ``plan.tables``.
         views: the module now at each dotted path.
         reconstruction: by vocabulary, for ``init="trained"``: see
-            :func:`rectab.swap.fit.reconstruction_error`. Empty for ``fresh``.
+            :func:`rectab.tables.fit.reconstruction_error`. Empty for ``fresh``.
     """
 
     model: nn.Module
@@ -143,7 +143,7 @@ class SwapResult:
         for planned, live in zip(self.plan.tables, self.tables, strict=True):
             table, prefix = copy.deepcopy(live), f"{planned.found[0].name}.table."
             scales = [1.0 if s is None else float(s) for s in (self.views[f.name].scale for f in planned.found)]
-            fit_table(table, targets_of(planned, self._host_weights(planned, state_dict), scales))
+            table.start_from(targets_of(planned, self._host_weights(planned, state_dict), scales))
             swapped.update({prefix + key: tensor for key, tensor in table.state_dict().items()})
             for found in planned.found:
                 for name in found.names:

@@ -13,8 +13,10 @@ __all__ = ["own_rows", "scale_rows"]
 
 def own_rows(table: EmbeddingTable) -> bool:
     """Whether no row is read by two vocabularies, so that rows can start at the scale of their vocabulary."""
-    ranges = sorted((r.store, r.first_row, r.first_row + r.num_rows, r.vocabulary) for r in table.row_ranges())
-    end_of: dict[tuple[int, int], int] = {}  # last row so far, by (store, vocabulary)
+    if table.combine == "product":
+        return False
+    ranges = sorted((a.store, a.first_row, a.first_row + a.rows, a.vocabulary) for a in table.addresses())
+    end_of: dict[tuple[str, int], int] = {}  # last row so far, by (store, vocabulary)
     for store, first, end, vocabulary in ranges:
         if any(first < other for (s, v), other in end_of.items() if s == store and v != vocabulary):
             return False
@@ -25,9 +27,9 @@ def own_rows(table: EmbeddingTable) -> bool:
 @torch.no_grad()
 def scale_rows(table: EmbeddingTable, scales: Sequence[float]) -> None:
     """Multiplies the rows of every vocabulary by its entry of ``scales``; for tables with :func:`own_rows`."""
-    stores = [store for _, store in table.row_stores()]
+    stores = dict(table.row_stores())
     for store, first, end, vocabulary in {
-        (r.store, r.first_row, r.first_row + r.num_rows, r.vocabulary) for r in table.row_ranges()
+        (a.store, a.first_row, a.first_row + a.rows, a.vocabulary) for a in table.addresses()
     }:
         if scales[vocabulary] != 1.0:
             rows = slice(first, end)

@@ -10,7 +10,6 @@ from torch import nn
 
 from rectab.ops import Gradient, RowStore
 from rectab.swap.find import Place, Selector
-from rectab.swap.fit import fit_table, reconstruction_error
 from rectab.swap.naming import share_names
 from rectab.swap.planning import PlannedTable, SwapPlan, plan_swap
 from rectab.swap.references import Replacement, attribute_changes, find_optimizers, optimizer_changes
@@ -18,6 +17,7 @@ from rectab.swap.result import SwapResult, targets_of
 from rectab.swap.starting import own_rows, scale_rows
 from rectab.swap.views import SwappedBag, SwappedEmbedding, SwappedView
 from rectab.tables import EmbeddingTable
+from rectab.tables.fit import reconstruction_error
 from rectab.tables.unseen import Unseen
 
 __all__ = ["carry_out", "swap_"]
@@ -154,7 +154,7 @@ def _build(swap_plan: SwapPlan) -> tuple[tuple[EmbeddingTable, ...], dict[str, f
             store.dtype = weight.dtype  # of vectors, whatever holds the rows
         if swap_plan.init == "trained":
             targets = targets_of(planned, [found.weight for found in planned.found], list(planned.scales))
-            fit_table(table, targets)
+            table.start_from(targets)
             for target, found in zip(targets, planned.found, strict=True):
                 errors[found.name] = reconstruction_error(table, target)
         tables.append(table)

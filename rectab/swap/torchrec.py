@@ -32,8 +32,6 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface, 
 from rectab.schema import Vocabulary
 from rectab.swap.torchrec_addressing import RowAddressing, layout_of, table_names
 from rectab.tables import EmbeddingTable, Plan, plan
-from rectab.tables.ranges import RangeTable
-from rectab.tables.unified import UnifiedTable
 
 __all__ = ["RowAddressing", "ShardableBags", "ShardableEmbeddings", "plan_collection", "shardable"]
 
@@ -52,7 +50,7 @@ def _row_configs(kind: Any, planned: Plan, addressing: RowAddressing, **options:
     return [
         kind(
             name=name,
-            num_embeddings=rows.num_rows,
+            num_embeddings=rows.rows,
             embedding_dim=width,
             feature_names=names,
             data_type=_DATA_TYPES[planned.options.rows],
@@ -96,17 +94,21 @@ class _Shardable(nn.Module):
 
     def _weights_and_rows(self, table: EmbeddingTable) -> list[tuple[Any, Tensor]]:
         """(weight of a torchrec table, the same rows of ``table``)."""
-        if table.config != self.planned.config or not isinstance(table, (RangeTable, UnifiedTable)):
+        if (table.method, table.config) != (self.planned.method, self.planned.config):
             raise ValueError(f"the table is {table.config}, this module was planned as {self.planned.config}")
         layout = layout_of(self.planned)
         names = table_names(layout)
         weights = {key.split(".")[-2]: weight for key, weight in self.rows.state_dict().items()}
-        store = table.store.weight
         return [
-            (weights[name], store[entry.first_row : entry.first_row + entry.num_rows])
+            (weights[name], _weight(table, entry.store)[entry.first_row : entry.first_row + entry.rows])
             for name, entry in zip(names, layout.ranges, strict=True)
             if name in weights
         ]
+
+
+def _weight(table: EmbeddingTable, store: str) -> Tensor:
+    weight: Tensor = table.get_submodule(store).weight  # type: ignore[assignment]
+    return weight
 
 
 class ShardableBags(_Shardable, EmbeddingBagCollectionInterface):

@@ -6,17 +6,16 @@ This module needs torchrec; only :mod:`rectab.swap.torchrec` imports it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torchrec import KeyedJaggedTensor
 
-from rectab.ops import address_rows, salt_of
+from rectab.ops import address_rows
 from rectab.schema import Vocabulary
-from rectab.tables import Plan, RowRange, build_table
-from rectab.tables.ranges import RangeTable
-from rectab.tables.unified import UnifiedTable
+from rectab.tables import Plan
+from rectab.tables.addressing import Address
 from rectab.tables.unseen import place_unseen, refuse_outside
 
 __all__ = ["Layout", "RowAddressing", "layout_of", "table_names"]
@@ -33,7 +32,7 @@ class Layout:
         num_chunks: lookups an id.
     """
 
-    ranges: tuple[RowRange, ...]
+    ranges: tuple[Address, ...]
     table_of: dict[tuple[int, int], int]
     salts: dict[tuple[int, int], int]
     num_chunks: int
@@ -41,22 +40,15 @@ class Layout:
 
 def layout_of(planned: Plan) -> Layout:
     """Raises ValueError for a method whose storage is not plain rows."""
-    on_meta = replace(planned.options, device="meta")
-    table = build_table(planned.method, planned.vocabularies, planned.embedding_dim, planned.config, on_meta)
-    if not isinstance(table, (RangeTable, UnifiedTable)):
-        raise ValueError(f"{planned.method} cannot be sharded by torchrec; full, hashed and unified can")
-    found = table.row_ranges()
-    starts = sorted({entry.first_row for entry in found})
-    seed = getattr(planned.config, "seed", 0)
-    unified = isinstance(table, UnifiedTable)
-    salts = {}
-    for entry in found:
-        name = planned.vocabularies[entry.vocabulary].name
-        salts[entry.vocabulary, entry.chunk] = salt_of(seed, name, entry.chunk) if unified else salt_of(seed, name)
+    table = planned.on_meta
+    if not table.is_plain_rows:
+        raise ValueError(f"{planned.method} cannot be sharded by torchrec: its vectors are not plain rows")
+    found = table.addresses()
+    starts = sorted({(entry.store, entry.first_row) for entry in found})
     return Layout(
-        ranges=tuple(next(entry for entry in found if entry.first_row == start) for start in starts),
-        table_of={(entry.vocabulary, entry.chunk): starts.index(entry.first_row) for entry in found},
-        salts=salts,
+        ranges=tuple(next(entry for entry in found if (entry.store, entry.first_row) == start) for start in starts),
+        table_of={(entry.vocabulary, entry.chunk): starts.index((entry.store, entry.first_row)) for entry in found},
+        salts={(entry.vocabulary, entry.chunk): entry.salt or 0 for entry in found},
         num_chunks=1 + max(entry.chunk for entry in found),
     )
 
@@ -131,9 +123,9 @@ class RowAddressing(nn.Module):
         )
 
 
-def _signed_rows(rows: RowRange, vocabulary: Vocabulary) -> int:
+def _signed_rows(rows: Address, vocabulary: Vocabulary) -> int:
     """As :func:`rectab.ops.address_rows` wants it: negative for a vocabulary that is kept whole."""
-    return rows.num_rows if rows.hashed else -vocabulary.num_embeddings
+    return rows.rows if rows.by == "hash" else -vocabulary.num_embeddings
 
 
 def table_names(layout: Layout) -> list[str]:

@@ -1,7 +1,8 @@
 """Embedding tables on one contract: one file a method, or a folder where it has several parts (DNIS, OptEmbed)."""
 
 from rectab.tables import dnis, full, hashed, narrow, optembed, unified
-from rectab.tables.base import EmbeddingTable, RowRange, TableOptions
+from rectab.tables.addressing import Address
+from rectab.tables.base import EmbeddingTable, TableOptions
 from rectab.tables.budget import InfeasibleTraining, Plan, format_bytes, full_table_bytes, parse_budget, plan
 from rectab.tables.collisions import Collisions, expected_collisions
 from rectab.tables.family import Family, InfeasibleBudget
@@ -18,6 +19,7 @@ from rectab.tables.registry import (
 )
 
 __all__ = [
+    "Address",
     "Collisions",
     "EmbeddingTable",
     "Family",
@@ -26,7 +28,6 @@ __all__ = [
     "Ledger",
     "LedgerEntry",
     "Plan",
-    "RowRange",
     "TableMethod",
     "TableOptions",
     "build_table",

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from rectab.ops import Gradient, RowStore, get_format
 from rectab.ops.dispatch import in_graph, is_eager
 from rectab.schema import Vocabulary
+from rectab.tables.addressing import Address
+from rectab.tables.fit import FitTarget, fit_table
 from rectab.tables.ledger import Ledger, measure, measure_tensors, parameters_held
 from rectab.tables.unseen import (
     Unseen,
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from rectab.tables.staged import StageRunner
     from rectab.tables.views import BagView, EmbeddingView
 
-__all__ = ["EmbeddingTable", "RowRange", "TableOptions"]
+__all__ = ["EmbeddingTable", "TableOptions"]
 
 MAX_DIM = 1 << 16
 """Widest vector of a table: what is wider is another number by mistake, or a forged file."""
@@ -71,31 +73,11 @@ class TableOptions:
         get_format(self.rows)
 
 
-@dataclass(frozen=True)
-class RowRange:
-    """Where the lookups of one chunk of one vocabulary land.
-
-    Attributes:
-        vocabulary: index of the vocabulary.
-        chunk: index of the lookup; a method that looks up k rows for an id has chunks 0..k-1.
-        store: index of the row store.
-        first_row: first row of the range.
-        num_rows: rows in the range.
-        hashed: True if ids are spread over the range by a hash; False if every id has its own row.
-    """
-
-    vocabulary: int
-    chunk: int
-    store: int
-    first_row: int
-    num_rows: int
-    hashed: bool
-
-
 class EmbeddingTable(nn.Module, Generic[ConfigT]):
     """Base of all tables.
 
-    A method implements :meth:`lookup`, sets its tensors up in ``__init__`` from ``config`` alone (so that it can be
+    A method says where its rows are (:meth:`reads`, :meth:`addresses`) and how they make a vector (``combine``), or
+    implements :meth:`lookup` itself; it sets its tensors up in ``__init__`` from ``config`` alone (so that it can be
     built on the meta device to be counted), and registers itself (:mod:`rectab.tables.registry`). It never sees a
     vocabulary index or, unless it serves any id, an id that is outside.
 
@@ -109,6 +91,8 @@ class EmbeddingTable(nn.Module, Generic[ConfigT]):
     method: ClassVar[str]
     serves_any_id: ClassVar[bool] = False
     """As the method's record says."""
+    combine: ClassVar[Literal["concat", "sum", "product"] | None] = None
+    """How the rows that an id reads make its vector; None for a method with a lookup of its own."""
     lookup_refuses: bool = False
     """True if :meth:`lookup` raises IndexError by itself for every id outside, so that nobody has to look twice."""
 
@@ -144,8 +128,17 @@ class EmbeddingTable(nn.Module, Generic[ConfigT]):
         return next((m.dtype for m in self.modules() if isinstance(m, RowStore)), torch.float32)
 
     def lookup(self, ids: Tensor, vocabulary: Tensor) -> Tensor:
-        """int64 [*] ids, int64 vocabulary indices broadcastable to ids -> float [*, D]. To be implemented."""
-        raise NotImplementedError
+        """int64 [*] ids, int64 vocabulary indices broadcastable to ids -> float [*, D]."""
+        parts = [store(rows) for store, rows in self.reads(ids, vocabulary)]
+        if self.combine == "concat":
+            flat = [part.flatten(-2) for part in parts]
+            return flat[0] if len(flat) == 1 else torch.cat(flat, -1)
+        rows = parts[0] if len(parts) == 1 else torch.cat(parts, -2)
+        return rows.prod(-2) if self.combine == "product" else rows.sum(-2)
+
+    def reads(self, ids: Tensor, vocabulary: Tensor) -> list[tuple[RowStore, Tensor]]:
+        """(store, its rows int64 [*, k] of every id), in the order of the chunks; arguments as for :meth:`lookup`."""
+        raise NotImplementedError(f"{type(self).__name__} implements neither reads nor lookup")
 
     def forward(self, ids: Tensor, vocabulary: Tensor | int, left_out: Tensor | None = None) -> Tensor:
         """Vectors of ids.
@@ -209,9 +202,18 @@ class EmbeddingTable(nn.Module, Generic[ConfigT]):
             return not (self.serves_any_id or self.lookup_refuses)
         return ids.is_cuda or not self.lookup_refuses
 
-    def row_ranges(self) -> list[RowRange]:
-        """Where lookups land, for collision accounting; empty for a method whose addressing is not by ranges."""
-        return []
+    def addresses(self) -> tuple[Address, ...]:
+        """Where lookups land; empty for a method whose addressing is not by ranges of rows."""
+        return ()
+
+    @property
+    def is_plain_rows(self) -> bool:
+        """Whether a vector is its rows laid end to end and nothing else is done to them."""
+        return self.combine == "concat" and type(self).lookup is EmbeddingTable.lookup and bool(self.addresses())
+
+    def start_from(self, targets: Sequence[FitTarget], seed: int = 0) -> None:
+        """Set the weights so that the vectors come nearest to the targets', see :mod:`rectab.tables.fit`."""
+        fit_table(self, targets, seed)
 
     def row_stores(self) -> Iterator[tuple[str, RowStore]]:
         """(name, store) of every row store that is trained."""

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from rectab.schema import Vocabulary
-from rectab.tables.base import EmbeddingTable, RowRange
+from rectab.tables.addressing import Address
+from rectab.tables.base import EmbeddingTable
 
 __all__ = ["Collisions", "expected_collisions"]
 
@@ -31,13 +32,13 @@ class Collisions:
 
 
 def expected_collisions(table: EmbeddingTable) -> Collisions | None:
-    """Of a table that addresses by row ranges (see ``EmbeddingTable.row_ranges``); None for any other.
+    """Of a table that says where lookups land (``EmbeddingTable.addresses``); None for any other.
 
     An id of vocabulary u with a range of m rows lands on a given row of it with probability 1/m, so the number expected
     on the row of a lookup in range r is the sum over other ids of ``overlap / (rows of r * m)``. The same formula
     serves chunks; another chunk of the same id is no collision. Works on tables of the meta device.
     """
-    ranges = table.row_ranges()
+    ranges = table.addresses()
     if not ranges:
         return None
     by_vocabulary: dict[str, tuple[float, float]] = {}
@@ -59,15 +60,18 @@ def expected_collisions(table: EmbeddingTable) -> Collisions | None:
     )
 
 
-def _expected(own: RowRange, others: Sequence[RowRange], vocabularies: Sequence[Vocabulary], index: int) -> float:
+def _expected(own: Address, others: Sequence[Address], vocabularies: Sequence[Vocabulary], index: int) -> float:
     expected = 0.0
     for other in others:
-        if other.store != own.store or (other.vocabulary == index and not other.hashed):
+        if other.store != own.store:
             continue
-        overlap = min(own.first_row + own.num_rows, other.first_row + other.num_rows)
+        if other.vocabulary == index and other.by != "hash":  # ids are dealt out evenly, this one among them
+            expected += max(vocabularies[index].num_embeddings / other.rows - 1, 0.0) if other is own else 0.0
+            continue
+        overlap = min(own.first_row + own.rows, other.first_row + other.rows)
         overlap -= max(own.first_row, other.first_row)
         ids = vocabularies[other.vocabulary].num_embeddings - (other.vocabulary == index)
-        expected += max(overlap, 0) * ids / (own.num_rows * other.num_rows)
+        expected += max(overlap, 0) * ids / (own.rows * other.rows)
     return expected
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from rectab.schema import Vocabulary
 from rectab.tables.base import TableOptions
 from rectab.tables.family import Family
+from rectab.tables.fit import FitTarget
 from rectab.tables.ranges import RangeTable
 from rectab.tables.registry import TableMethod, register
 
@@ -72,6 +73,20 @@ class NarrowTable(RangeTable[NarrowConfig]):
         if self.config.project:
             return rows @ self.projection.to(rows.dtype)
         return nn.functional.pad(rows, (0, self.embedding_dim - self.config.width))
+
+    @torch.no_grad()
+    def start_from(self, targets: Sequence[FitTarget], seed: int = 0) -> None:
+        """Exact least squares: elements are cut off, or the matrix takes the directions in which vectors are largest."""
+        width = self.config.width
+        if self.config.project:
+            gram = torch.zeros(self.embedding_dim, self.embedding_dim, dtype=torch.float64, device=self.device)
+            for _, vectors, weights in (block for target in targets for block in target.blocks()):
+                gram += (vectors * weights.unsqueeze(1)).T.double() @ vectors.double()
+            self.projection.copy_(torch.linalg.eigh(gram).eigenvectors[:, -width:].T)
+        for target in targets:
+            for ids, vectors, _ in target.blocks():
+                kept = vectors @ self.projection.T if self.config.project else vectors[:, :width]
+                self.store.write(self.first_row[target.vocabulary] + ids, kept)
 
 
 def narrow_family(

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from rectab.ops import MAX_ROWS, RowStore, address_rows, salt_of
 from rectab.schema import Vocabulary
-from rectab.tables.base import EmbeddingTable, RowRange, TableOptions
+from rectab.tables.addressing import Address
+from rectab.tables.base import EmbeddingTable, TableOptions
 
 __all__ = ["RangeTable"]
 
@@ -32,6 +33,7 @@ class RangeTable(EmbeddingTable[ConfigT]):
     hashed, a salt.
     """
 
+    combine = "concat"
     first_row: Tensor
     num_rows: Tensor
     salt: Tensor
@@ -50,7 +52,7 @@ class RangeTable(EmbeddingTable[ConfigT]):
         super().__init__(vocabularies, embedding_dim, config, options)
         if len(num_rows) != len(self.vocabularies) or min(num_rows) < 1:
             raise ValueError(f"num_rows needs one positive number a vocabulary, got {tuple(num_rows)}")
-        self.range_sizes = tuple(num_rows)
+        self.range_sizes, self.seed = tuple(num_rows), seed
         self.whole = tuple(
             not v.hashed and rows >= v.num_embeddings for v, rows in zip(self.vocabularies, num_rows, strict=True)
         )
@@ -82,10 +84,14 @@ class RangeTable(EmbeddingTable[ConfigT]):
         salt = torch.zeros_like(num_rows) if all(self.whole) else self.salt[vocabulary]
         return address_rows(ids, salt, self.first_row[vocabulary], num_rows)
 
-    def lookup(self, ids: Tensor, vocabulary: Tensor) -> Tensor:
-        return self.store(self.address(ids, vocabulary))
+    def reads(self, ids: Tensor, vocabulary: Tensor) -> list[tuple[RowStore, Tensor]]:
+        return [(self.store, self.address(ids, vocabulary).unsqueeze(-1))]
 
-    def row_ranges(self) -> list[RowRange]:
+    def addresses(self) -> tuple[Address, ...]:
         firsts = accumulate((0, *self.range_sizes[:-1]))
-        ranges = zip(firsts, self.range_sizes, self.whole, strict=True)
-        return [RowRange(index, 0, 0, first, size, not whole) for index, (first, size, whole) in enumerate(ranges)]
+        return tuple(
+            Address(index, 0, "store", first, size, "id")
+            if whole
+            else Address(index, 0, "store", first, size, "hash", salt_of(self.seed, self.vocabularies[index].name))
+            for index, (first, size, whole) in enumerate(zip(firsts, self.range_sizes, self.whole, strict=True))
+        )

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from rectab.ops import MAX_ROWS, RowStore, hash_rows, salt_of
 from rectab.schema import Vocabulary
-from rectab.tables.base import EmbeddingTable, RowRange, TableOptions
+from rectab.tables.addressing import Address
+from rectab.tables.base import EmbeddingTable, TableOptions
 from rectab.tables.family import Family
 from rectab.tables.registry import TableMethod, register
 
@@ -59,6 +60,7 @@ class UnifiedTable(EmbeddingTable[UnifiedConfig]):
     vocabulary, whatever the number and size of the vocabularies.
     """
 
+    combine = "concat"
     salt: Tensor
 
     def __init__(
@@ -93,13 +95,17 @@ class UnifiedTable(EmbeddingTable[UnifiedConfig]):
         pair = vocabulary.unsqueeze(-1) * self.config.num_chunks + self._chunks(ids)
         return rows + pair % self.config.num_tables * self.config.rows_per_table
 
-    def lookup(self, ids: Tensor, vocabulary: Tensor) -> Tensor:
-        return self.store(self.address(ids, vocabulary)).flatten(-2)
+    def reads(self, ids: Tensor, vocabulary: Tensor) -> list[tuple[RowStore, Tensor]]:
+        return [(self.store, self.address(ids, vocabulary))]
 
-    def row_ranges(self) -> list[RowRange]:
-        size, chunks, tables = self.config.rows_per_table, self.config.num_chunks, self.config.num_tables
-        pairs = [(vocabulary, chunk) for vocabulary in range(len(self.vocabularies)) for chunk in range(chunks)]
-        return [RowRange(v, c, 0, (v * chunks + c) % tables * size, size, hashed=True) for v, c in pairs]
+    def addresses(self) -> tuple[Address, ...]:
+        config, names = self.config, [v.name for v in self.vocabularies]
+        size, chunks, tables = config.rows_per_table, config.num_chunks, config.num_tables
+        return tuple(
+            Address(v, c, "store", (v * chunks + c) % tables * size, size, "hash", salt_of(config.seed, name, c))
+            for v, name in enumerate(names)
+            for c in range(chunks)
+        )
 
     def _chunks(self, ids: Tensor) -> Tensor:
         return torch.arange(self.config.num_chunks, device=ids.device)

@@ -1,23 +1,24 @@
 """Starts a table from trained vectors: exact rows where an id has its own, least squares where ids share them.
 
-A table whose output is its rows laid end to end (full, hashed, unified) has a closed form: the (weighted) mean of what
-meets in a row is the least-squares solution, chunk by chunk. Any other method is fitted by gradient descent on the same
-squared error.
+A table whose output is its rows laid end to end has a closed form: the (weighted) mean of what meets in a row is the
+least-squares solution, chunk by chunk. Any other table is fitted by gradient descent on the same squared error.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from rectab.ops import RowStore
 from rectab.optim import RowAdam
-from rectab.tables.base import EmbeddingTable
-from rectab.tables.ranges import RangeTable
-from rectab.tables.unified import UnifiedTable
+from rectab.tables.addressing import rows_of
+
+if TYPE_CHECKING:
+    from rectab.tables.base import EmbeddingTable
 
 __all__ = ["FitTarget", "fit_table", "reconstruction_error"]
 
@@ -56,26 +57,30 @@ class FitTarget:
 
 def fit_table(table: EmbeddingTable, targets: Sequence[FitTarget], seed: int = 0) -> None:
     """Set the weights of ``table`` so that its vectors come nearest to the targets' in (weighted) squares."""
-    if type(table).lookup in (RangeTable.lookup, UnifiedTable.lookup):  # others make something else of their rows
-        assert isinstance(table, (RangeTable, UnifiedTable))
-        _fit_rows(table, table.store, targets)
+    if table.is_plain_rows:
+        _fit_rows(table, targets)
     else:
         _descend(table, targets, seed)
 
 
 @torch.no_grad()
-def _fit_rows(table: RangeTable | UnifiedTable, store: RowStore, targets: Sequence[FitTarget]) -> None:
-    total = torch.zeros(store.num_rows, store.row_dim, device=store.device)
-    mass = torch.zeros(store.num_rows, device=store.device)
+def _fit_rows(table: EmbeddingTable, targets: Sequence[FitTarget]) -> None:
+    stores: dict[str, RowStore] = {a.store: table.get_submodule(a.store) for a in table.addresses()}  # type: ignore[misc]
+    total = {n: torch.zeros(store.num_rows, store.row_dim, device=store.device) for n, store in stores.items()}
+    mass = {n: torch.zeros(store.num_rows, device=store.device) for n, store in stores.items()}
     for target in targets:
-        index = torch.tensor(target.vocabulary, device=store.device)
+        addresses = [a for a in table.addresses() if a.vocabulary == target.vocabulary]
+        size = table.vocabularies[target.vocabulary].num_embeddings
         for ids, vectors, weights in target.blocks():
-            rows = table.address(ids, index).reshape(ids.numel(), -1)
-            chunks = vectors.reshape(ids.numel(), rows.shape[1], store.row_dim)
-            total.index_add_(0, rows.flatten(), (chunks * weights[:, None, None]).flatten(0, 1))
-            mass.index_add_(0, rows.flatten(), weights.unsqueeze(1).expand_as(rows).flatten())
-    read = mass > 0  # a row that no known id reads keeps its initial value
-    store.write(read.nonzero().squeeze(1), total[read] / mass[read].unsqueeze(1))
+            start = 0
+            for address in sorted(addresses, key=lambda a: a.chunk):
+                rows, end = rows_of(address, ids, size), start + stores[address.store].row_dim
+                total[address.store].index_add_(0, rows, vectors[:, start:end] * weights.unsqueeze(1))
+                mass[address.store].index_add_(0, rows, weights)
+                start = end
+    for name, store in stores.items():
+        read = mass[name] > 0  # a row that no known id reads keeps its initial value
+        store.write(read.nonzero().squeeze(1), total[name][read] / mass[name][read].unsqueeze(1))
 
 
 @torch.enable_grad()
