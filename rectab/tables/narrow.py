@@ -76,7 +76,7 @@ class NarrowTable(RangeTable[NarrowConfig]):
 
     @torch.no_grad()
     def start_from(self, targets: Sequence[FitTarget], seed: int = 0) -> None:
-        """Exact least squares: elements are cut off, or the matrix takes the directions in which vectors are largest."""
+        """Exact least squares: elements are cut off, or the matrix takes the directions of the largest vectors."""
         width = self.config.width
         if self.config.project:
             gram = torch.zeros(self.embedding_dim, self.embedding_dim, dtype=torch.float64, device=self.device)
