@@ -29,20 +29,22 @@ def render_result(result: RunResult) -> RenderableType:
     for split, values in (("validation", result.valid), ("test", result.test)):
         if values is not None:
             metrics.add_row(split, *(f"{values[name]:.5f}" for name in result.valid))
-    return Group(metrics, *_slices(result), _costs(result))
+    told = [Text(f"{sentence[0].upper()}{sentence[1:]}", style="yellow") for sentence in result.advice()]
+    return Group(metrics, *_slices(result), _costs(result), *told)
 
 
 def _slices(result: RunResult) -> list[RenderableType]:
     if not result.slices:
         return []
-    table = Table(title="Test by how often the id occurs in training", title_justify="left", box=box.SIMPLE)
+    title = f"Test by how often the id of {result.slice_by or 'a row'} occurs in training"
+    table = Table(box=box.SIMPLE)
     columns = list(next(iter(result.slices.values())))
     table.add_column("slice")
     for column in columns:
         table.add_column(column.replace("_", " "), justify="right")
     for name, values in result.slices.items():
         table.add_row(name, *(_number(values[column]) for column in columns))
-    return [table]
+    return [Text(title, style="italic"), table]  # a title of the table itself would be wrapped to its width
 
 
 def _costs(result: RunResult) -> Table:

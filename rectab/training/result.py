@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rectab.atomic_file import write_atomic
+from rectab.training.advice import advice
 
 __all__ = ["RunResult", "without_nan"]
 
@@ -44,6 +45,7 @@ class RunResult:
         precision: of the dense part in training.
         gradient: layout of the table's gradients.
         kernel: implementation of the row kernels.
+        slice_by: the categorical feature whose ids the slices go by; None if there is none.
         device: what held the model's parameters: ``cpu``, or the name of a GPU.
         versions: of python, rectab, torch, numpy.
         stages: one record for each stage.
@@ -79,10 +81,15 @@ class RunResult:
     kernel: str
     versions: dict[str, str]
     device: str = "cpu"
+    slice_by: str | None = None
     stages: list[dict[str, Any]] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
     learned: dict[str, Any] = field(default_factory=dict)
     attention: list[dict[str, Any]] = field(default_factory=list)
+
+    def advice(self) -> list[str]:
+        """What the course of the training says about its settings, see :func:`rectab.training.advice.advice`."""
+        return advice(self.stages, self.train)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; what is not a number (the AUC of a slice with one class) becomes None."""

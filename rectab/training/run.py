@@ -159,6 +159,7 @@ def _measure(trainer: Trainer, planned: Plan, read_test: bool, explain_rows: int
         gradient=config.gradient,
         kernel=trainer.kernel,
         device=device_of(trainer.model),
+        slice_by=dataset.schema.slice_by,
         versions={
             "python": platform.python_version(),
             "rectab": __version__,
