@@ -16,6 +16,7 @@ from rich.console import Console
 
 from rectab import __version__
 from rectab.cli_support import (
+    add_plugins_named,
     failures_end,
     key_values,
     leave_at_once,
@@ -39,6 +40,10 @@ Rows = Annotated[str, typer.Option(help="How rows are held: fp32, bf16, fp16, in
 TrainMemory = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(help="Most bytes that training the table may take: rows, optimizer, best weights. 4GiB, 40%."),
+]
+Plugins = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--plugin", help="Module that registers a table method; may be repeated.", callback=add_plugins_named),
 ]
 Options = Annotated[
     Optional[list[str]],  # noqa: UP045 - typer reads it on Python 3.10
@@ -98,6 +103,7 @@ def plan(
     rows: Rows = "fp32",
     train_memory: TrainMemory = None,
     option: Options = None,
+    plugin: Plugins = None,
     json_output: Json = False,
 ) -> None:
     """What every method would make of a memory budget: configuration, counted bytes, expected collisions."""
@@ -116,7 +122,7 @@ def plan(
 
 
 @app.command()
-def tables(json_output: Json = False) -> None:
+def tables(plugin: Plugins = None, json_output: Json = False) -> None:
     """The methods there are and what they can do."""
     from rectab.tables import methods
     from rectab.tables.planning import methods_renderable
@@ -141,6 +147,7 @@ def train(
     seed: Annotated[int, typer.Option(help="Of everything: weights, batches, dropout.")] = 0,
     out: Annotated[Optional[Path], typer.Option(help="Folder for checkpoints, weights and the result.")] = None,  # noqa: UP045
     option: Options = None,
+    plugin: Plugins = None,
     setting: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option("--set", help="A training or model setting, KEY=VALUE (model.history.hidden=[32])."),
@@ -190,6 +197,7 @@ def explain(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of rectab train --out, or its model.safetensors.")],
     row: Annotated[int, typer.Option(help="Row of the split, counted from 0.")],
     split: Annotated[Literal["train", "valid", "test"], typer.Option(help="Which split the row is of.")] = "valid",
+    plugin: Plugins = None,
     json_output: Json = False,
 ) -> None:
     """Print the attention weights over a row's histories, the most recent event last."""
@@ -210,6 +218,7 @@ def sweep(
     out: Annotated[Path, typer.Option(help="Folder for runs, results.parquet and the report.")],
     jobs: Annotated[Optional[int], typer.Option(help="Runs side by side, each in a process of its own.")] = None,  # noqa: UP045
     retry_failed: Annotated[bool, typer.Option(help="Run failed runs again.")] = False,
+    plugin: Plugins = None,
 ) -> None:
     """Train every method at every budget and write the report; the same command goes on where a killed one stopped."""
     from rectab.sweep import run_sweep, write_report
@@ -226,6 +235,7 @@ def report(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Result of `make bench` (runs/bench.json): draw AUC against the time of a step too."),
     ] = None,
+    plugin: Plugins = None,
 ) -> None:
     """Write the report of a sweep's results again."""
     from rectab.sweep import write_report

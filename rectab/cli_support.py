@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import typer
 
 __all__ = [
+    "add_plugins_named",
     "failures_end",
     "key_values",
     "leave_at_once",
@@ -52,6 +53,15 @@ def _value(text: str) -> Any:
         except (ValueError, RecursionError):
             continue
     return text
+
+
+def add_plugins_named(names: list[str] | None) -> list[str] | None:
+    """``--plugin``: import the modules before the command runs."""
+    if names:
+        from rectab.tables.plugins import add_plugins
+
+        add_plugins(names)
+    return names
 
 
 def settings_of(pairs: list[str] | None) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -8,8 +8,10 @@ from typing import Any
 
 from rectab.sweep.config import SweepConfig
 from rectab.sweep.grid import CellKey, DatasetInfo, RunSpec, expand_runs, expand_trials
-from rectab.sweep.store import FORMAT_VERSION, RunStore
+from rectab.sweep.store import FORMAT_VERSION, RunStore, SweepFolderError
 from rectab.sweep.tuning import choose_settings
+from rectab.tables.plugins import plugin_names
+from rectab.tables.registry import methods
 
 __all__ = ["SweepPlan", "plan_from_folder"]
 
@@ -67,6 +69,7 @@ class SweepPlan:
             {
                 "format": FORMAT_VERSION,
                 "command": self.command,
+                "plugins": plugin_names(),
                 "config": self.config.model_dump(),
                 "datasets": [asdict(info) for info in self.datasets],
             }
@@ -74,8 +77,17 @@ class SweepPlan:
 
 
 def plan_from_folder(folder: Path) -> SweepPlan:
-    """The sweep that was last started in a folder. Raises SweepFolderError if there is none."""
+    """The sweep that was last started in a folder.
+
+    Raises:
+        SweepFolderError: there is none, or it trained a method that is not known here.
+    """
     store = RunStore(folder)
     content = store.read_sweep()
+    # Named and not imported: a folder of results must not decide what code runs.
+    used = {entry["method"] for entry in content["config"]["methods"]}
+    if unknown := sorted(used - {method.name for method in methods()}):
+        plugins = " ".join(f"--plugin {name}" for name in content.get("plugins", ())) or "its plugin"
+        raise SweepFolderError(f"{folder}: it trained methods {unknown}, which are not known here; give {plugins}")
     datasets = [DatasetInfo(**info) for info in content["datasets"]]
     return SweepPlan(SweepConfig.model_validate(content["config"]), datasets, store, content["command"])

@@ -18,6 +18,7 @@ from rectab.sweep.results import write_results
 from rectab.sweep.statistics import DECIDING_SEEDS
 from rectab.sweep.store import RunStore, exclusive
 from rectab.sweep.worker import DEFAULT_RUNNER
+from rectab.tables.plugins import plugin_names
 
 __all__ = ["SweepPlan", "plan_from_folder", "run_sweep"]
 
@@ -60,6 +61,7 @@ def run_sweep(
             except SweepConfigError as error:
                 raise SweepConfigError(f"{config_path}: {error}") from None
         command = f"rectab sweep {config_path} --out {out_dir}" + (f" --jobs {jobs}" if jobs else "")
+        command += "".join(f" --plugin {name}" for name in plugin_names())
         plan = SweepPlan(config, datasets, store, command)
         plan.save()
         if len(config.seeds) < DECIDING_SEEDS:

@@ -89,6 +89,7 @@ class Plan:
         return {
             "method": self.method,
             "revision": get_method(self.method).revision,
+            "module": get_method(self.method).module,
             "config": config_to_json(self.config),
             "embedding_dim": self.embedding_dim,
             "rows": self.options.rows,

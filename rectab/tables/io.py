@@ -19,7 +19,8 @@ from rectab.plain import read_plain
 from rectab.schema import Vocabulary
 from rectab.tables.base import EmbeddingTable, TableOptions
 from rectab.tables.files import read_file, write_file
-from rectab.tables.registry import build_table, config_from_json, config_to_json
+from rectab.tables.plugins import VARIABLE, module_outside
+from rectab.tables.registry import build_table, config_from_json, config_to_json, find_record
 
 __all__ = [
     "FORMAT_VERSION",
@@ -58,7 +59,8 @@ def load_table(path: str | Path, options: TableOptions | None = None) -> Embeddi
 
 def describe_table(table: EmbeddingTable) -> dict[str, Any]:
     """What :func:`build_described` needs beside vocabularies and tensors, as plain data."""
-    return {
+    module = module_outside(type(table))
+    return ({} if module is None else {"module": module}) | {
         "method": table.method,
         "embedding_dim": table.embedding_dim,
         "config": config_to_json(table.config),
@@ -91,6 +93,13 @@ def build_described(
         ValueError: no such table can be built.
     """
     told = read_plain(_Description, description, extra=True)
+    try:
+        find_record(told.method)
+    except ValueError as error:  # named and not imported: a file must not decide what code runs
+        hint = (
+            f"; it is of the module {told.module!r}: import it, or set {VARIABLE}={told.module}" if told.module else ""
+        )
+        raise ValueError(f"{error}{hint}") from None
     options = replace(options or TableOptions(), unseen=told.unseen, rows=told.rows)  # type: ignore[arg-type]
     config = config_from_json(told.method, told.config)
     return build_table(told.method, vocabularies, told.embedding_dim, config, options)
@@ -105,6 +114,7 @@ class _Description:
     config: dict[str, Any]
     unseen: str | None = None
     rows: str = "fp32"
+    module: str | None = None
 
 
 @runtime_checkable

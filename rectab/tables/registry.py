@@ -22,6 +22,7 @@ from rectab.plain import read_plain, read_value
 from rectab.schema import Vocabulary
 from rectab.tables.base import EmbeddingTable, TableOptions
 from rectab.tables.family import Family
+from rectab.tables.plugins import load_plugins, module_outside
 
 __all__ = [
     "TableMethod",
@@ -80,6 +81,11 @@ class TableMethod:
     trained_as: str | None = None
     revision: int = 1
 
+    @property
+    def module(self) -> str | None:
+        """The module that a method from outside the package is of; None for rectab's own."""
+        return module_outside(self.table)
+
     def capabilities(self) -> dict[str, bool]:
         """The flags, by name."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.type in (bool, "bool")}
@@ -137,7 +143,8 @@ def register(method: TableMethod) -> None:
 
 
 def methods() -> tuple[TableMethod, ...]:
-    """Every method that can be planned, in order of registration."""
+    """Every method that can be planned, in order of registration; those of plugins last."""
+    load_plugins()
     return tuple(record for record in _RECORDS.values() if record.family is not None)
 
 
@@ -148,6 +155,8 @@ def get_method(name: str) -> TableMethod:
 
 def find_record(name: str) -> TableMethod:
     """The named method, or form that training ends in. Raises ValueError that lists the methods."""
+    if name not in _RECORDS:
+        load_plugins()
     return _RECORDS[name] if name in _RECORDS else get_method(name)
 
 
