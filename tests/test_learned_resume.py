@@ -55,7 +55,4 @@ def test_interrupted_in_every_stage(
     assert calls >= sum(steps)
     assert len(steps) > 1
     assert min(steps) > 7, "a kill falls into every stage that trains"
-    found, expected = comparable(resumed), comparable(undisturbed)
-    for result in (found, expected):
-        result["learned"].get("search", {}).pop("seconds", None)
-    assert found == expected
+    assert comparable(resumed) == comparable(undisturbed)

@@ -23,6 +23,7 @@ from rectab.sweep.sweep import SweepPlan
 from rectab.tables import plan
 from rectab.tables.base import TableOptions
 from rectab.tables.dnis import DNISTable
+from rectab.tables.findings import by_vocabulary, curve
 from rectab.tables.optembed import OptEmbedTable
 
 LEARNED = CONFIG.replace('method = "hashed"', 'method = "optembed"\nname = "<b>opt</b>"').replace("unified", "dnis")
@@ -36,7 +37,7 @@ def _vocabularies() -> list[Vocabulary]:
     ]
 
 
-def _learned(spec: RunSpec) -> dict[str, Any]:
+def _learned(spec: RunSpec) -> list[dict[str, Any]]:
     """What a table of the method would report, had training left it as it starts (but for a few values set here)."""
     table = plan(
         spec.method, _vocabularies(), spec.embedding_dim, spec.budget, options=TableOptions(seed=spec.seed)
@@ -46,13 +47,13 @@ def _learned(spec: RunSpec) -> dict[str, Any]:
         table.widths[0] = 3 + spec.seed
         for step in (1, 2, 3):
             table.threshold_curve.add(step, torch.full((3,), 0.01 * step))
-        return table.summarize({"best_fitness": [0.7, 0.71], "candidates": 20, "seconds": 1.0})
+        return [found.to_json() for found in table.findings({"best_fitness": [0.7, 0.71]})]
     assert isinstance(table, DNISTable)
     with torch.no_grad():
         table.alpha[1:] = torch.linspace(0, 1, 8)
     for step in (1, 2):
         table.alpha_curve.add(step, table.alpha.mean(1) / step)
-    return table.serving().learned()
+    return [found.to_json() for found in table.serving().learned()]
 
 
 def _run(spec: RunSpec, work: Path) -> dict[str, Any]:
@@ -80,40 +81,58 @@ def charts(sweep: SweepPlan) -> dict[str, LearnedChart]:
 
 def test_every_method_that_learned_is_drawn_and_no_other(charts: dict[str, LearnedChart]) -> None:
     opt, dnis = "<b>opt</b>", "dnis"
-    expected = {f"{opt} {key}" for key in ("deciles", "widths", "kept", "thresholds", "search")}
-    assert set(charts) == expected | {f"{dnis} {key}" for key in ("deciles", "alpha", "alpha-curve")}
+    keys = {
+        opt: ("rows-kept-by-id-frequency", "dimensions-per-field", "rows-kept-per-field", "thresholds-over-training"),
+        dnis: ("entries-kept-by-id-frequency", "soft-selection", "selection-over-the-search"),
+    }
+    expected = {f"{method} {key}" for method, of_method in keys.items() for key in of_method}
+    assert set(charts) == expected | {f"{opt} search-for-dimensions"}
     assert len({chart.key for chart in charts.values()}) == len(charts)
 
 
 def test_heat_maps_show_means_over_seeds(sweep: SweepPlan, charts: dict[str, LearnedChart]) -> None:
-    trace = charts["<b>opt</b> widths"].figure["data"][0]
+    widths = charts["<b>opt</b> dimensions-per-field"].figure
     runs = [
-        (sweep.store.read_run(spec.hash) or {})["result"]["learned"]
+        {f["title"]: f["values"] for f in (sweep.store.read_run(spec.hash) or {})["result"]["learned"]}
         for spec in sweep.runs()
         if spec.method == "optembed" and spec.budget == "10%"
     ]
-    column = charts["<b>opt</b> widths"].figure["layout"]["xaxis"]["ticktext"].index("10%")
-    assert trace["z"][0][column] == pytest.approx(sum(run["widths"]["user"] for run in runs) / 3) == 4
-    deciles = charts["<b>opt</b> deciles"].figure["data"][0]
-    row = charts["<b>opt</b> deciles"].figure["layout"]["yaxis"]["ticktext"].index("10%")
-    expected = np.mean([run["kept_rows_by_frequency_decile"] for run in runs], axis=0) * 100
+    column = widths["layout"]["xaxis"]["ticktext"].index("10%")
+    users = [run["Dimensions per field"]["values"][0] for run in runs]
+    assert widths["data"][0]["z"][0][column] == pytest.approx(sum(users) / 3) == 4
+    figure = charts["<b>opt</b> rows-kept-by-id-frequency"].figure
+    deciles, row = figure["data"][0], figure["layout"]["yaxis"]["ticktext"].index("10%")
+    expected = np.mean([run["Rows kept by id frequency"]["values"] for run in runs], axis=0) * 100
     assert deciles["z"][row] == pytest.approx(list(expected))
 
 
 def test_alpha_is_drawn_block_by_block(charts: dict[str, LearnedChart]) -> None:
-    figure = charts["dnis alpha"].figure
+    figure = charts["dnis soft-selection"].figure
     assert np.shape(figure["data"][0]["z"]) == (5, 8)
     assert figure["data"][0]["z"][0] == [1.0] * 8
     assert figure["layout"]["yaxis"]["ticktext"][0] == "0–10 %"
     assert figure["layout"]["yaxis"]["autorange"] == "reversed", "the most frequent ids on top"
 
 
-def test_a_vocabulary_without_rows_has_no_dimensions(sweep: SweepPlan) -> None:
-    sections = sections_of(collect_results(sweep))
-    spec = next(spec for spec in sweep.runs() if spec.method == "optembed")
-    learned = {spec.hash: {"kept_rows": {"a": 0.0, "b": 0.5}, "widths": {"a": 4, "b": 2}}}
-    made = learned_charts(sections[0], learned, method_styles(sections))
-    assert [row[0] for row in made[0].figure["data"][0]["z"]] == [0, 2]
+def test_findings_are_drawn_by_kind_whatever_the_method(sweep: SweepPlan) -> None:
+    """Also a curve of one line, drawn for all sizes, and what a run kept before there were findings."""
+    section = sections_of(collect_results(sweep))[0]
+    method = next(m for m in section.methods if m == "hashed")
+    cells = [cell for cell in section.cells_of(method) if cell.rows]
+    learned: dict[str, Any] = {}
+    for number, cell in enumerate(cells):
+        for row in cell.rows.values():
+            line = curve("A line", "It rises.", ("step", "height"), range(1, 4 + number), ["h"], [[0.1]] * (3 + number))
+            table = by_vocabulary("A number", "Of each.", "things", {"a": 1.5, "b": number})
+            learned[row["hash"]] = [line.to_json(), table.to_json()]
+    learned[next(iter(cells[-1].rows.values()))["hash"]] = {"widths": {"a": 4}}
+    made = {chart.title: chart for chart in learned_charts(section, learned, method_styles([section]))}
+    assert set(made) == {"A line", "A number"}
+    lines = made["A line"].figure["data"]
+    assert [line["name"] for line in lines] == [cell.budget or "no budget" for cell in reversed(cells)]
+    assert max(len(line["x"]) for line in lines) == 2 + len(cells)
+    assert made["A number"].figure["layout"]["yaxis"]["ticktext"] == ["a", "b"]
+    assert made["A number"].figure["data"][0]["hovertext"][0][0].startswith("a at ")
 
 
 @pytest.mark.browser

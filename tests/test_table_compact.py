@@ -175,11 +175,11 @@ def test_a_curve_keeps_evenly_spread_points_and_survives_a_state_dict() -> None:
     curve = Curve(1, capacity=8)
     for step in range(1, 101):
         curve.add(step, torch.tensor([float(step)]))
-    plain = curve.to_json()
-    assert 4 <= len(plain["steps"]) <= 8
-    assert [float(s) for s in plain["steps"]] == [v[0] for v in plain["values"]]
-    gaps = {b - a for a, b in zip(plain["steps"], plain["steps"][1:], strict=False)}
+    steps, values = curve.points()
+    assert 4 <= len(steps) <= 8
+    assert [float(step) for step in steps] == [value for (value,) in values]
+    gaps = {b - a for a, b in zip(steps, steps[1:], strict=False)}
     assert len(gaps) == 1
     restored = Curve(1, capacity=8)
     restored.load_state_dict(curve.state_dict())
-    assert restored.to_json() == plain
+    assert restored.points() == (steps, values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -21,9 +22,14 @@ from rectab.tables.dnis import DNISConfig, DNISTable, SparseDNISTable, Structure
 from rectab.tables.dnis.bilevel import AlphaStep, normalize_blocks, second_order_gradient, select_softly
 from rectab.tables.dnis.blocks import assign_blocks, block_sizes
 from rectab.tables.dnis.pruning import Pruner
+from rectab.tables.findings import Finding
 from rectab.training import TrainConfig, Trainer
 
 DIM = 8
+
+
+def learned_by(table: EmbeddingTable) -> dict[str, Finding]:
+    return {finding.title: finding for finding in table.learned()}
 
 
 def soft_table(vocabularies: list[Vocabulary], budget: str | int | None = None, **settings: Any) -> DNISTable:
@@ -297,9 +303,7 @@ def test_auto_takes_the_form_that_keeps_more(vocabularies: list[Vocabulary]) -> 
         table.alpha[:, ::2] = 0.0
     served = table.serving()
     assert isinstance(served, StructuredDNISTable)
-    share = served.learned()["magnitude_kept"]
-    assert share["structured"] == pytest.approx(1.0)
-    assert share["sparse"] < 1.0
+    assert re.search(r"kept: structured 100.0%, sparse \d\d\.\d%", learned_by(served)["Soft selection"].note)
     assert torch.equal(vectors_of(served, vocabularies), vectors_of(table, vocabularies))
 
 
@@ -362,12 +366,13 @@ def test_all_stages_end_in_a_small_table(
     trainer.fit()
     assert [stage["stage"] for stage in trainer.stages] == ["warm start", "search", "fine-tune"]
     assert trainer.table.ledger().bytes <= (soft.config.budget_bytes or 0)
-    learned = trainer.table.learned()
-    alpha = torch.tensor(learned["alpha"])
+    learned = learned_by(trainer.table)
+    alpha = torch.tensor(learned["Soft selection"].values["values"])
     assert alpha.shape == (5, DIM)
     assert 0 <= alpha.min() < alpha.max() <= 1
-    assert learned["form"] == f"dnis.{form}"
-    assert len(learned["kept_by_frequency_decile"]) == 10
+    assert f"Served as dnis.{form};" in learned["Soft selection"].note
+    assert len(learned["Entries kept by id frequency"].values["values"]) == 10
+    assert learned["Selection over the search"].values["steps"], "a curve over the search, not of its best weights only"
 
 
 def test_fine_tuning_keeps_zeros_zero(dataset: PreparedDataset, monkeypatch: pytest.MonkeyPatch) -> None:

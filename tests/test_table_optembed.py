@@ -130,7 +130,7 @@ def test_thresholds_never_fall_below_zero(vocabularies: list[Vocabulary]) -> Non
         table.threshold.copy_(torch.tensor([-0.2, 0.0, 0.3, -1.0]))
     table.after_step(1, None)
     assert table.threshold.tolist() == pytest.approx([0.0, 0.0, 0.3, 0.0])
-    assert table.threshold_curve.to_json()["values"][0] == pytest.approx([0.0, 0.0, 0.3, 0.0])
+    assert table.threshold_curve.points()[1][0] == pytest.approx([0.0, 0.0, 0.3, 0.0])
 
 
 def test_widths_are_drawn_per_sample_and_field_in_training_only(vocabularies: list[Vocabulary]) -> None:
@@ -303,7 +303,7 @@ def test_curves_go_on_after_the_best_evaluation(dataset: PreparedDataset) -> Non
     trainer = Trainer(dataset, table, model, config, progress="off")
     table.train_supernet(trainer)
     best = next(point["step"] for point in reversed(trainer.history) if point["best"])
-    assert table.threshold_curve.to_json()["steps"][-1] > best + 1
+    assert table.threshold_curve.points()[0][-1] > best + 1
     assert trainer.history[-1]["step"] > best
 
 
@@ -319,7 +319,7 @@ def test_widths_that_leave_no_room_for_a_row_are_narrowed(vocabularies: list[Voc
         plan("optembed", vocabularies, DIM, 1)
     smallest = caught.value.smallest_bytes
     assert smallest is not None
-    table = supernet(vocabularies, str(smallest))
+    table = supernet(vocabularies, f"{smallest}B")
     assert table.serving().ledger().bytes <= smallest
     assert min(table.widths.tolist()) == 1
 
@@ -426,12 +426,13 @@ def test_all_stages_end_in_a_small_table(
     )
     if supernet_table.config.budget_bytes is not None:
         assert table.serving().ledger().bytes <= supernet_table.config.budget_bytes
-    learned = table.learned()
-    assert set(learned["widths"]) == {"user", "item", "genre"}
-    assert learned["kept_rows"]["user"] == pytest.approx(table.config.num_rows[0] / 60)
+    learned = {finding.title: finding.values for finding in table.learned()}
+    assert learned["Dimensions per field"]["names"] == ["user", "item", "genre"]
+    assert learned["Rows kept per field"]["values"][0] == pytest.approx(table.config.num_rows[0] / 60)
+    for width, rows in zip(learned["Dimensions per field"]["values"], table.config.num_rows, strict=True):
+        assert bool(width) == bool(rows)
     if supernet_table.config.search_rows:
-        assert learned["threshold_curve"]["values"]
-        assert any(value != 0.0 for value in learned["thresholds"].values())
+        assert any(learned["Thresholds over training"]["values"][-1])
 
 
 def test_retraining_starts_from_the_supernets_initial_rows(
@@ -478,7 +479,8 @@ def test_ratings_are_searched_by_squared_error(dataset: PreparedDataset) -> None
     config = TrainConfig(batch_size=256, max_epochs=1, precision="fp32", objective="mse")
     trainer = Trainer(dataset, planned.build(), model, config, progress="off")
     trainer.fit()
-    assert trainer.table.learned()["search"]["best_fitness"][-1] < 0
+    learned = {finding.title: finding.values for finding in trainer.table.learned()}
+    assert learned["Search for dimensions"]["values"][-1][0] < 0
 
 
 def test_a_run_is_repeatable(dataset: PreparedDataset) -> None:

@@ -1,14 +1,15 @@
-"""The report's charts of what tables learned about their shape: which rows they kept, how wide, and how they got there.
+"""The report's charts of what tables learned, drawn by kind of finding (:mod:`rectab.tables.findings`).
 
-Drawn from ``result["learned"]`` of the run files, whichever keys a method has there. Means over seeds, except for the
-soft selection and the curves over training, which are those of one run: dimensions have no identity across seeds.
+Means over seeds, except for grids and for curves of several lines, which are those of one run: their lines need not
+mean the same in another.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -17,11 +18,13 @@ from rectab.sweep.charts import NUM_SERIES
 
 __all__ = ["LearnedChart", "learned_charts"]
 
-Learned = Mapping[str, Mapping[str, Any]]
-"""What each run learned, by the run's hash."""
+Learned = Mapping[str, Any]
+"""The findings of each run, as plain data, by the run's hash."""
 
 Tip = Callable[[str, str, float], str]
 """Tooltip of a cell of a heat map from the labels of its column and row, and its value."""
+
+_CURVE_HEIGHT = 230
 
 
 @dataclass(frozen=True)
@@ -45,165 +48,116 @@ class LearnedChart:
 
 
 @dataclass(frozen=True)
-class _Group:
-    """The runs of one method that learned something: its cells, largest first, and what their runs learned."""
+class _Found:
+    """One finding of a method, in every cell that has it, largest first.
 
-    method: str
+    Attributes:
+        title: of the finding.
+        color: of the method.
+        cells: (cell, the finding of each of its runs by ascending seed).
+    """
+
+    title: str
     color: str
-    cells: tuple[tuple[Cell, list[Mapping[str, Any]]], ...]
-
-    def mean(self, pick: Callable[[Mapping[str, Any]], Sequence[float] | None]) -> tuple[list[str], list[list[float]]]:
-        """Labels of the cells that have the numbers, and their means over seeds."""
-        labels, rows = [], []
-        for cell, runs in self.cells:
-            picked = [values for values in map(pick, runs) if values]
-            if picked:
-                labels.append(_label(cell))
-                rows.append([math.fsum(column) / len(picked) for column in zip(*picked, strict=True)])
-        return labels, rows
+    cells: tuple[tuple[Cell, list[dict[str, Any]]], ...]
 
     @property
-    def example(self) -> tuple[str, Mapping[str, Any]]:
-        """One run: the lowest seed of the largest table."""
-        cell, runs = self.cells[0]
-        return f"{_label(cell)}, seed {min(cell.rows)}", runs[0]
+    def first(self) -> dict[str, Any]:
+        """That of the lowest seed of the largest table."""
+        return self.cells[0][1][0]
+
+    @property
+    def example(self) -> str:
+        """Which run that is."""
+        cell = self.cells[0][0]
+        return f"{_label(cell)}, seed {min(cell.rows)}"
+
+    def means(self) -> tuple[list[str], list[list[float]]]:
+        """Labels of the cells, and the means of their values over seeds."""
+        labels, rows = [], []
+        for cell, runs in self.cells:
+            values = [run["values"]["values"] for run in runs]
+            labels.append(_label(cell))
+            rows.append([math.fsum(column) / len(values) for column in zip(*values, strict=True)])
+        return labels, rows
 
 
 def learned_charts(section: Section, learned: Learned, styles: Mapping[str, Mapping[str, str]]) -> list[LearnedChart]:
     """The charts of every method of the section whose runs learned something; none where there is nothing to draw."""
     charts = []
     for number, method in enumerate(section.methods):
-        cells = []
-        for cell in reversed(section.cells_of(method)):
-            runs = [learned[row["hash"]] for _, row in sorted(cell.rows.items()) if learned.get(row["hash"])]
-            if runs:
-                cells.append((cell, runs))
-        if cells:
-            group = _Group(method, styles[method]["color"], tuple(cells))
-            drawn = [
-                make(group) for make in (_deciles, _widths, _kept_rows, _alpha, _alpha_curve, _thresholds, _search)
-            ]
-            charts += [_numbered(chart, number) for chart in drawn if chart is not None]
+        for found in _findings_of(section.cells_of(method), learned, styles[method]["color"]):
+            note, height, figure = _DRAW[found.first["kind"]](found)
+            slug = re.sub("[^a-z]+", "-", found.title.lower()).strip("-")
+            charts.append(LearnedChart(f"learned-{number}-{slug}", method, found.title, note, height, figure))
     return charts
 
 
-def _numbered(chart: LearnedChart, number: int) -> LearnedChart:
-    return replace(chart, key=f"learned-{number}-{chart.key}")
+def _findings_of(cells: Sequence[Cell], learned: Learned, color: str) -> list[_Found]:
+    """By title, in the order in which the largest table has them."""
+    by_title: dict[str, list[tuple[Cell, list[dict[str, Any]]]]] = {}
+    for cell in reversed(cells):
+        runs = [learned.get(row["hash"]) for _, row in sorted(cell.rows.items())]
+        lists = [run for run in runs if isinstance(run, list)]  # runs of before there were findings are not drawn
+        for title in dict.fromkeys(finding["title"] for run in lists for finding in run):
+            same = [finding for run in lists for finding in run if finding["title"] == title]
+            by_title.setdefault(title, []).append((cell, same))
+    return [_Found(title, color, tuple(cells)) for title, cells in by_title.items()]
 
 
 def _label(cell: Cell) -> str:
     return cell.budget or "no budget"
 
 
-def _deciles(group: _Group) -> LearnedChart | None:
-    """Share kept in every tenth of the ids, a row for each size."""
-    rows_kept = group.mean(lambda run: run.get("kept_rows_by_frequency_decile"))
-    labels, values = rows_kept if rows_kept[0] else group.mean(lambda run: run.get("kept_by_frequency_decile"))
-    if not labels:
-        return None
-    what = "rows" if rows_kept[0] else "entries"
+def _draw_deciles(found: _Found) -> tuple[str, int, dict[str, Any]]:
+    """A row for each size."""
+    (labels, values), unit = found.means(), found.first["values"]["unit"]
     tenths = [str(tenth) for tenth in range(1, 11)]
-    figure = _heat_map(
-        _percent(values), tenths, labels, group.color, 100, lambda x, y, z: f"{y}, tenth {x}: {z:.3g} % of {what}"
-    )
-    return LearnedChart(
-        "deciles",
-        group.method,
-        f"{what.capitalize()} kept by id frequency",
-        f"Per cent of the {what} kept in every tenth of the ids, the most frequent tenth on the left.",
-        _height(len(labels)),
-        figure,
-    )
+    tip: Tip = lambda x, y, z: f"{y}, tenth {x}: {z:.3g} % of {unit}"  # noqa: E731
+    return found.first["note"], _height(len(labels)), _heat_map(_percent(values), tenths, labels, found.color, 100, tip)
 
 
-def _widths(group: _Group) -> LearnedChart | None:
-    names = _vocabularies(group)
-    labels, values = group.mean(lambda run: _effective_widths(run, names))
-    if not labels:
-        return None
-    largest = max(1, math.ceil(max(map(max, values))))
-    figure = _by_field(values, labels, names, group.color, largest, lambda x, y, z: f"{y} at {x}: {z:.3g} dimensions")
-    note = "Dimensions that the rows of every vocabulary keep; 0 where it keeps no row."
-    return LearnedChart("widths", group.method, "Dimensions per field", note, _height(len(names)), figure)
+def _draw_vocabularies(found: _Found) -> tuple[str, int, dict[str, Any]]:
+    """Fields down, sizes across: field names are long and many."""
+    (labels, values), told = found.means(), found.first["values"]
+    names, unit = told["names"], f"% of {told['unit']}" if told["share"] else told["unit"]
+    values = _percent(values) if told["share"] else values
+    largest = 100 if told["share"] else max(1, math.ceil(max(map(max, values))))
+    across = [list(column) for column in zip(*values, strict=True)]
+    tip: Tip = lambda x, y, z: f"{y} at {x}: {z:.3g} {unit}"  # noqa: E731
+    return found.first["note"], _height(len(names)), _heat_map(across, labels, names, found.color, largest, tip)
 
 
-def _kept_rows(group: _Group) -> LearnedChart | None:
-    names = _vocabularies(group)
-    labels, values = group.mean(lambda run: [run["kept_rows"][n] for n in names] if "kept_rows" in run else None)
-    if not labels:
-        return None
-    figure = _by_field(
-        _percent(values), labels, names, group.color, 100, lambda x, y, z: f"{y} at {x}: {z:.3g} % of rows"
-    )
-    note = "Per cent of every vocabulary's rows."
-    return LearnedChart("kept", group.method, "Rows kept per field", note, _height(len(names)), figure)
+def _draw_grid(found: _Found) -> tuple[str, int, dict[str, Any]]:
+    told = found.first["values"]
+    tip: Tip = lambda x, y, z: f"{y}, {x}: {told['unit']} {z:.2f}"  # noqa: E731
+    figure = _heat_map(told["values"], told["columns"], told["rows"], found.color, 1, tip, digits=1)
+    return _of_one_run(found), _height(len(told["rows"])), figure
 
 
-def _alpha(group: _Group) -> LearnedChart | None:
-    label, run = group.example
-    alpha = run.get("alpha")
-    if not alpha:
-        return None
-    dims = [str(dim) for dim in range(1, len(alpha[0]) + 1)]
-    figure = _heat_map(
-        alpha, dims, _blocks(run), group.color, 1, lambda x, y, z: f"ids {y}, dimension {x}: alpha {z:.2f}", digits=1
-    )
-    note = f"Alpha at the end of the search, a row for each block of ids, by dimension ({label})."
-    return LearnedChart("alpha", group.method, "Soft selection", note, _height(len(alpha)), figure)
+def _draw_curve(found: _Found) -> tuple[str, int, dict[str, Any]]:
+    """Several lines of one run, or one line of every size."""
+    told = found.first["values"]
+    axes = told["x"], told["y"]
+    if len(told["names"]) > 1:
+        return _of_one_run(found), _CURVE_HEIGHT, _lines(told["steps"], told["values"], told["names"], *axes)
+    runs = [(_label(cell), findings[0]["values"]) for cell, findings in found.cells]
+    steps = sorted({step for _, run in runs for step in run["steps"]})
+    lines = [dict(zip(run["steps"], (value for (value,) in run["values"]), strict=True)) for _, run in runs]
+    rows = [[line.get(step) for line in lines] for step in steps]
+    return found.first["note"], _CURVE_HEIGHT, _lines(steps, rows, [label for label, _ in runs], *axes)
 
 
-def _alpha_curve(group: _Group) -> LearnedChart | None:
-    label, run = group.example
-    curve = run.get("alpha_curve")
-    if not curve or not curve["steps"]:
-        return None
-    figure = _lines(curve["steps"], curve["values"], _blocks(run), "step", "mean alpha")
-    figure["layout"]["yaxis"] |= {"range": [-0.02, 1.02]}
-    note = f"Mean over dimensions of every block's alpha, by step of the search ({label})."
-    return LearnedChart("alpha-curve", group.method, "Selection over the search", note, 230, figure)
+_DRAW: dict[str, Callable[[_Found], tuple[str, int, dict[str, Any]]]] = {
+    "by decile": _draw_deciles,
+    "by vocabulary": _draw_vocabularies,
+    "grid": _draw_grid,
+    "curve": _draw_curve,
+}
 
 
-def _thresholds(group: _Group) -> LearnedChart | None:
-    label, run = group.example
-    curve = run.get("threshold_curve")
-    if not curve or not curve["steps"]:
-        return None
-    figure = _lines(curve["steps"], curve["values"], curve["vocabularies"], "step", "threshold")
-    note = f"Threshold on the L1 norm of rows by training step, a line for each vocabulary ({label})."
-    return LearnedChart("thresholds", group.method, "Thresholds over training", note, 230, figure)
-
-
-def _search(group: _Group) -> LearnedChart | None:
-    histories = [
-        (_label(cell), history)
-        for cell, runs in group.cells
-        if (history := runs[0].get("search", {}).get("best_fitness"))
-    ]
-    if not histories:
-        return None
-    steps = list(range(1, max(len(history) for _, history in histories) + 1))
-    columns = [[history[i] if i < len(history) else None for _, history in histories] for i in range(len(steps))]
-    figure = _lines(steps, columns, [label for label, _ in histories], "generation", "fitness")
-    note = "Best fitness so far on the half of validation that the search learns from, lowest seed of every size."
-    return LearnedChart("search", group.method, "Search for dimensions", note, 230, figure)
-
-
-def _vocabularies(group: _Group) -> list[str]:
-    return list(group.example[1].get("kept_rows", {}))
-
-
-def _effective_widths(run: Mapping[str, Any], names: Sequence[str]) -> list[float] | None:
-    widths, kept = run.get("widths"), run.get("kept_rows", {})
-    return [widths[name] if kept.get(name, 1) else 0 for name in names] if widths else None
-
-
-def _blocks(run: Mapping[str, Any]) -> list[str]:
-    """Names of blocks: the share of ids up to and including each."""
-    total, ends, end = sum(run["block_sizes"]) or 1, [], 0
-    for size in run["block_sizes"]:
-        ends.append((end, end + size))
-        end += size
-    return [f"{100 * a / total:.0f}–{100 * b / total:.0f} %" for a, b in ends]
+def _of_one_run(found: _Found) -> str:
+    return f"{found.first['note'].rstrip('.')} ({found.example})."
 
 
 def _percent(values: list[list[float]]) -> list[list[float]]:
@@ -212,14 +166,6 @@ def _percent(values: list[list[float]]) -> list[list[float]]:
 
 def _height(rows: int) -> int:
     return 70 + 22 * max(rows, 3)
-
-
-def _by_field(
-    values: list[list[float]], labels: list[str], names: list[str], color: str, largest: float, tip: Tip
-) -> dict[str, Any]:
-    """Fields down, sizes across: field names are long and many."""
-    across = [list(column) for column in zip(*values, strict=True)]
-    return _heat_map(across, labels, names, color, largest, tip)
 
 
 def _heat_map(

@@ -18,6 +18,7 @@ from rectab.ops import Gradient, RowStore, get_format
 from rectab.ops.dispatch import in_graph, is_eager
 from rectab.schema import Vocabulary
 from rectab.tables.addressing import Address
+from rectab.tables.findings import Finding
 from rectab.tables.fit import FitTarget, fit_table
 from rectab.tables.ledger import Ledger, measure, measure_tensors, parameters_held
 from rectab.tables.unseen import (
@@ -265,9 +266,14 @@ class EmbeddingTable(nn.Module, Generic[ConfigT]):
                 torch's trains them.
         """
 
-    def learned(self) -> dict[str, Any]:
-        """What training decided about the table's shape, as plain data for reports; empty if it decides nothing."""
-        return {}
+    def learned(self) -> tuple[Finding, ...]:
+        """What training decided about the table, for reports; empty if it decides nothing."""
+        return ()
+
+    def records(self) -> tuple[str, ...]:
+        """Names in the ``state_dict`` of what tells of training to its end and is no weight: when the best weights are
+        loaded, these stay as they are."""
+        return ()
 
     def train_with(self, trainer: StageRunner) -> EmbeddingTable:
         """Train this table inside ``trainer``'s model; a method of several stages overrides this. Returns the table

@@ -7,7 +7,7 @@ table, goes on with the compact one, and so has no masks to keep and no pruned e
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from rectab.ops import RowStore
 from rectab.schema import Vocabulary
 from rectab.tables.base import EmbeddingTable, TableOptions
+from rectab.tables.findings import Finding
 
 __all__ = ["CompactTable", "RaggedRows", "gather_present", "index_dtype"]
 
@@ -35,7 +36,7 @@ class CompactTable(EmbeddingTable[ConfigT]):
     """
 
     first_id: Tensor
-    summary: dict[str, Any]
+    findings: tuple[Finding, ...]
 
     def __init__(
         self,
@@ -47,7 +48,7 @@ class CompactTable(EmbeddingTable[ConfigT]):
         super().__init__(vocabularies, embedding_dim, config, options)
         self.num_ids = sum(v.num_embeddings for v in self.vocabularies)
         self.register_buffer("first_id", self._first_ids().to(self.options.device))
-        self.summary = {}
+        self.findings = ()
 
     def _first_ids(self) -> Tensor:
         sizes = [v.num_embeddings for v in self.vocabularies]
@@ -58,9 +59,9 @@ class CompactTable(EmbeddingTable[ConfigT]):
         if not torch.equal(self.first_id.cpu(), self._first_ids()):
             raise ValueError("first_id does not number the ids of the vocabularies")
 
-    def learned(self) -> dict[str, Any]:
-        """What training decided about the shape: ``summary``, as the method filled it; empty for a loaded table."""
-        return self.summary
+    def learned(self) -> tuple[Finding, ...]:
+        """``findings``, as the method that pruned the table left them; none of a loaded table."""
+        return self.findings
 
     def number_ids(self, ids: Tensor, vocabulary: Tensor) -> Tensor:
         """int64 [*] -> int64 [*] in ``0 .. N - 1``."""

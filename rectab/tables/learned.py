@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -72,8 +71,11 @@ class Curve(nn.Module):
         self.values[count] = value
         self.state[0] = count + 1
 
-    def to_json(self) -> dict[str, Any]:
-        """``steps`` [n] and ``values`` [n][width]."""
+    def points(self) -> tuple[list[int], list[list[float]]]:
+        """Steps [n] and values [n][width]."""
         count, stride = self.state.tolist()
-        values = self.values[:count].double()
-        return {"steps": [stride * (i + 1) for i in range(count)], "values": values.round(decimals=6).tolist()}
+        return [stride * (i + 1) for i in range(count)], self.values[:count].double().round(decimals=6).tolist()
+
+    def names(self, prefix: str) -> tuple[str, ...]:
+        """Of its tensors in the ``state_dict`` of the module that holds it as ``prefix``."""
+        return tuple(f"{prefix}.{name}" for name in self.state_dict())

@@ -50,7 +50,8 @@ class RunResult:
         versions: of python, rectab, torch, numpy.
         stages: one record for each stage.
         history: one record for each evaluation.
-        learned: what the table's method learned about its shape (``EmbeddingTable.learned``).
+        learned: what the table's method learned (``EmbeddingTable.learned``), as plain data. Runs of before there were
+            findings hold a dict here, which is not drawn.
         attention: attention weights of some validation rows, as :meth:`rectab.training.explain.Explanation.to_json`
             gives them.
     """
@@ -84,7 +85,7 @@ class RunResult:
     slice_by: str | None = None
     stages: list[dict[str, Any]] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
-    learned: dict[str, Any] = field(default_factory=dict)
+    learned: list[Any] | dict[str, Any] = field(default_factory=list)
     attention: list[dict[str, Any]] = field(default_factory=list)
 
     def advice(self) -> list[str]:

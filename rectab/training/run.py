@@ -168,7 +168,7 @@ def _measure(trainer: Trainer, planned: Plan, read_test: bool, explain_rows: int
         },
         stages=trainer.stages,
         history=trainer.history,
-        learned=table.learned(),
+        learned=[finding.to_json() for finding in table.learned()],
         attention=attention_weights(trainer.model, dataset, explain_rows),
     )
 

@@ -15,7 +15,6 @@ from torch import Tensor
 from rectab.batch import Batch
 from rectab.data.loader import batches, num_batches
 from rectab.plain import read_plain
-from rectab.tables.learned import Curve
 from rectab.training.config import monitor_value
 from rectab.training.errors import TrainingError
 from rectab.training.optimizers import OptimizerSet
@@ -78,11 +77,10 @@ class Stage:
             self._load_best(self.best)
 
     def _load_best(self, best: dict[str, Tensor]) -> None:
-        """The best weights, but curves over training to its end: they are records, not weights."""
+        """The best weights, but what the table records of training to its end."""
         model = self.trainer.model
-        curves = {f"{name}.": module for name, module in model.named_modules() if isinstance(module, Curve)}
-        records = {prefix + key: t for prefix, curve in curves.items() for key, t in curve.state_dict().items()}
-        model.load_state_dict({**best, **records})
+        kept, records = model.state_dict(), {f"table.{name}" for name in model.table.records()}
+        model.load_state_dict({name: kept[name] if name in records else tensor for name, tensor in best.items()})
 
     def _run_epoch(self) -> None:
         state, trainer = self.state, self.trainer

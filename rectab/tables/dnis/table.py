@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +17,7 @@ from rectab.tables.dnis.blocks import assign_blocks
 from rectab.tables.dnis.config import DNISConfig, SparseDNISConfig
 from rectab.tables.dnis.pruning import Pruner, StructuredChoice, largest_bytes, smallest_bytes
 from rectab.tables.dnis.serving import SparseDNISTable, StructuredDNISTable
+from rectab.tables.findings import Finding, by_decile, curve, grid
 from rectab.tables.learned import Curve, share_by_decile, slices_of
 from rectab.tables.ledger import Ledger, bound
 from rectab.tables.ranges import RangeTable
@@ -96,7 +98,7 @@ class DNISTable(RangeTable[DNISConfig]):
             kept = _kept_shares(entries, rows.shape)
         else:
             raise ValueError(f"dnis: nothing fits {budget} bytes; plan() gives the smallest feasible budget")
-        table.summary = self._summary(table, share, kept)
+        table.findings = self._findings(table, share, kept)
         return table
 
     def _structured(self, pruner: Pruner, choice: StructuredChoice) -> StructuredDNISTable:
@@ -139,17 +141,39 @@ class DNISTable(RangeTable[DNISConfig]):
         inside = {id(parameter) for parameter in self.parameters()}
         return [parameter for parameter in trainer.model.parameters() if id(parameter) not in inside]
 
-    def _summary(self, table: CompactTable[Any], share: dict[str, float], kept: Tensor) -> dict[str, Any]:
-        """What was learned, for reports."""
-        return {
-            "form": table.method,
-            "magnitude_kept": share,
-            "alpha": self.alpha.detach().double().round(decimals=4).tolist(),
-            "block_sizes": torch.bincount(self.block.int(), minlength=len(self.config.blocks)).tolist(),
-            "kept_by_block": [float(kept[self.block == b].mean()) for b in range(len(self.config.blocks))],
-            "kept_by_frequency_decile": share_by_decile(self.vocabularies, kept),
-            "alpha_curve": self.alpha_curve.to_json(),
-        }
+    def records(self) -> tuple[str, ...]:
+        return self.alpha_curve.names("alpha_curve")
+
+    def _findings(self, served: CompactTable[Any], share: dict[str, float], kept: Tensor) -> tuple[Finding, ...]:
+        """What was learned, of the table it is ``served`` as."""
+        kinds = ", ".join(f"{form} {held:.1%}" for form, held in share.items() if held)
+        form = f"Served as {served.method}; of the magnitude of all entries there are kept: {kinds}."
+        deciles, (steps, means) = share_by_decile(self.vocabularies, kept), self.alpha_curve.points()
+        dims = [str(dim) for dim in range(1, self.embedding_dim + 1)]
+        found = [
+            grid(
+                "Soft selection",
+                f"Alpha at the end of the search, a row for each block of ids, by dimension. {form}",
+                "alpha",
+                self._block_names(),
+                dims,
+                self.alpha.detach().double().round(decimals=4).tolist(),
+            )
+        ]
+        if deciles is not None:
+            note = "Per cent of the entries kept in every tenth of the ids, the most frequent tenth on the left."
+            found.insert(0, by_decile("Entries kept by id frequency", note, "entries", deciles))
+        if steps:
+            note = "Mean over dimensions of every block's alpha, by step of the search."
+            axes = ("step", "mean alpha")
+            found.append(curve("Selection over the search", note, axes, steps, self._block_names(), means))
+        return tuple(found)
+
+    def _block_names(self) -> list[str]:
+        """The share of ids up to and including each block."""
+        sizes = torch.bincount(self.block.int(), minlength=len(self.config.blocks)).tolist()
+        ends = [100 * end / max(sum(sizes), 1) for end in accumulate(sizes, initial=0)]
+        return [f"{first:.0f}–{last:.0f} %" for first, last in pairwise(ends)]
 
 
 def _kept_shares(entries: Tensor, shape: torch.Size) -> Tensor:

@@ -13,6 +13,7 @@ from rectab.ops import RowStore
 from rectab.optim import RowOptimizer
 from rectab.schema import Vocabulary
 from rectab.tables.base import TableOptions
+from rectab.tables.findings import Finding, by_decile, by_vocabulary, curve
 from rectab.tables.learned import Curve, share_by_decile, slices_of
 from rectab.tables.ledger import Ledger, bound
 from rectab.tables.optembed.config import CompactOptEmbedConfig, OptEmbedConfig
@@ -167,7 +168,7 @@ class OptEmbedTable(RangeTable[OptEmbedConfig]):
         self.train_supernet(trainer)
         search = self.search_shape(trainer)
         compact = self.compacted(self.initial())
-        compact.summary = self.summarize(search)
+        compact.findings = self.findings(search)
         trainer.restart(compact)
         trainer.run("retrain")
         return trainer.table
@@ -228,22 +229,42 @@ class OptEmbedTable(RangeTable[OptEmbedConfig]):
         """This table as it was before training: its seed gives the same rows."""
         return type(self)(self.vocabularies, self.embedding_dim, self.config, self.options)
 
-    def summarize(self, search: dict[str, Any]) -> dict[str, Any]:
-        """What was learned, for reports."""
+    def records(self) -> tuple[str, ...]:
+        return self.threshold_curve.names("threshold_curve") if self.config.search_rows else ()
+
+    def findings(self, search: dict[str, Any]) -> tuple[Finding, ...]:
+        """What was learned; ``search`` as :meth:`search_shape` gave it."""
         kept = self.margins() > self.shift
         names = [v.name for v in self.vocabularies]
-        by_vocabulary = [float(part.double().mean()) for part in kept.split(list(self.range_sizes))]
-        summary: dict[str, Any] = {
-            "kept_rows": dict(zip(names, by_vocabulary, strict=True)),
-            "kept_rows_by_frequency_decile": share_by_decile(self.vocabularies, kept),
-            "widths": dict(zip(names, self.widths.tolist(), strict=True)),
-            "search": search,
-        }
+        shares = [float(part.double().mean()) for part in kept.split(list(self.range_sizes))]
+        widths = [width if share else 0 for width, share in zip(self.widths.tolist(), shares, strict=True)]
+        note = "Dimensions that the rows of every vocabulary keep; 0 where it keeps no row."
+        found = [
+            by_vocabulary("Dimensions per field", note, "dimensions", dict(zip(names, widths, strict=True))),
+            by_vocabulary(
+                "Rows kept per field",
+                "Per cent of every vocabulary's rows.",
+                "rows",
+                dict(zip(names, shares, strict=True)),
+                share=True,
+            ),
+        ]
+        deciles = share_by_decile(self.vocabularies, kept)
+        if deciles is not None:
+            note = "Per cent of the rows kept in every tenth of the ids, the most frequent tenth on the left."
+            found.insert(0, by_decile("Rows kept by id frequency", note, "rows", deciles))
         if self.config.search_rows:
-            summary["thresholds"] = dict(zip(names, self.threshold.tolist(), strict=True))
-            summary["threshold_shifts"] = dict(zip(names, (self.shift * self.scales).tolist(), strict=True))
-            summary["threshold_curve"] = {"vocabularies": names, **self.threshold_curve.to_json()}
-        return summary
+            steps, values = self.threshold_curve.points()
+            if steps:
+                note = "Threshold on the L1 norm of rows by training step, a line for each vocabulary."
+                found.append(curve("Thresholds over training", note, ("step", "threshold"), steps, names, values))
+        if history := search.get("best_fitness"):
+            note = (
+                "Best fitness so far on the half of validation that the search learns from, lowest seed of every size."
+            )
+            steps, axes = range(1, len(history) + 1), ("generation", "fitness")
+            found.append(curve("Search for dimensions", note, axes, steps, ["fitness"], [[value] for value in history]))
+        return tuple(found)
 
 
 def _halvings(largest: int) -> list[int]:
