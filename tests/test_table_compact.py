@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -178,7 +180,7 @@ def test_a_curve_keeps_evenly_spread_points_and_survives_a_state_dict() -> None:
     steps, values = curve.points()
     assert 4 <= len(steps) <= 8
     assert [float(step) for step in steps] == [value for (value,) in values]
-    gaps = {b - a for a, b in zip(steps, steps[1:], strict=False)}
+    gaps = {b - a for a, b in itertools.pairwise(steps)}
     assert len(gaps) == 1
     restored = Curve(1, capacity=8)
     restored.load_state_dict(curve.state_dict())
