@@ -20,7 +20,8 @@ from rectab.data.candidates import Candidates
 from rectab.data.errors import DataError
 from rectab.data.history_store import HistoryStore
 from rectab.data.negatives import Redraw
-from rectab.data.storage import SPLITS, open_array, read_description
+from rectab.data.storage import SPLITS, ArrayInfo, open_array, read_description
+from rectab.plain import read_plain
 from rectab.schema import Feature, Schema, Vocabulary
 
 __all__ = ["HistoryStore", "PreparedDataset", "Split"]
@@ -45,6 +46,23 @@ class Split:
     _histories: tuple[HistoryStore, ...] = field(repr=False)
     _rows: np.ndarray | None = field(default=None, repr=False)
     _redraw: Redraw | None = field(default=None, repr=False)
+
+    def check_shapes(self) -> None:
+        """Raises ValueError where the arrays are not those of one split under the schema."""
+        rows = self._labels.shape[:1]
+        wanted = [("ids", self._ids, (*rows, len(self.schema.categorical)))]
+        wanted += [("dense", self._dense, (*rows, len(self.schema.dense))), ("labels", self._labels, rows)]
+        wanted += [(f"history_{b}", store.ranges, (*rows, 2)) for b, store in enumerate(self._histories)]
+        optional = (("groups", self._groups), ("probability", self._probability))
+        wanted += [(name, array, rows) for name, array in optional if array is not None]
+        for name, array, shape in wanted:
+            if array.shape != shape:
+                raise ValueError(
+                    f"{self.name}/{name} is {list(array.shape)}, by its labels and the schema {list(shape)}"
+                )
+        for store in self._histories:
+            if len({values.shape for values in store.values if values is not None}) > 1:
+                raise ValueError(f"the sequences of {store.features[0].behaviour!r} are not equally long")
 
     def __len__(self) -> int:
         return len(self._labels) if self._rows is None else len(self._rows)
@@ -200,23 +218,30 @@ class PreparedDataset:
         description = read_description(path)
         try:
             return cls._from_description(path, description)
+        except DataError:
+            raise
         except KeyError as error:
             raise DataError(f"{path}: schema.json lacks {error}; run `rectab prepare` again") from None
+        except ValueError as error:
+            raise DataError(f"{path}: schema.json is damaged ({error}); run `rectab prepare` again") from None
 
     @classmethod
     def _from_description(cls, path: Path, description: dict[str, Any]) -> PreparedDataset:
-        arrays = {name: open_array(path, name, expected) for name, expected in description["arrays"].items()}
+        told = read_plain(_Description, description, extra=True)
+        arrays = {name: open_array(path, name, expected) for name, expected in told.arrays.items()}
         counts, ids = {}, {}
-        for index, vocabulary in enumerate(description["schema"]["vocabularies"]):
-            counts[vocabulary["name"]] = arrays[f"vocabularies/{index}_counts.npy"]
-            if vocabulary["hashed"]:
-                ids[vocabulary["name"]] = arrays[f"vocabularies/{index}_ids.npy"]
+        for index, vocabulary in enumerate(Schema.from_json(told.schema).vocabularies):
+            counts[vocabulary.name] = arrays[f"vocabularies/{index}_counts.npy"]
+            if vocabulary.hashed:
+                ids[vocabulary.name] = arrays[f"vocabularies/{index}_ids.npy"]
         schema = Schema.from_json(description["schema"], counts, ids)
         splits = {name: _open_split(name, schema, arrays) for name in SPLITS}
+        for split in splits.values():
+            split.check_shapes()
         splits["train"] = replace(splits["train"], _redraw=_open_redraw(schema, arrays, description.get("negatives")))
         return cls(
             path=path,
-            name=description["name"],
+            name=told.name,
             schema=schema,
             **splits,
             summary=description["summary"],
@@ -229,6 +254,16 @@ class PreparedDataset:
         keys = ("version", "name", "schema", "splits", "summary", "recipe", "sources", "arrays")
         text = json.dumps({key: self.description.get(key) for key in keys}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class _Description:
+    """What ``schema.json`` has to hold to be opened."""
+
+    name: str
+    schema: dict[str, Any]
+    arrays: dict[str, ArrayInfo]
+    summary: dict[str, Any]
 
 
 def _open_redraw(schema: Schema, arrays: dict[str, np.ndarray], columns: dict[str, list[str]] | None) -> Redraw | None:

@@ -9,6 +9,7 @@ import torch
 
 from rectab.batch import Jagged
 from rectab.data.context import num_buckets, positions_back, time_gaps, unknown_time
+from rectab.data.errors import DataError
 from rectab.jit import kernel
 from rectab.schema import Feature
 
@@ -38,6 +39,12 @@ class HistoryStore:
         """The histories of ``rows``, each cut to its ``max_history`` most recent events."""
         ranges = self.ranges[rows]
         starts, lengths = ranges[:, 0], ranges[:, 1]
+        events = min((len(values) for values in self.values if values is not None), default=None)
+        if len(ranges) and (ranges.min() < 0 or (events is not None and (starts + lengths).max() > events)):
+            raise DataError(
+                f"a history of {self.features[0].behaviour!r} goes beyond the {events} events there are: the prepared "
+                "data set is damaged, run `rectab prepare` again"
+            )
         if max_history is not None:
             kept = np.minimum(lengths, max_history)
             starts, lengths = starts + (lengths - kept), kept

@@ -29,6 +29,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,13 @@ import psutil
 
 from rectab.atomic_file import naming_full_disk
 from rectab.data.errors import DataError
+from rectab.plain import parse_json
 
 __all__ = [
     "FORMAT_VERSION",
     "SCHEMA_FILE",
     "SPLITS",
+    "ArrayInfo",
     "ArrayWriter",
     "atomic_folder",
     "create_array",
@@ -101,16 +104,38 @@ def create_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
     return array
 
 
-def open_array(folder: Path, name: str, expected: dict[str, Any]) -> np.ndarray:
+@dataclass(frozen=True)
+class ArrayInfo:
+    """What ``schema.json`` says of an array."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        try:
+            np.dtype(self.dtype)
+        except TypeError:
+            raise ValueError(f"dtype {self.dtype!r} is none of numpy's") from None
+
+
+def open_array(folder: Path, name: str, expected: ArrayInfo) -> np.ndarray:
     """Open one array as a copy-on-write memory map (so torch may wrap it; the file is never written).
 
     Raises:
         DataError: if the file is missing, cut short, or not of the shape ``schema.json`` says.
     """
     path = folder / name
-    shape, dtype = tuple(expected["shape"]), np.dtype(expected["dtype"])
+    shape, dtype = expected.shape, np.dtype(expected.dtype)
+    if ".." in Path(name).parts or Path(name).is_absolute():
+        raise DataError(f"{folder / SCHEMA_FILE}: {name!r} is no array of the data set; run `rectab prepare` again")
     try:
-        array = np.load(path, mmap_mode=None if 0 in shape else "c", allow_pickle=False)
+        if 0 in shape:  # nothing to map; its header is read, and no memory is taken for what that may say
+            with path.open("rb") as file:
+                np.lib.format.read_magic(file)
+                found, _, kind = np.lib.format.read_array_header_1_0(file)
+            array = np.empty(shape if found == shape else (), kind)
+        else:
+            array = np.load(path, mmap_mode="c", allow_pickle=False)
     except FileNotFoundError:
         raise DataError(f"{path}: missing; the prepared data set is damaged, run `rectab prepare` again") from None
     except (ValueError, OSError, EOFError) as error:
@@ -137,9 +162,11 @@ def read_description(path: Path) -> dict[str, Any]:
     if not file.is_file():
         raise DataError(f"{path}: not a prepared data set (no {SCHEMA_FILE}); make one with `rectab prepare`")
     try:
-        description = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        description = parse_json(file.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise DataError(f"{file}: not valid JSON ({error}); run `rectab prepare` again") from None
+    if not isinstance(description, dict):
+        raise DataError(f"{file}: not an object; run `rectab prepare` again")
     version = description.get("version")
     if version != FORMAT_VERSION:
         raise DataError(

@@ -210,6 +210,6 @@ def sections_of(results: pl.DataFrame) -> list[Section]:
 def _cells(rows: Sequence[dict[str, Any]]) -> tuple[Cell, ...]:
     cells: dict[tuple[str, str | None], dict[int, dict[str, Any]]] = {}
     for row in rows:
-        if row["status"] == "ok":
+        if row["status"] == "ok" and row["auc"] is not None:
             cells.setdefault((row["method"], row["budget"]), {})[row["seed"]] = row
     return tuple(Cell(method, budget, by_seed) for (method, budget), by_seed in cells.items())

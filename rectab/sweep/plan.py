@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rectab.plain import read_plain, read_value
 from rectab.sweep.config import SweepConfig
 from rectab.sweep.grid import CellKey, DatasetInfo, RunSpec, expand_runs, expand_trials
 from rectab.sweep.store import FORMAT_VERSION, RunStore, SweepFolderError
@@ -76,6 +77,11 @@ class SweepPlan:
         )
 
 
+@dataclass(frozen=True)
+class _Method:
+    method: str
+
+
 def plan_from_folder(folder: Path) -> SweepPlan:
     """The sweep that was last started in a folder.
 
@@ -84,10 +90,17 @@ def plan_from_folder(folder: Path) -> SweepPlan:
     """
     store = RunStore(folder)
     content = store.read_sweep()
-    # Named and not imported: a folder of results must not decide what code runs.
-    used = {entry["method"] for entry in content["config"]["methods"]}
-    if unknown := sorted(used - {method.name for method in methods()}):
-        plugins = " ".join(f"--plugin {name}" for name in content.get("plugins", ())) or "its plugin"
-        raise SweepFolderError(f"{folder}: it trained methods {unknown}, which are not known here; give {plugins}")
-    datasets = [DatasetInfo(**info) for info in content["datasets"]]
-    return SweepPlan(SweepConfig.model_validate(content["config"]), datasets, store, content["command"])
+    try:
+        # Named and not imported: a folder of results must not decide what code runs.
+        used = {read_plain(_Method, entry, "methods", extra=True).method for entry in content["config"]["methods"]}
+        plugins = read_value(list[str], list(content.get("plugins", ())), "plugins")
+        if unknown := sorted(used - {method.name for method in methods()}):
+            given = " ".join(f"--plugin {name}" for name in plugins) or "its plugin"
+            raise SweepFolderError(f"{folder}: it trained methods {unknown}, which are not known here; give {given}")
+        datasets = [read_plain(DatasetInfo, info, "datasets") for info in content["datasets"]]
+        return SweepPlan(SweepConfig.model_validate(content["config"]), datasets, store, content["command"])
+    except SweepFolderError:
+        raise
+    except (ValueError, TypeError, KeyError) as error:
+        told = " ".join(str(error).split())
+        raise SweepFolderError(f"{folder / 'sweep.json'}: damaged ({told}); start the sweep again") from error

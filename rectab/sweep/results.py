@@ -143,7 +143,7 @@ def _row(spec: RunSpec, record: dict[str, Any], dataset: DatasetInfo) -> dict[st
 
 def _exceeds(record: dict[str, Any], limit: int | None) -> bool:
     """Whether a finished run took more to train than there is now a limit for."""
-    return record["status"] == "ok" and limit is not None and record["result"]["training_bytes"] > limit
+    return record["status"] == "ok" and limit is not None and (record["result"].get("training_bytes") or 0) > limit
 
 
 def _measured(result: dict[str, Any]) -> dict[str, Any]:
@@ -151,11 +151,12 @@ def _measured(result: dict[str, Any]) -> dict[str, Any]:
     test, valid = result["test"] or {}, result["valid"]
     row = {name: result.get(name) for name in _RESULT_KEYS}
     row |= {name: test.get(name) for name in ("auc", "gauc", "logloss", "calibration")}
-    for name, part in result["slices"].items():
-        row |= {f"auc_{name}": part["auc"], f"rows_{name}": part["rows"]}
+    for name in SLICES:
+        part = result["slices"].get(name, {})
+        row |= {f"auc_{name}": part.get("auc"), f"rows_{name}": part.get("rows")}
     row |= {
         "device": result.get("device", "cpu"),  # runs from before it was kept could use nothing else
-        "valid_auc": valid["auc"],
+        "valid_auc": valid.get("auc"),
         "valid_logloss": valid.get("logloss"),
         "config": _json(result["table"]["config"]),
     }

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rectab.atomic_file import write_atomic
+from rectab.plain import parse_json, read_plain, read_value
 from rectab.training.result import without_nan
 
 __all__ = ["FORMAT_VERSION", "RunStore", "SweepFolderError", "digest", "exclusive"]
@@ -26,6 +27,66 @@ def digest(content: Any) -> str:
     """16 hex digits of plain data, independent of the order of its keys."""
     text = json.dumps(content, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class _Environment:
+    threads: int
+    versions: dict[str, str]
+    commit: str | None
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What every run file holds."""
+
+    format: int
+    hash: str
+    spec: dict[str, Any]
+    status: Literal["ok", "failed", "infeasible"]
+    error: str | None
+    smallest_feasible_bytes: int | None
+    result: dict[str, Any] | None
+    environment: dict[str, Any]
+    wall_seconds: float | None = None
+    started: str | None = None
+
+    def __post_init__(self) -> None:
+        read_plain(_Environment, self.environment, "environment", extra=True)
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What the results of a finished run need to hold; the rest may be missing, but is of these types."""
+
+    valid: dict[str, float | None]
+    test: dict[str, float | None] | None
+    slices: dict[str, dict[str, float | None]]
+    table: dict[str, Any]
+    serving_bytes: int
+    training_bytes: int | None = None
+    dense_bytes: int | None = None
+    peak_memory_bytes: int | None = None
+    samples: int | None = None
+    train_seconds: float | None = None
+    samples_per_second: float | None = None
+    precision: str | None = None
+    gradient: str | None = None
+    kernel: str | None = None
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        read_value(dict[str, Any], self.table.get("config"), "table.config")
+
+
+@dataclass(frozen=True)
+class _Sweep:
+    """What ``sweep.json`` holds."""
+
+    format: int
+    command: str
+    config: dict[str, Any]
+    datasets: list[Any]
 
 
 @dataclass(frozen=True)
@@ -60,12 +121,13 @@ class RunStore:
     def read_run(self, key: str) -> dict[str, Any] | None:
         """The record of a run, or None if there is none that can be read (it is then run again)."""
         try:
-            record = json.loads(self.run_path(key).read_text(encoding="utf-8"))
+            record: dict[str, Any] = parse_json(self.run_path(key).read_text(encoding="utf-8"))
+            told = read_plain(_Record, record, extra=True)
+            if told.status == "ok":
+                read_plain(_Result, told.result, extra=True)
         except (OSError, ValueError):
             return None
-        if not isinstance(record, dict) or record.get("format") != FORMAT_VERSION or record.get("hash") != key:
-            return None
-        return record
+        return record if told.format == FORMAT_VERSION and told.hash == key else None
 
     def stale_runs(self, current: set[str]) -> list[str]:
         """Hashes of run files that the present configuration does not ask for, sorted."""
@@ -82,14 +144,15 @@ class RunStore:
         """
         path = self.folder / "sweep.json"
         try:
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            content: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
+            told = read_plain(_Sweep, content, extra=True)
         except OSError:
             raise SweepFolderError(f"{self.folder}: no sweep.json; is it the --out folder of rectab sweep?") from None
         except ValueError as error:
             raise SweepFolderError(
                 f"{path}: damaged ({error}); start the sweep again, finished runs are kept"
             ) from None
-        if content.get("format") != FORMAT_VERSION:
+        if told.format != FORMAT_VERSION:
             raise SweepFolderError(f"{path}: written by another version of rectab; start the sweep again")
         return content
 

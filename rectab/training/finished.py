@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from rectab.data.dataset import PreparedDataset
 from rectab.models import ModelConfig
+from rectab.plain import parse_json
 from rectab.tables import Plan
 from rectab.training.artifact import MODEL_FILE, load_model
 from rectab.training.checkpoint import differences
@@ -34,8 +34,7 @@ def read_finished(
     """
     path = folder / RESULT_FILE
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        result = RunResult.from_json(kept)
+        result = RunResult.from_json(parse_json(path.read_text(encoding="utf-8")))
         identity = _identity(result.fingerprint, result.table, result.model, result.train)
     except FileNotFoundError:
         return None
@@ -49,8 +48,7 @@ def read_finished(
             f"{folder}: holds the result of a run with other settings ({'; '.join(other)}); use another folder, or "
             "delete this one"
         )
-    test = None if result.test is None else _numbers(result.test)
-    return replace(result, valid=_numbers(result.valid), test=test)
+    return replace(result, table=planned.to_json())
 
 
 def complete(
@@ -71,11 +69,6 @@ def complete(
             result = replace(result, attention=attention_weights(model, dataset, explain_rows))
         result.save(folder / RESULT_FILE)
     return result if read_test else replace(result, test=None, slices={})
-
-
-def _numbers(metrics: Mapping[str, float | None]) -> dict[str, float]:
-    """Metrics as they were measured: JSON holds None for what is not a number."""
-    return {name: math.nan if value is None else value for name, value in metrics.items()}
 
 
 def _identity(

@@ -28,7 +28,7 @@ def render_result(result: RunResult) -> RenderableType:
         metrics.add_column(name.replace("_", " "), justify="right")
     for split, values in (("validation", result.valid), ("test", result.test)):
         if values is not None:
-            metrics.add_row(split, *(f"{values[name]:.5f}" for name in result.valid))
+            metrics.add_row(split, *(_number(values.get(name)) for name in result.valid))
     told = [Text(f"{sentence[0].upper()}{sentence[1:]}", style="yellow") for sentence in result.advice()]
     return Group(metrics, *_slices(result), _costs(result), *told)
 
@@ -43,7 +43,7 @@ def _slices(result: RunResult) -> list[RenderableType]:
     for column in columns:
         table.add_column(column.replace("_", " "), justify="right")
     for name, values in result.slices.items():
-        table.add_row(name, *(_number(values[column]) for column in columns))
+        table.add_row(name, *(_number(values.get(column)) for column in columns))
     return [Text(title, style="italic"), table]  # a title of the table itself would be wrapped to its width
 
 

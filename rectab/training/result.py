@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rectab.atomic_file import write_atomic
+from rectab.plain import read_plain
 from rectab.training.advice import advice
+from rectab.training.stage_state import StageRecord
 
 __all__ = ["RunResult", "without_nan"]
 
@@ -98,13 +100,34 @@ class RunResult:
         return plain
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> RunResult:
-        """Read :meth:`to_json` back."""
-        return cls(**{f.name: data[f.name] for f in fields(cls) if f.name in data})
+    def from_json(cls, data: Any) -> RunResult:
+        """Read :meth:`to_json` back: a metric that is None there is not a number. Raises ValueError for other data."""
+        if not isinstance(data, Mapping):
+            raise ValueError("it is not an object")
+        measured = {name: data[name] for name in ("valid", "test", "slices") if name in data}
+        kept = read_plain(_Measured, measured)
+        result = read_plain(cls, {**data, "valid": {}, "test": None, "slices": {}}, extra=True)
+        for stage in result.stages:
+            read_plain(StageRecord, stage, "stages")
+        test = None if kept.test is None else _numbers(kept.test)
+        return replace(result, valid=_numbers(kept.valid), test=test, slices=kept.slices)
 
     def save(self, path: Path) -> None:
         """Write as JSON; the file appears whole."""
         write_atomic(path, json.dumps(self.to_json(), indent=1, allow_nan=False))
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """The metrics of a result as JSON holds them."""
+
+    valid: dict[str, float | None]
+    test: dict[str, float | None] | None
+    slices: dict[str, dict[str, float | None]]
+
+
+def _numbers(metrics: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: math.nan if value is None else value for name, value in metrics.items()}
 
 
 def without_nan(value: Any) -> Any:
