@@ -46,13 +46,15 @@ def key_values(pairs: list[str] | None) -> dict[str, Any]:
 
 
 def _value(text: str) -> Any:
-    texts = (text, f"[{text}]") if "," in text else (text,)
-    for parse in (*(functools.partial(json.loads, t) for t in texts), lambda: float(text)):  # JSON does not know .5
+    for written in (text, f"[{text}]") if "," in text else (text,):
         try:
-            return parse()
+            return json.loads(written)
         except (ValueError, RecursionError):
             continue
-    return text
+    try:
+        return float(text)  # JSON does not know .5
+    except ValueError:
+        return text
 
 
 def add_plugins_named(names: list[str] | None) -> list[str] | None:

@@ -114,3 +114,14 @@ def test_too_few_sub_tables_asked_for_are_an_error_that_names_the_option(budget:
         plan("unified", huge, 16, budget, num_tables=1)
     with pytest.raises(ValueError, match="num_tables"):
         plan("unified", huge[1:], 16, budget, num_tables=0)
+
+
+def test_few_values_that_share_rows_are_told() -> None:
+    vocabularies = [Vocabulary("user", 400), Vocabulary("kind", 5), Vocabulary("big", 300)]
+    (tight,) = plan_all(vocabularies, 4, "1%", ["hashed"])
+    assert len(tight.squeezed) == 1
+    assert tight.squeezed[0].startswith("kind: 5 in ")
+    assert "kind: 5 in" in str(plan_renderables([tight], 4, "1%")[-1])
+    (roomy,) = plan_all(vocabularies, 4, "60%", ["hashed"])
+    assert roomy.squeezed == ()
+    assert all(entry.squeezed == () for entry in plan_all(vocabularies, 4, "none", ["full", "unified"]))

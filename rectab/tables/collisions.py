@@ -11,7 +11,10 @@ from rectab.schema import Vocabulary
 from rectab.tables.addressing import Address
 from rectab.tables.base import EmbeddingTable
 
-__all__ = ["Collisions", "expected_collisions"]
+__all__ = ["Collisions", "expected_collisions", "squeezed"]
+
+FEW = 100
+"""A vocabulary of so few values is hardly worth compressing: each of them is met often."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,18 @@ def expected_collisions(table: EmbeddingTable) -> Collisions | None:
     return Collisions(
         float(total @ intra_of), float(total @ inter_of), float(total @ np.asarray(shared_of)), by_vocabulary
     )
+
+
+def squeezed(table: EmbeddingTable) -> list[str]:
+    """Vocabularies of few values that get fewer rows than values, each with both numbers (``gender: 5 in 3 rows``).
+
+    Only where all lookups of a vocabulary land in ranges too small for it; works on tables of the meta device.
+    """
+    rows: dict[int, int] = {}
+    for address in table.addresses() or ():
+        rows[address.vocabulary] = max(rows.get(address.vocabulary, 0), address.rows)
+    few = [(v, rows[i]) for i, v in enumerate(table.vocabularies) if i in rows and v.num_embeddings <= FEW]
+    return [f"{v.name}: {v.num_embeddings} in {count} rows" for v, count in few if count < v.num_embeddings]
 
 
 def _expected(own: Address, others: Sequence[Address], vocabularies: Sequence[Vocabulary], index: int) -> float:

@@ -15,7 +15,7 @@ from rectab.named import instead_of
 from rectab.schema import Vocabulary
 from rectab.tables.base import TableOptions
 from rectab.tables.budget import Plan, format_bytes, full_table_bytes, plan, resolve_budget
-from rectab.tables.collisions import Collisions, expected_collisions
+from rectab.tables.collisions import Collisions, expected_collisions, squeezed
 from rectab.tables.family import InfeasibleBudget
 from rectab.tables.ledger import Ledger
 from rectab.tables.registry import TableMethod, config_to_json, get_method, methods
@@ -37,6 +37,8 @@ class PlannedMethod:
         collisions: of the planned table; None if it does not address by ranges, or if its shape is learned.
         error: why there is no plan.
         smallest_bytes: smallest feasible budget where the budget is infeasible.
+        squeezed: vocabularies of few values that get fewer rows than values, see
+            :func:`rectab.tables.collisions.squeezed`.
     """
 
     method: str
@@ -45,6 +47,7 @@ class PlannedMethod:
     collisions: Collisions | None = None
     error: str | None = None
     smallest_bytes: int | None = None
+    squeezed: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         planned = {} if self.plan is None else self.plan.to_json()
@@ -56,6 +59,7 @@ class PlannedMethod:
             "expected_collisions": collisions,
             "error": self.error,
             "smallest_bytes": self.smallest_bytes,
+            "squeezed": list(self.squeezed),
         }
 
 
@@ -109,7 +113,10 @@ def _planned(record: TableMethod, given: Iterable[str], make: Callable[[], Plan]
             raise
         return PlannedMethod(record.name, "not possible", error=str(error))
     # Of a learned size, the full table that training starts with says nothing of how rows will be shared.
-    return PlannedMethod(record.name, "planned", made, None if made.at_most else expected_collisions(made.on_meta))
+    if made.at_most:
+        return PlannedMethod(record.name, "planned", made)
+    table = made.on_meta
+    return PlannedMethod(record.name, "planned", made, expected_collisions(table), squeezed=tuple(squeezed(table)))
 
 
 def plan_renderables(
@@ -143,7 +150,14 @@ def plan_renderables(
         " lookups whose row some other id uses; averaged over training lookups. training: rows, Adam's"
         " state, the copy of the best weights, and gradients if they are as large as the table; no activations."
     )
-    return [overview, parts, notes]
+    return [overview, parts, notes, *(_squeezed(entry) for entry in plans if entry.squeezed)]
+
+
+def _squeezed(entry: PlannedMethod) -> str:
+    return (
+        f"{entry.method}: vocabularies of few values share rows ({', '.join(entry.squeezed)}). Such values are met "
+        "often, and telling them apart costs next to nothing: try a larger budget or another method"
+    )
 
 
 def _overview_row(entry: PlannedMethod) -> list[str]:
