@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from rectab.ops import RowStore
+from rectab.ops import RowStore, float_format
 from rectab.plain import read_plain
 from rectab.schema import Vocabulary
 from rectab.tables.base import EmbeddingTable, TableOptions
@@ -87,7 +87,7 @@ def build_described(
     Args:
         description: of :func:`describe_table`.
         vocabularies: what the table serves.
-        options: device and gradient; how rows are held and unseen ids are the file's.
+        options: device and gradient; how rows are held, if the file says it, and unseen ids are the file's.
 
     Raises:
         ValueError: no such table can be built.
@@ -100,7 +100,8 @@ def build_described(
             f"; it is of the module {told.module!r}: import it, or set {VARIABLE}={told.module}" if told.module else ""
         )
         raise ValueError(f"{error}{hint}") from None
-    options = replace(options or TableOptions(), unseen=told.unseen, rows=told.rows)  # type: ignore[arg-type]
+    asked = options or TableOptions()
+    options = replace(asked, unseen=told.unseen, rows=told.rows or asked.rows)  # type: ignore[arg-type]
     config = config_from_json(told.method, told.config)
     return build_table(told.method, vocabularies, told.embedding_dim, config, options)
 
@@ -113,7 +114,7 @@ class _Description:
     embedding_dim: int
     config: dict[str, Any]
     unseen: str | None = None
-    rows: str = "fp32"
+    rows: str | None = None
     module: str | None = None
 
 
@@ -149,7 +150,11 @@ def build_filled(
     """
     options = options or TableOptions()
     with torch.device("meta"):
-        _compare(build(replace(options, device="meta")), tensors)
+        described = build(replace(options, device="meta"))
+        if rows := _rows_in(described, tensors):  # asked for where the file does not say: it is an early one
+            options = replace(options, rows=rows)
+            described = build(replace(options, device="meta"))
+        _compare(described, tensors)
     module = build(options)
     for name, held in [*module.named_parameters(), *module.named_buffers()]:
         if name in tensors and held.dtype != tensors[name].dtype:
@@ -159,6 +164,13 @@ def build_filled(
         if isinstance(part, Checked):
             part.check_contents()
     return module
+
+
+def _rows_in(described: nn.Module, stored: Mapping[str, Tensor]) -> str | None:
+    """The format of the floats that the file has for the rows; None if it has none, or several."""
+    stores = (name for name, module in described.named_modules() if isinstance(module, RowStore))
+    found = {stored[f"{name}.weight"].dtype for name in stores if f"{name}.weight" in stored}
+    return float_format(found.pop()).name if len(found) == 1 and all(d.is_floating_point for d in found) else None
 
 
 def _compare(described: nn.Module, stored: Mapping[str, Tensor]) -> None:
