@@ -262,7 +262,7 @@ class OptEmbedTable(RangeTable[OptEmbedConfig]):
             note = (
                 "Best fitness so far on the half of validation that the search learns from, lowest seed of every size."
             )
-            steps, axes = range(1, len(history) + 1), ("generation", "fitness")
+            steps, axes = list(range(1, len(history) + 1)), ("generation", "fitness")
             found.append(curve("Search for dimensions", note, axes, steps, ["fitness"], [[value] for value in history]))
         return tuple(found)
 
