@@ -160,7 +160,11 @@ def test_a_wait_for_a_thread_ends_on_ctrl_c() -> None:
             started.set()
             result_of(job)
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs
     threading.Thread(target=interrupt, daemon=True).start()
-    with pytest.raises(KeyboardInterrupt):
-        wait_for_a_thread()
-    release.set()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            wait_for_a_thread()
+    finally:
+        release.set()
+        signal.signal(signal.SIGINT, before)
