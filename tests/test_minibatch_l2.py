@@ -191,7 +191,7 @@ def test_the_step_is_the_gradient_of_the_papers_objective(method: TableMethod) -
         entries = [
             (row, column)
             for row in touched[torch.randperm(len(touched), generator=generator)[:12]].tolist()
-            for column in range(2)
+            for column in range(min(2, store.row_dim))
         ]
         for row, column in entries:
             values = []

@@ -222,7 +222,7 @@ GOOD = (torch.tensor([1, 2]), torch.tensor([3, 4]))
 @pytest.mark.parametrize(
     "way",
     [
-        pytest.param(lambda model: torch.jit.trace(model, GOOD, check_trace=False), id="trace"),
+        pytest.param(lambda model: torch.jit.trace(model, GOOD), id="trace"),
         pytest.param(lambda model: torch.export.export(model, GOOD).module(), id="export"),
         pytest.param(lambda model: torch.compile(model, backend="eager"), id="compile"),
     ],

@@ -165,12 +165,18 @@ class RowStore(nn.Module):
         if self.gradient == "row":
             self.gradients.listen(self.handle)
             return _RecordingGather.apply(self.handle, rows, self)
+        return self._embedded(rows)
+
+    def _embedded(self, rows: Tensor) -> Tensor:
+        """By torch's own operation, with and without a gradient alike: a trace must not depend on that."""
         vectors = nn.functional.embedding(rows, self.weight, sparse=self.gradient == "sparse")
         return vectors.to(self.dtype)
 
     def _gather(self, rows: Tensor) -> Tensor:
-        if isinstance(self.format, FloatFormat) and is_eager(self.weight, rows):
-            return kernels_for(self.device).gather(self.weight, rows, self.dtype)
+        if isinstance(self.format, FloatFormat):
+            if is_eager(self.weight, rows):
+                return kernels_for(self.device).gather(self.weight, rows, self.dtype)
+            return self._embedded(rows)
         vectors = self.format.read(self.tensors, rows) if self.read_as is None else self.read_as(rows)
         return vectors.to(self.dtype)
 
