@@ -90,6 +90,27 @@ def test_an_average_over_state_dict_moves_a_shared_table_once() -> None:
     torch.testing.assert_close(moved, torch.full_like(moved, 0.5))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("default", [torch.float32, torch.float64, torch.float16])
+@pytest.mark.parametrize("padding", [None, 0, 7, -1])
+def test_trained_weights_are_kept_to_the_bit_where_ids_have_rows(
+    dtype: torch.dtype, default: torch.dtype, padding: int | None
+) -> None:
+    torch.manual_seed(0)
+    host = nn.ModuleList([nn.Embedding(40, 8, dtype=dtype, padding_idx=padding), nn.Embedding(30, 8, dtype=dtype)])
+    model = copy.deepcopy(host)
+    torch.set_default_dtype(default)
+    try:
+        result = swap(model, "full", None, init="trained", counts={"0": torch.arange(40) * 7 + 3})
+        back = result.to_host()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for index in range(2):
+        assert torch.equal(model[index](torch.arange(30)), host[index](torch.arange(30)))
+        assert torch.equal(back[f"{index}.weight"], host[index].weight)
+        assert result.reconstruction[str(index)] == 0.0
+
+
 def test_undo_takes_the_hooks_along() -> None:
     model = tables()
     keys = list(model.state_dict())
@@ -137,6 +158,12 @@ def test_what_a_swap_would_drop_is_refused_by_name() -> None:
     ):
         assert re.search(reason, text), reason
     swap(model, include="plain", budget="90%")
+
+
+@pytest.mark.parametrize("budget", [100, 25, 2.5, "10"])
+def test_a_budget_of_a_few_bytes_is_asked_about(budget: Any) -> None:
+    with pytest.raises(ValueError, match=r"bytes; write [0-9.]+% for a share"):
+        swap(tables(), budget=budget)
 
 
 def test_swapping_twice_says_so() -> None:

@@ -119,7 +119,11 @@ def find_tables(
 def _check_root(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if type(module).__name__ in _WRAPPERS:
-            raise ValueError(f"{name or 'the model'} is a {type(module).__name__}; swap before wrapping or sharding it")
+            hint = ", and to shard the rows put rectab.swap.torchrec.shardable() in the place of its collections"
+            raise ValueError(
+                f"{name or 'the model'} is a {type(module).__name__}; swap before wrapping or sharding it"
+                + (hint if type(module).__name__ == "DistributedModelParallel" else "")
+            )
     if isinstance(model, (nn.Embedding, nn.EmbeddingBag)):
         raise ValueError("the model is itself a table and cannot be replaced in place; put it inside a module")
 

@@ -126,7 +126,8 @@ def plan_swap(
     vocabularies = _vocabularies(found, counts or {})
     groups = _groups(found)
     before = sum(table.bytes for table in found)
-    budget_bytes = None if budget is None else parse_budget(budget, before)
+    # As text: a small number without a unit is asked about. budget=100 is hardly meant as 100 bytes for all tables.
+    budget_bytes = None if budget is None else parse_budget(str(budget), before)
     options = [_options(members, gradient, unseen, seed + index, rows) for index, members in enumerate(groups)]
 
     def planned(index: int, size: int | None) -> Plan:
@@ -151,7 +152,7 @@ def plan_swap(
     if train_memory is not None:
         held = (entry for table in tables for entry in table.plan.training if entry.kind != "best weights")
         training = Ledger(tuple(held))  # whether a host keeps a copy of the best weights is its own affair
-        if training.bytes > (limit := parse_budget(train_memory, before)):
+        if training.bytes > (limit := parse_budget(str(train_memory), before)):
             raise InfeasibleTraining(method, limit, training)
     return SwapPlan(method, init, tuple(tables), budget_bytes, notes)
 

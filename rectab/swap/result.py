@@ -43,6 +43,7 @@ class SwapResult:
     _attributes: list[tuple[nn.Module, str, Any]] = field(repr=False)
     _optimizers: list[OptimizerChange] = field(repr=False)
     _names: list[Any] = field(default_factory=list, repr=False)
+    _kinds: list[tuple[nn.Module, type[nn.Module]]] = field(default_factory=list, repr=False)
     _hooks: list[Any] = field(default_factory=list, repr=False)
 
     @property
@@ -101,6 +102,8 @@ class SwapResult:
             vars(module)[name] = value
         for change in self._optimizers:
             change.undo()
+        for collection, kind in self._kinds:
+            collection.__class__ = kind
         for hook in [*self._hooks, *self._names]:
             hook.remove()
         self.discard_originals()

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from torch import nn
 
 from rectab.ops import Gradient, RowStore
+from rectab.swap.collections import rename_collections
 from rectab.swap.find import Place, Selector
 from rectab.swap.naming import share_names
 from rectab.swap.planning import PlannedTable, SwapPlan, plan_swap
@@ -136,8 +137,9 @@ def carry_out(model: nn.Module, swap_plan: SwapPlan, optimizer: Any = None) -> S
         change.apply()
     originals: list[tuple[nn.Module, str, nn.Module]] = [(p.parent, p.key, p.module) for p in places]
     kept = [(module, name, old) for module, name, old, _ in attributes]
+    kinds = rename_collections(model)
     names = share_names(model, [[name for found in t.found for name in found.names] for t in swap_plan.tables])
-    return SwapResult(model, swap_plan, tables, views, errors, originals, kept, changes, names)
+    return SwapResult(model, swap_plan, tables, views, errors, originals, kept, changes, names, kinds)
 
 
 def _build(swap_plan: SwapPlan) -> tuple[tuple[EmbeddingTable, ...], dict[str, float]]:

@@ -10,7 +10,7 @@ This module needs torchrec; nothing else in rectab imports it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -29,16 +29,21 @@ from torchrec import (
 from torchrec.modules.embedding_configs import DataType
 from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface, EmbeddingCollectionInterface
 
+from rectab.ops.formats import get_format
 from rectab.schema import Vocabulary
 from rectab.swap.torchrec_addressing import RowAddressing, layout_of, table_names
-from rectab.tables import EmbeddingTable, Plan, plan
+from rectab.swap.torchrec_start import InitFunction, init_functions, shared_std
+from rectab.tables import EmbeddingTable, Plan, TableOptions, plan
+from rectab.tables.budget import resolve_budget
 
 __all__ = ["RowAddressing", "ShardableBags", "ShardableEmbeddings", "plan_collection", "shardable"]
 
 _DATA_TYPES = {"fp32": DataType.FP32, "fp16": DataType.FP16, "bf16": DataType.BF16}
 
 
-def _row_configs(kind: Any, planned: Plan, addressing: RowAddressing, **options: Any) -> list[Any]:
+def _row_configs(
+    kind: Any, planned: Plan, addressing: RowAddressing, inits: Mapping[str, InitFunction] | None, **options: Any
+) -> list[Any]:
     layout = layout_of(planned)
     if planned.options.rows not in _DATA_TYPES:
         raise ValueError(f"torchrec trains rows held as {', '.join(_DATA_TYPES)}, not as {planned.options.rows}")
@@ -54,10 +59,12 @@ def _row_configs(kind: Any, planned: Plan, addressing: RowAddressing, **options:
             embedding_dim=width,
             feature_names=names,
             data_type=_DATA_TYPES[planned.options.rows],
-            init_fn=partial(nn.init.normal_, std=planned.options.init_std),
+            init_fn=init,
             **options,
         )
-        for name, rows, names in zip(table_names(layout), layout.ranges, readers, strict=True)
+        for name, rows, names, init in zip(
+            table_names(layout), layout.ranges, readers, init_functions(planned, layout, inits), strict=True
+        )
         if names
     ]
 
@@ -120,6 +127,7 @@ class ShardableBags(_Shardable, EmbeddingBagCollectionInterface):
         pooling: ``sum`` or ``mean``.
         is_weighted: whether ids come with weights (``sum`` only, as in torchrec).
         device: ``meta`` to let ``DistributedModelParallel`` allocate.
+        inits: ``init_fn`` of the host's tables by name, for rows that are a table's own; N(0, ``init_std``) if None.
     """
 
     def __init__(
@@ -129,12 +137,13 @@ class ShardableBags(_Shardable, EmbeddingBagCollectionInterface):
         pooling: Literal["sum", "mean"] = "sum",
         is_weighted: bool = False,
         device: torch.device | str | None = None,
+        inits: Mapping[str, InitFunction] | None = None,
     ) -> None:
         super().__init__()
         self.planned = planned
         self.addressing = RowAddressing(planned, features, None if _is_meta(device) else device)
         self.pooling = PoolingType.SUM if pooling == "sum" else PoolingType.MEAN
-        configs = _row_configs(EmbeddingBagConfig, planned, self.addressing, pooling=self.pooling)
+        configs = _row_configs(EmbeddingBagConfig, planned, self.addressing, inits, pooling=self.pooling)
         self.rows = EmbeddingBagCollection(tables=configs, is_weighted=is_weighted, device=_device(device))
 
     def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
@@ -173,23 +182,36 @@ class ShardableBags(_Shardable, EmbeddingBagCollectionInterface):
 
 
 class ShardableEmbeddings(_Shardable, EmbeddingCollectionInterface):
-    """Not pooled: in the place of an ``EmbeddingCollection``; the arguments of :class:`ShardableBags`."""
+    """Not pooled: in the place of an ``EmbeddingCollection``; the arguments of :class:`ShardableBags`.
 
-    def __init__(self, planned: Plan, features: Mapping[str, str], device: torch.device | str | None = None) -> None:
+    With ``need_indices`` results carry the ids, as torchrec's do, in the place of weights.
+    """
+
+    def __init__(
+        self,
+        planned: Plan,
+        features: Mapping[str, str],
+        device: torch.device | str | None = None,
+        inits: Mapping[str, InitFunction] | None = None,
+        need_indices: bool = False,
+    ) -> None:
         super().__init__()
+        self._need_indices = need_indices
         self.planned = planned
         self.addressing = RowAddressing(planned, features, None if _is_meta(device) else device)
-        configs = _row_configs(EmbeddingConfig, planned, self.addressing)
+        configs = _row_configs(EmbeddingConfig, planned, self.addressing, inits)
         self.rows = EmbeddingCollection(tables=configs, device=_device(device))
 
     def forward(self, features: KeyedJaggedTensor) -> dict[str, JaggedTensor]:
         """KJT -> by feature, JaggedTensor of float [sum L, D]."""
         found = self.rows(self.addressing(features))
+        ids = features.to_dict() if self._need_indices else {}
         result = {}
         for name in self.addressing.features:
             parts = [found[self.addressing.key(name, chunk)] for chunk in range(self.addressing.num_chunks)]
             vectors = torch.cat([part.values() for part in parts], dim=1)
-            result[name] = JaggedTensor(values=vectors, lengths=parts[0].lengths())
+            weights = ids[name].values() if self._need_indices else None
+            result[name] = JaggedTensor(values=vectors, lengths=parts[0].lengths(), weights=weights)
         return result
 
     def embedding_configs(self) -> list[EmbeddingConfig]:
@@ -205,8 +227,8 @@ class ShardableEmbeddings(_Shardable, EmbeddingCollectionInterface):
         ]
 
     def need_indices(self) -> bool:
-        """Always False: results carry no ids."""
-        return False
+        """Whether results carry ids."""
+        return self._need_indices
 
     def embedding_dim(self) -> int:
         """D, the full width of the vectors given, whatever the width of a row."""
@@ -240,10 +262,12 @@ def plan_collection(
 
     Args:
         configs: as ``embedding_bag_configs()`` or ``embedding_configs()`` gives them.
-        method, budget, **options: as :func:`rectab.tables.plan` takes them.
+        method, **options: as :func:`rectab.tables.plan` takes them. Rows are held in the data type of the tables and
+            start at their scale, unless ``options`` (:class:`rectab.tables.TableOptions`) are given.
+        budget: as :func:`rectab.tables.plan` takes it; a share is of the tables' own bytes.
 
     Raises:
-        ValueError: tables of different width (plan them apart), or a feature that reads two tables.
+        ValueError: tables of different width or data type (plan them apart), or a feature that reads two tables.
     """
     widths = sorted({config.embedding_dim for config in configs})
     if len(widths) != 1:
@@ -254,8 +278,31 @@ def plan_collection(
             if feature in features:
                 raise ValueError(f"feature {feature!r} reads tables {features[feature]!r} and {config.name!r}")
             features[feature] = config.name
+    rows = _rows_format(configs)
+    before = sum(config.num_embeddings for config in configs) * int(get_format(rows).row_bytes(widths[0]))
+    size = resolve_budget(None if budget is None else str(budget), before)
     vocabularies = [Vocabulary(config.name, config.num_embeddings) for config in configs]
-    return plan(method, vocabularies, widths[0], budget, **options), features
+    if "options" in options:
+        return plan(method, vocabularies, widths[0], size, **options), features
+    planned = plan(method, vocabularies, widths[0], size, options=TableOptions(rows=rows), **options)
+    if _share_rows(planned):
+        held = replace(planned.options, init_std=shared_std(configs))
+        planned = plan(method, vocabularies, widths[0], size, options=held, **options)
+    return planned, features
+
+
+def _rows_format(configs: Sequence[EmbeddingBagConfig | EmbeddingConfig]) -> str:
+    types = sorted({config.data_type.value for config in configs})
+    names = {kind.value: name for name, kind in _DATA_TYPES.items()}
+    if len(types) != 1 or types[0] not in names:
+        raise ValueError(f"tables of data types {types}: give each of {', '.join(names)} a collection of its own")
+    return names[types[0]]
+
+
+def _share_rows(planned: Plan) -> bool:
+    """Whether some rows are read by several vocabularies."""
+    table_of = layout_of(planned).table_of
+    return len({(vocabulary, index) for (vocabulary, _), index in table_of.items()}) > len(set(table_of.values()))
 
 
 def shardable(
@@ -274,11 +321,19 @@ def shardable(
     """
     if isinstance(collection, EmbeddingCollection):
         planned, features = plan_collection(collection.embedding_configs(), method, budget, **options)
-        return ShardableEmbeddings(planned, features, device)
+        inits = _inits(collection.embedding_configs(), options)
+        return ShardableEmbeddings(planned, features, device, inits, collection.need_indices())
     configs = collection.embedding_bag_configs()
     poolings = {config.pooling for config in configs}
     if len(poolings) != 1:
         raise ValueError("tables with sum and with mean pooling need a collection each")
     planned, features = plan_collection(configs, method, budget, **options)
     pooling: Literal["sum", "mean"] = "sum" if poolings == {PoolingType.SUM} else "mean"
-    return ShardableBags(planned, features, pooling, collection.is_weighted(), device)
+    return ShardableBags(planned, features, pooling, collection.is_weighted(), device, _inits(configs, options))
+
+
+def _inits(
+    configs: Sequence[EmbeddingBagConfig | EmbeddingConfig], options: Mapping[str, Any]
+) -> dict[str, InitFunction] | None:
+    """``options`` that the caller gives say how rows start; else the tables' own functions do."""
+    return None if "options" in options else {c.name: c.init_fn for c in configs if c.init_fn is not None}

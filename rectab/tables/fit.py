@@ -6,7 +6,7 @@ least-squares solution, chunk by chunk. Any other table is fitted by gradient de
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -43,16 +43,21 @@ class FitTarget:
     padding_idx: int | None
     counts: Tensor | None
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which the fit computes: the vectors' own, at least float32."""
+        return torch.float64 if self.vectors.dtype == torch.float64 else torch.float32
+
     def blocks(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """(ids int64 [n], vectors float32 [n, D], weights float32 [n])."""
+        """(ids int64 [n], vectors [n, D], weights [n]), both of :attr:`dtype`."""
         for ids in torch.arange(self.vectors.shape[0], device=self.vectors.device).split(_IDS_AT_A_TIME):
             if self.padding_idx is not None:
                 ids = ids[ids != self.padding_idx]
             if self.counts is None:
-                weights = torch.ones(ids.numel(), device=ids.device)
+                weights = torch.ones(ids.numel(), dtype=self.dtype, device=ids.device)
             else:
-                weights = self.counts[ids].float().clamp(min=_SMALLEST_WEIGHT)
-            yield ids, self.vectors[ids].float(), weights
+                weights = self.counts[ids].to(self.dtype).clamp(min=_SMALLEST_WEIGHT)
+            yield ids, self.vectors[ids].to(self.dtype), weights
 
 
 def fit_table(table: EmbeddingTable, targets: Sequence[FitTarget], seed: int = 0) -> None:
@@ -66,21 +71,32 @@ def fit_table(table: EmbeddingTable, targets: Sequence[FitTarget], seed: int = 0
 @torch.no_grad()
 def _fit_rows(table: EmbeddingTable, targets: Sequence[FitTarget]) -> None:
     stores: dict[str, RowStore] = {a.store: table.get_submodule(a.store) for a in table.addresses()}  # type: ignore[misc]
-    total = {n: torch.zeros(store.num_rows, store.row_dim, device=store.device) for n, store in stores.items()}
-    mass = {n: torch.zeros(store.num_rows, device=store.device) for n, store in stores.items()}
+    dtype = torch.float64 if any(target.dtype == torch.float64 for target in targets) else torch.float32
+    mass = {n: torch.zeros(store.num_rows, dtype=dtype, device=store.device) for n, store in stores.items()}
+    mean = {n: mass[n].new_zeros(store.num_rows, store.row_dim) for n, store in stores.items()}
+    for name, rows, _, weights in _lookups(table, targets, stores):
+        mass[name].index_add_(0, rows, weights.to(dtype))
+    for name, rows, vectors, weights in _lookups(table, targets, stores):
+        shares = weights.to(dtype) / mass[name][rows]  # 1, to the bit, where an id has the row for itself
+        mean[name].index_add_(0, rows, vectors.to(dtype) * shares.unsqueeze(1))
+    for name, store in stores.items():
+        read = (mass[name] > 0).nonzero().squeeze(1)  # a row that no known id reads keeps its initial value
+        store.write(read, mean[name][read])
+
+
+def _lookups(
+    table: EmbeddingTable, targets: Sequence[FitTarget], stores: Mapping[str, RowStore]
+) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
+    """(store, its rows [n], what they should give [n, row_dim], weights [n]) of every target's ids, chunk by chunk."""
     for target in targets:
         addresses = [a for a in table.addresses() if a.vocabulary == target.vocabulary]
         size = table.vocabularies[target.vocabulary].num_embeddings
         for ids, vectors, weights in target.blocks():
             start = 0
             for address in sorted(addresses, key=lambda a: a.chunk):
-                rows, end = rows_of(address, ids, size), start + stores[address.store].row_dim
-                total[address.store].index_add_(0, rows, vectors[:, start:end] * weights.unsqueeze(1))
-                mass[address.store].index_add_(0, rows, weights)
+                end = start + stores[address.store].row_dim
+                yield address.store, rows_of(address, ids, size), vectors[:, start:end], weights
                 start = end
-    for name, store in stores.items():
-        read = mass[name] > 0  # a row that no known id reads keeps its initial value
-        store.write(read.nonzero().squeeze(1), total[name][read] / mass[name][read].unsqueeze(1))
 
 
 @torch.enable_grad()
@@ -137,7 +153,7 @@ def reconstruction_error(table: EmbeddingTable, target: FitTarget) -> float:
     was_training = table.training
     table.eval()
     for ids, vectors, weights in target.blocks():
-        got = table(ids, target.vocabulary).float()
+        got = table(ids, target.vocabulary).to(target.dtype)
         error += float(((got - vectors).square().sum(-1) * weights).double().sum())
         energy += float((vectors.square().sum(-1) * weights).double().sum())
     table.train(was_training)

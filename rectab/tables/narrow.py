@@ -85,7 +85,7 @@ class NarrowTable(RangeTable[NarrowConfig]):
             self.projection.copy_(torch.linalg.eigh(gram).eigenvectors[:, -width:].T)
         for target in targets:
             for ids, vectors, _ in target.blocks():
-                kept = vectors @ self.projection.T if self.config.project else vectors[:, :width]
+                kept = vectors @ self.projection.T.to(vectors.dtype) if self.config.project else vectors[:, :width]
                 self.store.write(self.first_row[target.vocabulary] + ids, kept)
 
 

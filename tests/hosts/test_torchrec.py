@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -19,7 +22,11 @@ from torchrec import (  # noqa: E402
     KeyedJaggedTensor,
     PoolingType,
 )
+from torchrec.inference.modules import quantize_embeddings  # noqa: E402
 from torchrec.models.dlrm import DLRM  # noqa: E402
+from torchrec.modules.embedding_configs import DataType  # noqa: E402
+
+from rectab.swap.torchrec import shardable  # noqa: E402
 
 SIZES = {"user": 3000, "item": 2000, "city": 40}
 
@@ -141,3 +148,50 @@ def test_checkpoints_both_ways() -> None:
     fresh = bags()
     fresh.load_state_dict(result.to_host())
     torch.testing.assert_close(fresh(features()).values(), stock(features()).values())
+
+
+def test_torchrecs_own_tools_leave_a_swapped_collection_alone(tmp_path: Path) -> None:
+    model = nn.Sequential(bags())
+    result = rectab.swap_(model, "unified", "25%", verbose=False)
+    before = model(features())
+    assert isinstance(model[0], EmbeddingBagCollection)
+    quantised = quantize_embeddings(model, dtype=torch.qint8, inplace=False)
+    assert torch.equal(quantised(features()).values(), before.values())
+    torch.save(model, tmp_path / "model.pt")
+    again = torch.load(tmp_path / "model.pt", weights_only=False)
+    assert torch.equal(again(features()).values(), before.values())
+    result.undo()
+    assert type(model[0]) is EmbeddingBagCollection
+
+
+def test_shardable_keeps_what_the_collection_says() -> None:
+    def config(size: int, **options: Any) -> EmbeddingBagConfig:
+        return EmbeddingBagConfig(
+            name=f"t{size}", embedding_dim=8, num_embeddings=size, feature_names=[f"f{size}"], **options
+        )
+
+    half = EmbeddingBagCollection(tables=[config(1000, data_type=DataType.FP16), config(500, data_type=DataType.FP16)])
+    for method, budget in (("hashed", "50%"), ("full", None)):
+        rows = shardable(half, method, budget).rows.state_dict().values()
+        assert {weight.dtype for weight in rows} == {torch.float16}
+        assert budget is None or 0.95 * 12_000 <= sum(w.numel() * 2 for w in rows) <= 12_000
+    mixed = EmbeddingBagCollection(tables=[config(10_000), config(20, init_fn=lambda w: nn.init.constant_(w, 5.0))])
+    big, small = shardable(mixed, "full", None).rows.state_dict().values()
+    assert big.std().item() == pytest.approx(mixed.embedding_bags["t10000"].weight.std().item(), rel=0.05)
+    assert (small == 5.0).all()
+    with pytest.raises(ValueError, match="t20' has an init_fn whose values lie around 5"):
+        shardable(mixed, "unified", "50%")
+    with pytest.raises(ValueError, match="collection of its own"):
+        shardable(EmbeddingBagCollection(tables=[config(10), config(20, data_type=DataType.FP16)]), "full", None)
+
+
+def test_shardable_gives_ids_where_the_collection_does() -> None:
+    tables = [EmbeddingConfig(name="t", embedding_dim=8, num_embeddings=100, feature_names=["a", "b"])]
+    host = EmbeddingCollection(tables=tables, need_indices=True)
+    batch = KeyedJaggedTensor.from_lengths_sync(
+        keys=["b", "a"], values=torch.arange(5), lengths=torch.tensor([2, 0, 1, 2])
+    )
+    expected, got = host(batch), shardable(host, "full", None)(batch)
+    for name in ("a", "b"):
+        assert torch.equal(got[name].weights(), expected[name].weights())
+        assert torch.equal(got[name].lengths(), expected[name].lengths())
