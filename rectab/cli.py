@@ -41,6 +41,10 @@ TrainMemory = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(help="Most bytes that training the table may take: rows, optimizer, best weights. 4GiB, 40%."),
 ]
+Without = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--without", help="A feature, float column or behaviour to leave out; may be repeated."),
+]
 Plugins = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option("--plugin", help="Module that registers a table method; may be repeated.", callback=add_plugins_named),
@@ -102,16 +106,17 @@ def plan(
     table: Annotated[Optional[list[str]], typer.Option(help="Method; all of them if not given.")] = None,  # noqa: UP045
     rows: Rows = "fp32",
     train_memory: TrainMemory = None,
+    without: Without = None,
     option: Options = None,
     plugin: Plugins = None,
     json_output: Json = False,
 ) -> None:
     """What every method would make of a memory budget: configuration, counted bytes, expected collisions."""
-    from rectab.data import PreparedDataset
+    from rectab.data import PreparedDataset, without_features
     from rectab.tables import TableOptions
     from rectab.tables.planning import plan_all, plan_renderables
 
-    dataset = PreparedDataset.open(data)
+    dataset = without_features(PreparedDataset.open(data), without or ())
     held = TableOptions(rows=rows)
     vocabularies = dataset.schema.vocabularies
     plans = plan_all(vocabularies, dim, budget, table, key_values(option), options=held, train_memory=train_memory)
@@ -146,6 +151,7 @@ def train(
     train_memory: TrainMemory = None,
     seed: Annotated[int, typer.Option(help="Of everything: weights, batches, dropout.")] = 0,
     out: Annotated[Optional[Path], typer.Option(help="Folder for checkpoints, weights and the result.")] = None,  # noqa: UP045
+    without: Without = None,
     option: Options = None,
     plugin: Plugins = None,
     setting: Annotated[
@@ -164,12 +170,12 @@ def train(
 ) -> None:
     """Train one model over one table; the same command goes on where a killed one stopped, and reads a finished one
     back."""
-    from rectab.data import PreparedDataset
+    from rectab.data import PreparedDataset, without_features
     from rectab.training import TrainConfig, render_result, train_once
 
     training, of_model = settings_of(setting)
     result = train_once(
-        PreparedDataset.open(data),
+        without_features(PreparedDataset.open(data), without or ()),
         method=table,
         budget=budget,
         method_options=key_values(option),
@@ -197,14 +203,16 @@ def explain(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of rectab train --out, or its model.safetensors.")],
     row: Annotated[int, typer.Option(help="Row of the split, counted from 0.")],
     split: Annotated[Literal["train", "valid", "test"], typer.Option(help="Which split the row is of.")] = "valid",
+    without: Without = None,
     plugin: Plugins = None,
     json_output: Json = False,
 ) -> None:
     """Print the attention weights over a row's histories, the most recent event last."""
-    from rectab.data import PreparedDataset
+    from rectab.data import PreparedDataset, without_features
     from rectab.training import explain_checkpoint, render_explanation
 
-    explanation = explain_checkpoint(PreparedDataset.open(data), checkpoint, split, row)
+    dataset = without_features(PreparedDataset.open(data), without or ())
+    explanation = explain_checkpoint(dataset, checkpoint, split, row)
     if json_output:
         print_json(explanation.to_json())
     else:

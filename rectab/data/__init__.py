@@ -5,6 +5,7 @@ from rectab.data.errors import DataError, RecipeError
 from rectab.data.loader import batches, num_batches
 from rectab.data.prepare import prepare
 from rectab.data.recipe import Recipe, bundled_recipes, load_recipe
+from rectab.data.selection import without_features
 from rectab.data.summary import render_summary
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "num_batches",
     "prepare",
     "render_summary",
+    "without_features",
 ]

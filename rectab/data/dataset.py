@@ -46,6 +46,8 @@ class Split:
     _histories: tuple[HistoryStore, ...] = field(repr=False)
     _rows: np.ndarray | None = field(default=None, repr=False)
     _redraw: Redraw | None = field(default=None, repr=False)
+    _kept: tuple[np.ndarray, np.ndarray] | None = field(default=None, repr=False)
+    """Columns of the ids and of the floats that the schema still has, see :mod:`rectab.data.selection`."""
 
     def check_shapes(self) -> None:
         """Raises ValueError where the arrays are not those of one split under the schema."""
@@ -87,7 +89,8 @@ class Split:
 
     def column(self, feature: str) -> np.ndarray:
         """int32 or int64 [n]: the ids of one categorical feature. Raises KeyError if there is none of that name."""
-        return self._select(self._ids[:, self.schema.categorical_index(feature)])
+        index = self.schema.categorical_index(feature)
+        return self._select(self._ids[:, index if self._kept is None else self._kept[0][index]])
 
     def batch(self, rows: np.ndarray | slice, max_history: int | None = None, salt: int | None = None) -> Batch:
         """Gather rows.
@@ -112,6 +115,8 @@ class Split:
             assert self._groups is not None
             assert not isinstance(rows, slice)
             redraw.apply(salt, rows, self._labels[rows], self._groups[rows], ids, dense)
+        if self._kept is not None:
+            ids, dense = ids[:, self._kept[0]], dense[:, self._kept[1]]
         return Batch(
             ids=torch.from_numpy(ids),
             dense=torch.from_numpy(dense),
@@ -252,7 +257,10 @@ class PreparedDataset:
         """Hex digest of what the data set holds (recipe, sources, schema, sizes): equal for equal contents, wherever
         the folder lies and whenever it was made."""
         keys = ("version", "name", "schema", "splits", "summary", "recipe", "sources", "arrays")
-        text = json.dumps({key: self.description.get(key) for key in keys}, sort_keys=True)
+        told = {key: self.description.get(key) for key in keys}
+        if "without" in self.description:  # features that were left out of what the folder holds
+            told["without"] = self.description["without"]
+        text = json.dumps(told, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
