@@ -351,7 +351,8 @@ def test_a_start_from_its_own_vectors_changes_nothing_or_little(
     targets = [FitTarget(index, vectors, None, None) for index, vectors in enumerate(wanted)]
     other.start_from(targets)
     errors = [reconstruction_error(other, target) for target in targets]
-    assert max(errors) < (1e-3 if other.is_plain_rows or "start_from" in vars(method.table) else 0.9)
+    closed = other.is_plain_rows or "start_from" in vars(method.table)
+    assert max(errors) < (1e-3 if closed else 0.9)
 
 
 OUTSIDE = [5000, -1, 2**40, -(2**63)]

@@ -80,7 +80,9 @@ class RowOptimizer(torch.optim.Optimizer):
         self.clock = Clock(weight_decay, -1 if max_replay is None else max_replay)
         self._check(lr, weight_decay, max_replay, state_dtype)
         self._check_rules(rule, rules or {})
-        super().__init__([s.anchor for s in self.stores.values()], {"lr": lr, "weight_decay": weight_decay})
+        # One group, also of no rows: a table may have none, and the loop around it need not know.
+        anchors = [s.anchor for s in self.stores.values()]
+        super().__init__([{"params": anchors}], {"lr": lr, "weight_decay": weight_decay})
         options: Any = {"replays": self._decays("full"), "state_dtype": state_dtype, "seed": seed, "kernel": kernel}
         self.rows = {
             name: RowUpdater(name, store, (rules or {}).get(name, rule), self.clock, **options)
@@ -93,8 +95,6 @@ class RowOptimizer(torch.optim.Optimizer):
             rows.store.gradients.optimizer = self
 
     def _check(self, lr: float, weight_decay: float, max_replay: int | None, state_dtype: torch.dtype) -> None:
-        if not self.stores:
-            raise ValueError("a row optimizer needs at least one row store; this table has no trained rows")
         for name, store in self.stores.items():
             if store.gradient != "row":
                 raise ValueError(f"row store {name!r} has gradient={store.gradient!r}; use a torch optimizer for it")

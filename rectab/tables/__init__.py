@@ -1,6 +1,6 @@
 """Embedding tables on one contract: one file a method, or a folder where it has several parts (DNIS, OptEmbed)."""
 
-from rectab.tables import dnis, full, hashed, narrow, optembed, unified
+from rectab.tables import dnis, full, hashed, narrow, optembed, qr, unified
 from rectab.tables.addressing import Address
 from rectab.tables.base import EmbeddingTable, TableOptions
 from rectab.tables.budget import InfeasibleTraining, Plan, format_bytes, full_table_bytes, parse_budget, plan
@@ -46,6 +46,7 @@ __all__ = [
     "optembed",
     "parse_budget",
     "plan",
+    "qr",
     "register",
     "save_table",
     "unified",

@@ -210,7 +210,12 @@ class EmbeddingTable(nn.Module, Generic[ConfigT]):
     @property
     def is_plain_rows(self) -> bool:
         """Whether a vector is its rows laid end to end and nothing else is done to them."""
-        return self.combine == "concat" and type(self).lookup is EmbeddingTable.lookup and bool(self.addresses())
+        return self.combine == "concat" and self.is_combined_rows
+
+    @property
+    def is_combined_rows(self) -> bool:
+        """Whether :meth:`addresses` and ``combine`` say all there is to say of a vector."""
+        return type(self).lookup is EmbeddingTable.lookup and bool(self.addresses())
 
     def start_from(self, targets: Sequence[FitTarget], seed: int = 0) -> None:
         """Set the weights so that the vectors come nearest to the targets', see :mod:`rectab.tables.fit`."""

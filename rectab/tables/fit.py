@@ -1,7 +1,8 @@
 """Starts a table from trained vectors: exact rows where an id has its own, least squares where ids share them.
 
 A table whose output is its rows laid end to end has a closed form: the (weighted) mean of what meets in a row is the
-least-squares solution, chunk by chunk. Any other table is fitted by gradient descent on the same squared error.
+least-squares solution, chunk by chunk. Where rows are added or multiplied, one chunk after another is solved for, the
+others held. Any other table is fitted by gradient descent on the same squared error.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from rectab.ops import RowStore
 from rectab.optim import RowAdam
-from rectab.tables.addressing import rows_of
+from rectab.tables.addressing import Address, rows_of
 
 if TYPE_CHECKING:
     from rectab.tables.base import EmbeddingTable
@@ -64,6 +65,8 @@ def fit_table(table: EmbeddingTable, targets: Sequence[FitTarget], seed: int = 0
     """Set the weights of ``table`` so that its vectors come nearest to the targets' in (weighted) squares."""
     if table.is_plain_rows:
         _fit_rows(table, targets)
+    elif table.is_combined_rows:
+        _alternate(table, targets)
     else:
         _descend(table, targets, seed)
 
@@ -71,7 +74,7 @@ def fit_table(table: EmbeddingTable, targets: Sequence[FitTarget], seed: int = 0
 @torch.no_grad()
 def _fit_rows(table: EmbeddingTable, targets: Sequence[FitTarget]) -> None:
     stores: dict[str, RowStore] = {a.store: table.get_submodule(a.store) for a in table.addresses()}  # type: ignore[misc]
-    dtype = torch.float64 if any(target.dtype == torch.float64 for target in targets) else torch.float32
+    dtype = _dtype_of(targets)
     mass = {n: torch.zeros(store.num_rows, dtype=dtype, device=store.device) for n, store in stores.items()}
     mean = {n: mass[n].new_zeros(store.num_rows, store.row_dim) for n, store in stores.items()}
     for name, rows, _, weights in _lookups(table, targets, stores):
@@ -82,6 +85,10 @@ def _fit_rows(table: EmbeddingTable, targets: Sequence[FitTarget]) -> None:
     for name, store in stores.items():
         read = (mass[name] > 0).nonzero().squeeze(1)  # a row that no known id reads keeps its initial value
         store.write(read, mean[name][read])
+
+
+def _dtype_of(targets: Sequence[FitTarget]) -> torch.dtype:
+    return torch.float64 if any(target.dtype == torch.float64 for target in targets) else torch.float32
 
 
 def _lookups(
@@ -97,6 +104,41 @@ def _lookups(
                 end = start + stores[address.store].row_dim
                 yield address.store, rows_of(address, ids, size), vectors[:, start:end], weights
                 start = end
+
+
+@torch.no_grad()
+def _alternate(table: EmbeddingTable, targets: Sequence[FitTarget], sweeps: int = 10) -> None:
+    """Least squares of the rows of one chunk given those of all others, in turns."""
+    dtype = _dtype_of(targets)
+    for chunk in sorted({address.chunk for address in table.addresses()}) * sweeps:
+        names = {a.store for a in table.addresses() if a.chunk == chunk}
+        used: dict[str, RowStore] = {name: table.get_submodule(name) for name in names}  # type: ignore[misc]
+        sums = {n: torch.zeros(2, s.num_rows, s.row_dim, dtype=dtype, device=table.device) for n, s in used.items()}
+        for target in targets:
+            for address, rows, wanted, weights in _given_others(table, target, chunk):
+                above, below = sums[address.store]
+                above.index_add_(0, rows, wanted.to(dtype))
+                below.index_add_(0, rows, weights.to(dtype))
+        for name, (above, below) in sums.items():
+            read = (below > 0).all(1)
+            used[name].write(read.nonzero().squeeze(1), above[read] / below[read])
+
+
+def _given_others(
+    table: EmbeddingTable, target: FitTarget, chunk: int
+) -> Iterator[tuple[Address, Tensor, Tensor, Tensor]]:
+    """(address, rows int64 [n], numerator [n, D], denominator [n, D]) of the least-squares rows of a chunk."""
+    addresses = {a.chunk: a for a in table.addresses() if a.vocabulary == target.vocabulary}
+    size = table.vocabularies[target.vocabulary].num_embeddings
+    for ids, vectors, weights in target.blocks():
+        rows = {c: rows_of(a, ids, size) for c, a in addresses.items()}
+        parts = [table.get_submodule(a.store).read(rows[c]) for c, a in addresses.items() if c != chunk]  # type: ignore
+        mass = weights.unsqueeze(1).expand_as(vectors)
+        if table.combine == "product":
+            others = torch.stack(parts).prod(0)
+            yield addresses[chunk], rows[chunk], mass * vectors * others, mass * others.square()
+        else:
+            yield addresses[chunk], rows[chunk], mass * (vectors - torch.stack(parts).sum(0)), mass
 
 
 @torch.enable_grad()
