@@ -221,7 +221,7 @@ def test_gzip_cut_short_is_an_error_even_when_skipping(raw: Path) -> None:
         ('name = "x"\nfeatrues = []', "featrues: unknown key; did you mean 'features'?"),
         (
             'name = "x"\nfeatures = [{ name = "a", mincount = 3 }]',
-            "features.0.mincount: unknown key; did you mean 'min_",
+            "features[0].mincount: unknown key; did you mean 'min_",
         ),
         ('name = "x"\nsplit = { by = "radnom" }', "split.by: must be one of 'files', 'random'"),
         ('name = "x"\nfeatures = [{ name = "a", min_count = "x" }]', "min_count: must be a whole number, got 'x'"),
@@ -229,7 +229,7 @@ def test_gzip_cut_short_is_an_error_even_when_skipping(raw: Path) -> None:
         ('name = "x"\nfeatures = [{ name = "a", hashed = 3 }]', "hashed: must be true or false, got 3"),
         ('name = "x"\nlabel = "click"', "label: must be a table"),
         ('name = "x"\nfeatures = "user"', "features: must be a list"),
-        ('name = "x"\nfeatures = [{ column = "a" }]', "features.0.name: is missing"),
+        ('name = "x"\nfeatures = [{ column = "a" }]', "features[0].name: is missing"),
         ('name = "x"\nhistories = [{ behaviour = "b", sequences = [] }]', "sequences: must be a list of at least 1"),
         ('name = "x"\n[label]\ncolumn = "y"\nthreshold = 3', "label.threshold: unknown key"),
         ('name = "x"\n[label]\ncolumn = "y"\nat_least = 3\nrating = true', "at_least (clicks) or rating"),

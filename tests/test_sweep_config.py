@@ -23,7 +23,11 @@ def load(tmp_path: Path, text: str):  # type: ignore[no-untyped-def]
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("seeds", "sedes", r"sedes: unknown key"),
+        ("seeds", "sedes", r"sedes: unknown key; did you mean 'seeds'"),
+        ("seeds = [0, 1, 2]", 'seeds = "x"', r"seeds: must be a list, \[\.\.\.\], got 'x'"),
+        ("seeds = [0, 1, 2]", "seeds = []", r"seeds: must be a list of at least 1, got \[\]"),
+        ("seeds = [0, 1, 2]", "seeds = [0]\njobs = 0", r"jobs: must be at least 1, got 0"),
+        ('method = "full"', "method = 3", r"methods\[0\]\.method: must be text in quotes, got 3"),
         ('method = "full"', 'method = "full"\nbudgetz = []', r"methods\[0\]\.budgetz: unknown key"),
         ('method = "full"', 'method = "fulll"', r"methods\[0\]\.method: .*'full'"),
         ('method = "hashed"', 'method = "full"', r"methods: repeated full; give each its own name"),

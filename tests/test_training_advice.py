@@ -39,6 +39,10 @@ def test_rising_to_the_end_and_best_at_the_start_are_told(stages: list[dict[str,
     assert "batch_size" not in "".join(advice([stage(6, 6, steps=3000)], TRAIN)), "steps enough"
 
 
+def test_one_epoch_is_not_epochs() -> None:
+    assert "ended after 1 epoch with auc" in advice([{**stage(2, 2), "epochs": 1.0}], TRAIN)[0]
+
+
 def test_a_result_shows_it_and_the_column_of_its_slices() -> None:
     config = TrainConfig(batch_size=300, max_epochs=2, lr=0.005, precision="fp32")
     result = train_once(tiny_dataset(900), method="full", model="lr", train_config=config, progress="off")

@@ -15,7 +15,6 @@ from pydantic import Field, ValidationError, model_validator
 
 from rectab.data.errors import RecipeError
 from rectab.data.item_columns import check_item_columns
-from rectab.data.recipe_errors import explain
 from rectab.data.recipe_files import Format, SideTable, SourceFile, Strict
 from rectab.data.recipe_parts import (
     Derived,
@@ -26,6 +25,7 @@ from rectab.data.recipe_parts import (
     SplitRecipe,
 )
 from rectab.data.synthetic_options import SyntheticOptions
+from rectab.key_errors import explain
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -20,6 +20,7 @@ else:
     import tomli as tomllib
 
 import rectab.tables  # noqa: F401  registers the methods
+from rectab.key_errors import explain
 from rectab.ops.formats import get_format
 from rectab.tables.budget import is_no_budget, parse_budget
 from rectab.tables.registry import get_method
@@ -274,20 +275,9 @@ def load_config(path: Path | str) -> SweepConfig:
     try:
         config = SweepConfig.model_validate(data)
     except ValidationError as error:
-        problems = "; ".join(_explain(problem) for problem in error.errors())
-        raise SweepConfigError(f"{path}: {problems}") from None
+        raise SweepConfigError(f"{path}: {explain(error, SweepConfig)}") from None
     folder = path.resolve().parent
     return config.model_copy(update={"datasets": tuple(entry.absolute(folder) for entry in config.datasets)})
-
-
-def _explain(problem: Any) -> str:
-    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]).lstrip(".")
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "extra_forbidden":
-        message = "unknown key"
-    elif problem["type"] == "missing":
-        message = "missing"
-    return f"{place}: {message}" if place else message
 
 
 def _absolute(text: str | None, folder: Path) -> str | None:

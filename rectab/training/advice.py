@@ -30,10 +30,10 @@ def _of_stage(stage: Mapping[str, Any], train: Mapping[str, Any], named: bool) -
         smaller = (
             f", or a smaller batch_size (an epoch is {steps:.0f} steps of {train['batch_size']} rows)" if few else ""
         )
+        epochs = f"{stage['epochs']:g} epoch{'s' * (stage['epochs'] != 1)}"
         return (
-            f"{where} ended after {stage['epochs']:g} epochs with {monitor} on validation still rising: its last "
-            f"evaluation was its best. Try a larger max_epochs (now {train['max_epochs']}) or lr (now {train['lr']:g})"
-            f"{smaller}."
+            f"{where} ended after {epochs} with {monitor} on validation still rising: its last evaluation was its "
+            f"best. Try a larger max_epochs (now {train['max_epochs']}) or lr (now {train['lr']:g}){smaller}."
         )
     if evaluations > 1 and best == 1:
         begun = f"{monitor} on validation was best at the first of {evaluations} evaluations"

@@ -1,4 +1,4 @@
-"""What is wrong with a recipe: keys, the values they may have, and the nearest name to a misspelt one."""
+"""What is wrong with a file that users write: keys, the values they may have, the nearest name to a misspelt one."""
 
 from __future__ import annotations
 
@@ -33,11 +33,12 @@ _BOUNDS = {
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """Every problem with its place, such as ``features.0.bins``; ``model`` is what was read."""
+    """Every problem with its place, such as ``features[0].bins``; ``model`` is what was read."""
     told = []
     for problem in error.errors():
-        where = ".".join(str(part) for part in problem["loc"]) or "recipe"
-        told.append(f"{where}: {_what(dict(problem), model)}")
+        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]).lstrip(".")
+        what = _what(dict(problem), model)
+        told.append(f"{place}: {what}" if place else what)
     return "; ".join(dict.fromkeys(told))
 
 
