@@ -13,8 +13,6 @@ __all__ = ["own_rows", "scale_rows"]
 
 def own_rows(table: EmbeddingTable) -> bool:
     """Whether no row is read by two vocabularies, so that rows can start at the scale of their vocabulary."""
-    if table.combine == "product":
-        return False
     ranges = sorted((a.store, a.first_row, a.first_row + a.rows, a.vocabulary) for a in table.addresses())
     end_of: dict[tuple[str, int], int] = {}  # last row so far, by (store, vocabulary)
     for store, first, end, vocabulary in ranges:
@@ -26,11 +24,12 @@ def own_rows(table: EmbeddingTable) -> bool:
 
 @torch.no_grad()
 def scale_rows(table: EmbeddingTable, scales: Sequence[float]) -> None:
-    """Multiplies the rows of every vocabulary by its entry of ``scales``; for tables with :func:`own_rows`."""
+    """Multiplies the vectors of every vocabulary by its entry of ``scales``; for tables with :func:`own_rows`."""
+    factors = 1 + max(a.chunk for a in table.addresses()) if table.combine == "product" else 1
     stores = dict(table.row_stores())
     for store, first, end, vocabulary in {
         (a.store, a.first_row, a.first_row + a.rows, a.vocabulary) for a in table.addresses()
     }:
         if scales[vocabulary] != 1.0:
             rows = slice(first, end)
-            stores[store].write(rows, stores[store].read(rows) * scales[vocabulary])
+            stores[store].write(rows, stores[store].read(rows) * scales[vocabulary] ** (1 / factors))
