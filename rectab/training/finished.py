@@ -19,9 +19,20 @@ from rectab.training.errors import CheckpointError
 from rectab.training.measuring import attention_weights, metrics_on_test
 from rectab.training.result import RunResult
 
-__all__ = ["RESULT_FILE", "complete", "read_finished"]
+__all__ = ["RESULT_FILE", "complete", "load_result", "read_finished"]
 
 RESULT_FILE = "result.json"
+
+
+def load_result(folder: Path) -> RunResult | None:
+    """The result that ``folder`` holds; None if it holds none. Raises ValueError for one that cannot be read."""
+    path = folder / RESULT_FILE
+    try:
+        return RunResult.from_json(parse_json(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise ValueError(_damaged(path, error)) from error
 
 
 def read_finished(
@@ -34,14 +45,15 @@ def read_finished(
     """
     path = folder / RESULT_FILE
     try:
-        result = RunResult.from_json(parse_json(path.read_text(encoding="utf-8")))
-        identity = _identity(result.fingerprint, result.table, result.model, result.train)
-    except FileNotFoundError:
+        result = load_result(folder)
+    except ValueError as error:
+        raise CheckpointError(f"{error}; delete it to train the run again") from error
+    if result is None:
         return None
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise CheckpointError(
-            f"{path}: damaged, or of another version of rectab ({error}); delete it to train the run again"
-        ) from error
+    try:
+        identity = _identity(result.fingerprint, result.table, result.model, result.train)
+    except (TypeError, AttributeError, KeyError) as error:
+        raise CheckpointError(f"{_damaged(path, error)}; delete it to train the run again") from error
     asked = _identity(dataset.fingerprint(), planned.to_json(), model.to_json(), config.to_json())
     if other := differences(identity, json.loads(json.dumps(asked))):
         raise CheckpointError(
@@ -49,6 +61,10 @@ def read_finished(
             "delete this one"
         )
     return replace(result, table=planned.to_json())
+
+
+def _damaged(path: Path, error: Exception) -> str:
+    return f"{path}: damaged, or of another version of rectab ({error})"
 
 
 def complete(

@@ -1,0 +1,119 @@
+"""A finished run whose full table is to be encoded, and what is known of it before anything is encoded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from rectab.data.dataset import PreparedDataset
+from rectab.data.loader import batches
+from rectab.models import CTRModel
+from rectab.quantize.predict import Separation
+from rectab.quantize.sensitivity import ROWS, table_sensitivity
+from rectab.quantize.traffic import expected_lookups
+from rectab.training.artifact import MODEL_FILE, load_model
+from rectab.training.evaluation import metrics_of, predict
+from rectab.training.finished import RESULT_FILE, load_result
+from rectab.training.result import RunResult
+
+__all__ = ["FullRun", "open_run"]
+
+_BATCH = 4096
+
+
+@dataclass(frozen=True)
+class FullRun:
+    """A finished run over the full table.
+
+    Attributes:
+        folder: where it lies.
+        dataset: what it was trained on.
+        result: its result.
+        model: the trained model.
+    """
+
+    folder: Path
+    dataset: PreparedDataset
+    result: RunResult
+    model: CTRModel
+
+    @property
+    def embedding_dim(self) -> int:
+        return self.model.table.embedding_dim
+
+    @cached_property
+    def vectors(self) -> list[np.ndarray]:
+        """fp32 [n, D] of every vocabulary; nothing is copied."""
+        rows = next(store for _, store in self.model.table.row_stores()).weight.detach().numpy()
+        borders = np.cumsum([0, *(v.num_embeddings for v in self.dataset.schema.vocabularies)])
+        return [rows[a:b] for a, b in pairwise(borders)]
+
+    @cached_property
+    def traffic(self) -> list[np.ndarray]:
+        """float64 [n] of every vocabulary: lookups of every id that as many new rows would make."""
+        counts = self.dataset.train.occurrences(self.model.config.max_history)
+        return [expected_lookups(counts[v.name], unseen_id=0) for v in self.dataset.schema.vocabularies]
+
+    @cached_property
+    def sensitivity(self) -> np.ndarray:
+        """float64 [V, D], see :func:`rectab.quantize.sensitivity.table_sensitivity`; of training rows."""
+        train, generator = self.dataset.train, np.random.default_rng(self.result.train["seed"])
+        rows = np.sort(generator.permutation(len(train))[:ROWS])
+        read = batches(
+            train.restrict(rows),
+            _BATCH,
+            shuffle_seed=None,
+            drop_singleton=False,
+            max_history=self.model.config.max_history,
+        )
+        return table_sensitivity(self.model, self.model.table, len(self.vectors), read)
+
+    @cached_property
+    def weights(self) -> list[np.ndarray]:
+        """float64 [n] of every vocabulary: mean squared change of the output for a squared change of an id's vector."""
+        a_row = 1 / len(self.dataset.train)
+        by_vocabulary = self.sensitivity.mean(1)
+        return [traffic * (a_row * by_vocabulary[v]) for v, traffic in enumerate(self.traffic)]
+
+    @cached_property
+    def outputs(self) -> np.ndarray:
+        """float32 [n]: logits of the validation rows."""
+        return predict(self.model, self.dataset.valid, self.result.train["evaluation_batch_size"])
+
+    @cached_property
+    def valid(self) -> dict[str, float]:
+        """Metrics on validation, measured here: the result's may be of another machine."""
+        return metrics_of(self.outputs, self.dataset.valid, self.result.train["objective"])
+
+    @cached_property
+    def separation(self) -> Separation:
+        return Separation.of(self.valid["auc"], self.dataset.valid.labels, self.outputs)
+
+
+def open_run(folder: Path, dataset: PreparedDataset) -> FullRun:
+    """A finished run of ``rectab train --table full``.
+
+    Raises:
+        FileNotFoundError: the folder holds no finished run.
+        ValueError: it is damaged, of another table or data set, or predicts ratings.
+    """
+    result = load_result(folder)
+    if result is None:
+        raise FileNotFoundError(
+            f"{folder}: no {RESULT_FILE}, so this is no finished run; make one with `rectab train {dataset.path} "
+            f"--table full --out {folder}`"
+        )
+    if result.method != "full":
+        raise ValueError(f"{folder}: its table is {result.method!r}; only a run of --table full can be compressed")
+    if result.fingerprint != dataset.fingerprint():
+        raise ValueError(
+            f"{folder}: trained on {result.dataset} ({result.fingerprint}), and {dataset.path} holds {dataset.name} "
+            f"({dataset.fingerprint()}); give the data set that the run was trained on"
+        )
+    if result.train["objective"] != "logloss":
+        raise ValueError(f"{folder}: predicts ratings (objective {result.train['objective']!r}); this is for clicks")
+    return FullRun(folder, dataset, result, load_model(folder / MODEL_FILE))
