@@ -13,6 +13,7 @@ from rectab.schema import Vocabulary
 from rectab.tables import TableOptions, build_table, plan
 from rectab.tables.fit import FitTarget, reconstruction_error
 from rectab.tables.qr import QRConfig, divisor_within
+from rectab.tables.registry import get_method
 
 
 @given(st.integers(1, 3000), st.integers(1, 3100))
@@ -77,3 +78,12 @@ def test_a_start_from_trained_vectors_alternates_to_the_least_squares(combine: s
         table.start_from([FitTarget(0, noise, None, counts)])
         errors.append((table(torch.arange(10), 0) - noise[:10]).square().sum().item())
     assert errors[1] < 0.6 * errors[0]
+
+
+def test_a_sum_of_one_row_is_solved_at_once() -> None:
+    """A method whose ids read a single row, said to be added up."""
+    table = build_table("full", [Vocabulary("a", 30)], 4, get_method("full").config())
+    table.combine = "sum"  # type: ignore[misc]
+    wanted = torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
+    table.start_from([FitTarget(0, wanted, None, None)])
+    torch.testing.assert_close(table(torch.arange(30), 0), wanted)

@@ -31,6 +31,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface, 
 
 from rectab.ops.formats import get_format
 from rectab.schema import Vocabulary
+from rectab.swap.starting import own_rows
 from rectab.swap.torchrec_addressing import RowAddressing, layout_of, table_names
 from rectab.swap.torchrec_start import InitFunction, init_functions, shared_std
 from rectab.tables import EmbeddingTable, Plan, TableOptions, plan
@@ -285,7 +286,7 @@ def plan_collection(
     if "options" in options:
         return plan(method, vocabularies, widths[0], size, **options), features
     planned = plan(method, vocabularies, widths[0], size, options=TableOptions(rows=rows), **options)
-    if _share_rows(planned):
+    if not own_rows(planned.on_meta):
         held = replace(planned.options, init_std=shared_std(configs))
         planned = plan(method, vocabularies, widths[0], size, options=held, **options)
     return planned, features
@@ -297,12 +298,6 @@ def _rows_format(configs: Sequence[EmbeddingBagConfig | EmbeddingConfig]) -> str
     if len(types) != 1 or types[0] not in names:
         raise ValueError(f"tables of data types {types}: give each of {', '.join(names)} a collection of its own")
     return names[types[0]]
-
-
-def _share_rows(planned: Plan) -> bool:
-    """Whether some rows are read by several vocabularies."""
-    table_of = layout_of(planned).table_of
-    return len({(vocabulary, index) for (vocabulary, _), index in table_of.items()}) > len(set(table_of.values()))
 
 
 def shardable(

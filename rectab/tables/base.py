@@ -69,6 +69,20 @@ class TableOptions:
         """Bytes of a row of ``row_dim`` elements, scales and all."""
         return get_format(self.rows).row_bytes(row_dim)
 
+    def row_store(
+        self, num_rows: int, row_dim: int, *, init_std: float, generator: torch.Generator | None = None
+    ) -> RowStore:
+        """A store held and trained so; arguments as for :class:`rectab.ops.RowStore`."""
+        return RowStore(
+            num_rows,
+            row_dim,
+            init_std=init_std,
+            generator=generator,
+            gradient=self.gradient,
+            rows=self.rows,
+            device=self.device,
+        )
+
     def __post_init__(self) -> None:
         check_unseen(self.unseen)
         get_format(self.rows)

@@ -105,17 +105,7 @@ class RaggedRows(nn.Module):
                 place[group, list(kept)] = torch.arange(len(kept))
             self.register_buffer("place", place.to(index_dtype(embedding_dim)).to(options.device))
         self.stores = nn.ModuleDict(
-            {
-                str(width): RowStore(
-                    rows,
-                    width,
-                    init_std=0.0,
-                    gradient=options.gradient,
-                    rows=options.rows,
-                    device=options.device,
-                )
-                for width, rows in sorted(rows_of_width.items())
-            }
+            {str(width): options.row_store(rows, width, init_std=0.0) for width, rows in sorted(rows_of_width.items())}
         )
 
     @staticmethod

@@ -7,6 +7,7 @@ others held. Any other table is fitted by gradient descent on the same squared e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -135,10 +136,10 @@ def _given_others(
         parts = [table.get_submodule(a.store).read(rows[c]) for c, a in addresses.items() if c != chunk]  # type: ignore
         mass = weights.unsqueeze(1).expand_as(vectors)
         if table.combine == "product":
-            others = torch.stack(parts).prod(0)
+            others = math.prod(parts, start=torch.ones_like(vectors))
             yield addresses[chunk], rows[chunk], mass * vectors * others, mass * others.square()
         else:
-            yield addresses[chunk], rows[chunk], mass * (vectors - torch.stack(parts).sum(0)), mass
+            yield addresses[chunk], rows[chunk], mass * (vectors - sum(parts)), mass
 
 
 @torch.enable_grad()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import Literal
 
@@ -71,31 +72,19 @@ class QRTable(EmbeddingTable[QRConfig]):
         # As many remainders as the quotients need: 10 ids by 7 have 2 quotients, and so 5 remainders.
         self.remainders = tuple(-(-n // q) for n, q in zip(sizes, self.quotients, strict=True))
         self.register_buffer("divisor", self._integers(self.remainders))
-        self.register_buffer("first_remainder", self._integers(accumulate((0, *self.remainders[:-1]))))
-        self.register_buffer("first_quotient", self._integers(accumulate((0, *self.quotients[:-1]))))
+        self.register_buffer("first_remainder", self._integers(_firsts(self.remainders)))
+        self.register_buffer("first_quotient", self._integers(_firsts(self.quotients)))
         std = self.options.init_std
         each = {"product": std**0.5, "sum": std / 2**0.5, "concat": std}[config.combine]
         width = embedding_dim // 2 if config.combine == "concat" else embedding_dim
         generator = torch.Generator().manual_seed(self.options.seed)
-        self.remainder = self._store(sum(self.remainders), width, each, generator)
-        self.quotient = self._store(sum(self.quotients), width, each, generator)
+        store = partial(self.options.row_store, row_dim=width, init_std=each, generator=generator)
+        self.remainder, self.quotient = store(sum(self.remainders)), store(sum(self.quotients))
         if self.remainder.device.type != "meta":
             self._start_at_signs(each, generator)
 
-    def _integers(self, values: Sequence[int] | accumulate[int]) -> Tensor:
-        return torch.tensor(list(values), dtype=torch.int64, device=self.options.device)
-
-    def _store(self, num_rows: int, width: int, std: float, generator: torch.Generator) -> RowStore:
-        options = self.options
-        return RowStore(
-            num_rows,
-            width,
-            init_std=std,
-            generator=generator,
-            gradient=options.gradient,
-            rows=options.rows,
-            device=options.device,
-        )
+    def _integers(self, values: Sequence[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.int64, device=self.options.device)
 
     def _start_at_signs(self, size: float, generator: torch.Generator) -> None:
         """Remainders start as ``size`` with random signs: of a few normal ones, some dimensions would be large and some
@@ -110,11 +99,20 @@ class QRTable(EmbeddingTable[QRConfig]):
         return [(self.remainder, remainder.unsqueeze(-1)), (self.quotient, quotient.unsqueeze(-1))]
 
     def addresses(self) -> tuple[Address, ...]:
-        found = []
-        for index, (rows, parts) in enumerate(zip(self.remainders, self.quotients, strict=True)):
-            found.append(Address(index, 0, "remainder", int(sum(self.remainders[:index])), rows, "mod"))
-            found.append(Address(index, 1, "quotient", int(sum(self.quotients[:index])), parts, "div"))
-        return tuple(found)
+        return (
+            *(Address(v, 0, "remainder", *at, "mod") for v, at in enumerate(_ranges(self.remainders))),
+            *(Address(v, 1, "quotient", *at, "div") for v, at in enumerate(_ranges(self.quotients))),
+        )
+
+
+def _ranges(sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """(first row, rows) of every vocabulary."""
+    return list(zip(_firsts(sizes), sizes, strict=True))
+
+
+def _firsts(sizes: Sequence[int]) -> list[int]:
+    """The first row of every vocabulary."""
+    return list(accumulate(sizes[:-1], initial=0))
 
 
 def divisor_within(num_ids: int, rows: int) -> int:

@@ -68,15 +68,8 @@ class RangeTable(EmbeddingTable[ConfigT]):
             salts = [salt_of(seed, vocabulary.name) for vocabulary in self.vocabularies]
             self.register_buffer("salt", torch.tensor(salts, dtype=torch.int64, device=device))
         generator = torch.Generator().manual_seed(self.options.seed)
-        self.store = RowStore(
-            total,
-            row_dim or embedding_dim,
-            init_std=init_gain * self.options.init_std,
-            generator=generator,
-            gradient=self.options.gradient,
-            rows=self.options.rows,
-            device=device,
-        )
+        std = init_gain * self.options.init_std
+        self.store = self.options.row_store(total, row_dim or embedding_dim, init_std=std, generator=generator)
 
     def address(self, ids: Tensor, vocabulary: Tensor) -> Tensor:
         """int64 [*] -> int64 [*]: the row of every id."""

@@ -77,14 +77,11 @@ class UnifiedTable(EmbeddingTable[UnifiedConfig]):
         chunks = range(config.num_chunks)
         salts = [[salt_of(config.seed, vocabulary.name, chunk) for chunk in chunks] for vocabulary in self.vocabularies]
         self.register_buffer("salt", torch.tensor(salts, dtype=torch.int64, device=device))
-        self.store = RowStore(
+        self.store = self.options.row_store(
             config.num_tables * config.rows_per_table,
             embedding_dim // config.num_chunks,
             init_std=self.options.init_std,
             generator=torch.Generator().manual_seed(self.options.seed),
-            gradient=self.options.gradient,
-            rows=self.options.rows,
-            device=device,
         )
 
     def address(self, ids: Tensor, vocabulary: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rectab.ops import RowStore
 from rectab.schema import Vocabulary
 from rectab.tables.base import TableOptions
 from rectab.tables.compact import CompactTable, RaggedRows, gather_present, index_dtype
@@ -77,14 +76,7 @@ class SparseDNISTable(CompactTable[SparseDNISConfig]):
         super().__init__(vocabularies, embedding_dim, config, options)
         device = self.options.device
         self.entries = IdSet(self.num_ids * embedding_dim, config.num_entries, span=embedding_dim, device=device)
-        self.store = RowStore(
-            config.num_entries,
-            1,
-            init_std=0.0,
-            gradient=self.options.gradient,
-            rows=self.options.rows,
-            device=device,
-        )
+        self.store = self.options.row_store(config.num_entries, 1, init_std=0.0)
 
     def lookup(self, ids: Tensor, vocabulary: Tensor) -> Tensor:
         dim = self.embedding_dim

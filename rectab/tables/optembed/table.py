@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from rectab.ops import RowStore
 from rectab.optim import RowOptimizer
 from rectab.schema import Vocabulary
 from rectab.tables.base import TableOptions
@@ -65,14 +64,11 @@ class OptEmbedTable(RangeTable[OptEmbedConfig]):
             self.threshold = nn.Parameter(torch.zeros(count, device=device))
             self.threshold_curve = Curve(count, device=device)
         if config.pruned == "shared":
-            self.shared = RowStore(
+            self.shared = self.options.row_store(
                 count,
                 embedding_dim,
                 init_std=self.options.init_std,
                 generator=torch.Generator().manual_seed(self.options.seed + 1),
-                gradient=self.options.gradient,
-                rows=self.options.rows,
-                device=device,
             )
 
     def lookup(self, ids: Tensor, vocabulary: Tensor) -> Tensor:
