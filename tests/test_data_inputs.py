@@ -248,7 +248,7 @@ def test_inputs_that_are_not_there(raw: Path, files: list[dict[str, Any]], messa
 )
 def test_locations_that_cannot_be(tmp_path: Path, files: str, message: str) -> None:
     (tmp_path / "r.toml").write_text(f"name = 'x'\nfiles = [{files}]\n")
-    with pytest.raises(RecipeError, match=f"files.0: .*{message}"):
+    with pytest.raises(RecipeError, match=f"files.0.: .*{message}"):
         load_recipe(tmp_path / "r.toml")
 
 
