@@ -39,18 +39,17 @@ def test_a_run_is_opened_and_encoded_within_a_budget(tmp_path: Path) -> None:
     assert run.valid["auc"] == pytest.approx(run.result.valid["auc"], abs=1e-7)
     assert [v.shape for v in run.vectors] == [(v.num_embeddings, 4) for v in dataset.schema.vocabularies]
     assert all((w > 0).all() and w.shape == v.shape[:1] for w, v in zip(run.weights, run.vectors, strict=True))
-    options = OptionTable(run.vectors, run.weights, header_bytes=10)
+    options = OptionTable([v.copy() for v in run.vectors], run.weights, run.sensitivity, header_bytes=10)
     blocks = [finest_blocks(index, traffic) for index, traffic in enumerate(run.traffic)]
     full = sum(v.nbytes for v in run.vectors)
-    before, errors, wholes = run.outputs, [], [v.copy() for v in run.vectors]
+    before, errors = run.outputs, []
     for share in (0.5, 0.1):
         made = allocate(options, blocks, int(share * full))
         assert made is not None
         assert made.bytes <= share * full
         for block, encoding in zip(made.blocks, made.encodings, strict=True):
             at = slice(block.first, block.last)
-            whole, weights = wholes[block.vocabulary][at], options.weights[block.vocabulary][at]
-            run.vectors[block.vocabulary][at] = encoding.fit(whole, weights).decode()
+            run.vectors[block.vocabulary][at] = options.fit(block, encoding).decode()
         after = predict(run.model, dataset.valid, 300)
         errors.append(float(np.square(after - before).mean()))
         lost = run.valid["auc"] - metrics_of(after, dataset.valid, "logloss")["auc"]

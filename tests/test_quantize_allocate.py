@@ -24,7 +24,7 @@ def table() -> tuple[OptionTable, list[list[Block]]]:
     vectors = [random.normal(0, 1, (n, DIM)).astype(np.float32) for n in SIZES]
     traffic = [1000.0 / (1 + np.arange(n)) for n in SIZES]
     blocks = [finest_blocks(v, t) for v, t in enumerate(traffic)]
-    return OptionTable(vectors, traffic, HEADER), blocks
+    return OptionTable(vectors, traffic, None, HEADER), blocks
 
 
 def test_finest_blocks_cover_every_id_once() -> None:
@@ -63,7 +63,7 @@ def test_an_allocation_keeps_its_budget_and_uses_it(table: tuple[OptionTable, li
             ids[block.vocabulary][index] += 1
         weights = options.weights[block.vocabulary][block.first : block.last]
         vectors = options.vectors[block.vocabulary][block.first : block.last]
-        decoded = encoding.fit(vectors, weights, options.seed).decode()
+        decoded = options.fit(block, encoding).decode()
         np.testing.assert_allclose(error, (((decoded - vectors) ** 2).sum(1) * weights).sum(), rtol=1e-3, atol=1e-4)
     assert all(set(seen) == {1} for seen in ids.values())
     assert found.bytes == sum(e.bytes(len(b), DIM) + HEADER for b, e in zip(found.blocks, found.encodings, strict=True))
@@ -127,7 +127,8 @@ def test_sensitivity_is_the_mean_squared_gradient_of_the_output() -> None:
 
     model = Model()
     found = table_sensitivity(model, model.table, 3, [torch.zeros(4, 2, dtype=torch.long)] * 2)
-    np.testing.assert_allclose(found, [[9.0, 0.0], [(1 + 25) / 2, 2.0], [0.0, 0.0]])
+    first, second = [[9.0, 0.0], [0.0, 0.0]], [[(1 + 25) / 2, 2.0 / 2], [2.0 / 2, 4.0 / 2]]
+    np.testing.assert_allclose(found, [first, second, np.zeros((2, 2))])
     assert model.training
     with pytest.raises(ValueError, match="no batch"):
         table_sensitivity(model, model.table, 3, [])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from rectab.quantize.encodings import Bits, Codebook, Float16, Shared, Ternary, encoding_of
+from rectab.quantize.metric import Metric
 
 ENCODINGS = [
     Shared(),
@@ -178,3 +179,32 @@ def test_codebooks_beyond_their_range_are_refused():
 def test_wrong_options_are_refused(options):
     with pytest.raises(ValueError, match="must be one of"):
         Bits(**options)
+
+
+def test_codebooks_are_fitted_in_the_metric():
+    """Where the output reads one direction of the vectors, the codes tell apart what differs in that direction."""
+    random = np.random.default_rng(0)
+    vectors, weights = block(600, 8)
+    axis = random.standard_normal(8)
+    metric = Metric(np.outer(axis, axis))
+    for encoding in (Codebook(8, 16), Codebook(4, 16)):
+        plain, aware = encoding.fit(vectors, weights), encoding.fit(vectors, weights, 0, metric)
+        assert aware.error(weights) < 0.3 * metric.costs(plain.decode() - vectors) @ weights.astype(float)
+        assert aware.payload().size == plain.payload().size == encoding.bytes(600, 8)
+
+
+def test_errors_are_counted_in_the_metric():
+    vectors, weights = block(40, 3)
+    root = np.random.default_rng(1).standard_normal((3, 3))
+    for encoding in ENCODINGS:
+        fitted = encoding.fit(vectors, weights, 0, Metric(root @ root.T))
+        error = (weights * (((fitted.decode().astype(float) - vectors) @ root) ** 2).sum(1)).sum()
+        assert fitted.error(weights) == pytest.approx(error, rel=1e-3, abs=1e-9), encoding.name
+
+
+def test_a_metric_of_zeros_or_of_another_shape():
+    vectors, weights = block(40, 3)
+    assert Codebook(3, 4).fit(vectors, weights, 0, Metric(np.zeros((3, 3)))).error(weights) == 0
+    for wrong in (np.ones((3, 2)), np.full((3, 3), np.nan)):
+        with pytest.raises(ValueError, match="square matrix of finite numbers"):
+            Metric(wrong)

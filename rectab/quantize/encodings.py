@@ -12,7 +12,8 @@ bit-packed (:mod:`rectab.ops.packing`) and byte-aligned at its end only:
 ``fp16``                n * D values
 ======================  ============================================================================================
 
-Every fit minimises the weighted squared error. Weights are the ids' traffic; those of weight 0 are encoded too.
+Every fit minimises the weighted squared error, that of codebooks in the metric of the model's output
+(:mod:`rectab.quantize.metric`). Weights are the ids' traffic; those of weight 0 are encoded too.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from rectab.ops.grids import GRIDS, Grid
 from rectab.ops.packing import packed_bytes
 from rectab.quantize.fitted import CodebookFit, Fitted, Float16Fit, GridFit, check_block
 from rectab.quantize.kmeans import fit_codebooks
+from rectab.quantize.metric import Metric
 from rectab.quantize.sampling import weighted_mean
 from rectab.quantize.steps import Steps, fit_steps
 
@@ -50,22 +52,23 @@ class Encoding(ABC):
     def bytes(self, num_ids: int, embedding_dim: int) -> int:
         """Bytes of the payload of ``num_ids`` vectors. Raises ValueError for a width that cannot be held so."""
 
-    def fit(self, vectors: np.ndarray, weights: np.ndarray, seed: int = 0) -> Fitted:
+    def fit(self, vectors: np.ndarray, weights: np.ndarray, seed: int = 0, metric: Metric | None = None) -> Fitted:
         """The encoding's parameters for a block.
 
         Args:
             vectors: fp32 [n, D], n at least 1. They are kept by reference and not copied.
             weights: fp32 [n], traffic of the ids, not negative. If all are 0, all ids count the same.
             seed: of random starts; the same seed gives the same bytes.
+            metric: what a change of a vector costs; codes are the nearest in it. None: its squared length.
 
         Raises:
             ValueError: shapes do not fit, or a vector or weight is not a finite number.
         """
         vectors, weights = check_block(self.name, vectors, weights)
-        return self._fit(vectors, weights, seed)
+        return self._fit(vectors, weights, seed, metric or Metric.plain(vectors.shape[1]))
 
     @abstractmethod
-    def _fit(self, vectors: np.ndarray, weights: np.ndarray, seed: int) -> Fitted: ...
+    def _fit(self, vectors: np.ndarray, weights: np.ndarray, seed: int, metric: Metric) -> Fitted: ...
 
 
 @dataclass(frozen=True)
@@ -79,9 +82,9 @@ class Shared(Encoding):
     def bytes(self, num_ids: int, embedding_dim: int) -> int:
         return 2 + embedding_dim
 
-    def _fit(self, vectors: np.ndarray, weights: np.ndarray, seed: int) -> Fitted:
+    def _fit(self, vectors: np.ndarray, weights: np.ndarray, seed: int, metric: Metric) -> Fitted:
         mean = weighted_mean(vectors, weights).astype(np.float32)
-        return CodebookFit.rounded(vectors, [mean[None]], "int8")
+        return CodebookFit.rounded(vectors, metric, [mean[None]], "int8")
 
 
 class _OnGrid(Encoding):
@@ -99,8 +102,8 @@ class _OnGrid(Encoding):
         steps = {"block": 1, "dimension": embedding_dim, "row": num_ids}[self.steps]
         return 2 * steps + self.grid.bytes(num_ids * embedding_dim)
 
-    def _fit(self, vectors: np.ndarray, weights: np.ndarray, seed: int) -> Fitted:
-        return GridFit(vectors, self.grid, fit_steps(self.grid, vectors, weights, self.steps, seed))
+    def _fit(self, vectors: np.ndarray, weights: np.ndarray, seed: int, metric: Metric) -> Fitted:
+        return GridFit(vectors, metric, self.grid, fit_steps(self.grid, vectors, weights, self.steps, seed))
 
 
 @dataclass(frozen=True)
@@ -171,10 +174,10 @@ class Codebook(Encoding):
         book = 2 + entries if self.entries == "int8" else 2 * entries
         return book + packed_bytes(num_ids * self.parts(embedding_dim), self.code_bits)
 
-    def _fit(self, vectors: np.ndarray, weights: np.ndarray, seed: int) -> Fitted:
+    def _fit(self, vectors: np.ndarray, weights: np.ndarray, seed: int, metric: Metric) -> Fitted:
         self._check_width(vectors.shape[1])
-        books = fit_codebooks(vectors, weights, self.sub_dim, self.num_codes, seed)
-        return CodebookFit.rounded(vectors, books, self.entries)
+        books = fit_codebooks(vectors, weights, self.sub_dim, self.num_codes, seed, metric)
+        return CodebookFit.rounded(vectors, metric, books, self.entries)
 
     def _check_width(self, embedding_dim: int) -> None:
         if self.sub_dim > embedding_dim:
@@ -192,8 +195,8 @@ class Float16(Encoding):
     def bytes(self, num_ids: int, embedding_dim: int) -> int:
         return 2 * num_ids * embedding_dim
 
-    def _fit(self, vectors: np.ndarray, weights: np.ndarray, seed: int) -> Fitted:
-        return Float16Fit(vectors)
+    def _fit(self, vectors: np.ndarray, weights: np.ndarray, seed: int, metric: Metric) -> Fitted:
+        return Float16Fit(vectors, metric)
 
 
 _GRID_NAME = re.compile(rf"({'|'.join(GRIDS)})/({'|'.join(get_args(Steps))})")

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from itertools import accumulate
 
 import numpy as np
 import torch
 
 from rectab.ops.grids import Grid
 from rectab.ops.packing import pack_codes
-from rectab.quantize.kmeans import codebook_error, nearest_centroids
+from rectab.quantize.kmeans import nearest_centroids
+from rectab.quantize.metric import Metric
 from rectab.quantize.sampling import pieces_of
-from rectab.quantize.steps import grid_error, nearest_codes, to_fp16
+from rectab.quantize.steps import nearest_codes, to_fp16
 
 __all__ = ["CodebookFit", "Fitted", "Float16Fit", "GridFit", "check_block"]
 
@@ -40,60 +39,65 @@ def check_block(name: str, vectors: np.ndarray, weights: np.ndarray) -> tuple[np
 class Fitted(ABC):
     """What :meth:`~rectab.quantize.encodings.Encoding.fit` gives. It refers to the block's vectors, fp32 [n, D]."""
 
-    def __init__(self, vectors: np.ndarray) -> None:
-        self.vectors = vectors
+    def __init__(self, vectors: np.ndarray, metric: Metric) -> None:
+        self.vectors, self.metric = vectors, metric
 
     @abstractmethod
     def payload(self) -> np.ndarray:
         """uint8 [bytes(n, D)]: the stored form."""
 
-    @abstractmethod
     def decode(self) -> np.ndarray:
         """fp32 [n, D]: exactly what the stored form gives back."""
+        return np.concatenate([self._decode(piece) for piece in pieces_of(len(self.vectors))])
+
+    def error(self, weights: np.ndarray) -> float:
+        """Sum over ids of weight (fp32 [n]) times ``d' G d`` of the change of their vectors; nothing large is made."""
+        return sum(
+            float(weights[piece].astype(np.float64) @ self.metric.costs(self._decode(piece) - rows))
+            for piece, rows in ((piece, self.vectors[piece]) for piece in pieces_of(len(self.vectors)))
+        )
 
     @abstractmethod
-    def error(self, weights: np.ndarray) -> float:
-        """Sum over ids of weight (fp32 [n]) times squared distance to the decoded vector; makes nothing of size n."""
+    def _decode(self, piece: slice) -> np.ndarray: ...
 
 
 class GridFit(Fitted):
     """``steps`` fp32 [1, 1], [1, D] or [n, 1], of a grid."""
 
-    def __init__(self, vectors: np.ndarray, grid: Grid, steps: np.ndarray) -> None:
-        super().__init__(vectors)
+    def __init__(self, vectors: np.ndarray, metric: Metric, grid: Grid, steps: np.ndarray) -> None:
+        super().__init__(vectors, metric)
         self.grid, self.steps = grid, steps
 
     def payload(self) -> np.ndarray:
-        streams = (self.grid.pack(torch.from_numpy(codes.reshape(-1))).numpy() for codes in self._codes())
+        codes = (self._codes(piece) for piece in pieces_of(len(self.vectors)))
+        streams = (self.grid.pack(torch.from_numpy(c.reshape(-1))).numpy() for c in codes)
         return np.concatenate([_halves(self.steps), *streams])
 
-    def decode(self) -> np.ndarray:
-        codes = np.concatenate(list(self._codes()))
-        return self.grid.values(torch.from_numpy(codes), torch.from_numpy(self.steps)).numpy()
+    def _decode(self, piece: slice) -> np.ndarray:
+        steps = torch.from_numpy(self._steps(piece))
+        return self.grid.values(torch.from_numpy(self._codes(piece)), steps).numpy()
 
-    def error(self, weights: np.ndarray) -> float:
-        return grid_error(self.grid, self.vectors, weights, self.steps)
+    def _codes(self, piece: slice) -> np.ndarray:
+        return nearest_codes(self.grid, self.vectors[piece], self._steps(piece))
 
-    def _codes(self) -> Iterator[np.ndarray]:
-        for piece in pieces_of(len(self.vectors)):
-            steps = self.steps[piece] if len(self.steps) > 1 else self.steps
-            yield nearest_codes(self.grid, self.vectors[piece], steps)
+    def _steps(self, piece: slice) -> np.ndarray:
+        return self.steps[piece] if len(self.steps) > 1 else self.steps
 
 
 class CodebookFit(Fitted):
     """Centroids as they are stored, one array fp32 [K, width] a part, and their scale; None for fp16 centroids."""
 
-    def __init__(self, vectors: np.ndarray, books: list[np.ndarray], scale: np.float32 | None) -> None:
-        super().__init__(vectors)
+    def __init__(self, vectors: np.ndarray, metric: Metric, books: list[np.ndarray], scale: np.float32 | None) -> None:
+        super().__init__(vectors, metric)
         self.books, self.scale = books, scale
 
     @classmethod
-    def rounded(cls, vectors: np.ndarray, books: list[np.ndarray], entries: str) -> CodebookFit:
+    def rounded(cls, vectors: np.ndarray, metric: Metric, books: list[np.ndarray], entries: str) -> CodebookFit:
         """With centroids rounded to ``entries``: ``int8`` with one scale, or ``fp16``."""
         if entries == "fp16":
-            return cls(vectors, [to_fp16(book) for book in books], None)
+            return cls(vectors, metric, [to_fp16(book) for book in books], None)
         scale = _scale_of(max(float(np.abs(book).max()) for book in books))
-        return cls(vectors, [_integers(book, scale) * scale for book in books], scale)
+        return cls(vectors, metric, [_integers(book, scale) * scale for book in books], scale)
 
     def payload(self) -> np.ndarray:
         entries = np.concatenate([book.reshape(-1) for book in self.books])
@@ -103,36 +107,25 @@ class CodebookFit(Fitted):
             stored = [_halves(np.asarray(self.scale)), _integers(entries, self.scale).astype(np.int8).view(np.uint8)]
         bits = (len(self.books[0]) - 1).bit_length()
         for piece in pieces_of(len(self.vectors)) if bits else ():
-            codes = np.stack([nearest_centroids(self.vectors[piece], *part) for part in self._parts()], 1)
+            codes = np.stack(self._codes(piece), 1)
             stored.append(pack_codes(torch.from_numpy(codes.reshape(-1)), bits).numpy())
         return np.concatenate(stored)
 
-    def decode(self) -> np.ndarray:
-        return np.concatenate([book[nearest_centroids(self.vectors, at, book)] for at, book in self._parts()], 1)
+    def _decode(self, piece: slice) -> np.ndarray:
+        return np.concatenate([book[codes] for book, codes in zip(self.books, self._codes(piece), strict=True)], 1)
 
-    def error(self, weights: np.ndarray) -> float:
-        return sum(codebook_error(self.vectors, at, book, weights) for at, book in self._parts())
-
-    def _parts(self) -> Iterator[tuple[int, np.ndarray]]:
-        """(first dimension, book) of every part."""
-        return zip(accumulate((book.shape[1] for book in self.books), initial=0), self.books, strict=False)
+    def _codes(self, piece: slice) -> list[np.ndarray]:
+        return nearest_centroids(self.vectors[piece], self.books, self.metric)
 
 
 class Float16Fit(Fitted):
     """Nothing is fitted."""
 
     def payload(self) -> np.ndarray:
-        return np.concatenate([_halves(to_fp16(self.vectors[piece])) for piece in pieces_of(len(self.vectors))])
+        return np.concatenate([_halves(self._decode(piece)) for piece in pieces_of(len(self.vectors))])
 
-    def decode(self) -> np.ndarray:
-        return to_fp16(self.vectors)
-
-    def error(self, weights: np.ndarray) -> float:
-        total = 0.0
-        for piece in pieces_of(len(self.vectors)):
-            away = to_fp16(self.vectors[piece]) - self.vectors[piece]
-            total += float(weights[piece].astype(np.float64) @ (away.astype(np.float64) ** 2).sum(1))
-        return total
+    def _decode(self, piece: slice) -> np.ndarray:
+        return to_fp16(self.vectors[piece])
 
 
 def _halves(values: np.ndarray) -> np.ndarray:

@@ -11,11 +11,12 @@ import numpy as np
 
 from rectab.ops.numba_support import launch, thread_count
 from rectab.quantize import numba_kmeans as kernels
+from rectab.quantize.metric import Metric
 from rectab.quantize.numba_intervals import best_intervals
 from rectab.quantize.numba_nearest import TILE, assign
 from rectab.quantize.sampling import draw_rows, weighted_mean
 
-__all__ = ["codebook_error", "fit_codebooks", "nearest_centroids"]
+__all__ = ["fit_codebooks", "nearest_centroids"]
 
 _SAMPLE, _SAMPLE_OF_A_CODE = 256, 16  # rows of the first sample: at least, and for each centroid
 _GROWTH, _SAMPLES = 8, 3  # how much larger the next sample is, and how many there are at most
@@ -23,11 +24,10 @@ _ITERATIONS, _PROGRESS = 25, 2e-3  # of Lloyd, at most; the share of the error b
 _LATER_ITERATIONS = 4  # on the samples after the first
 _STARTS, _TRIALS, _PATIENCE = 2, 32, 6  # starts; relocations of a centroid, and failed ones in a row
 _WORK, _WORK_OF_A_ROW = 1 << 20, 24  # products that all relocations may take, and what a row takes beside its products
-_NONE, _NO_CODES = np.empty(0, np.float32), np.empty(0, np.uint16)
 
 
 def fit_codebooks(
-    vectors: np.ndarray, weights: np.ndarray, sub_dim: int, num_codes: int, seed: int
+    vectors: np.ndarray, weights: np.ndarray, sub_dim: int, num_codes: int, seed: int, metric: Metric
 ) -> list[np.ndarray]:
     """Centroids of every part of ``sub_dim`` dimensions, the last part narrower if need be.
 
@@ -36,6 +36,7 @@ def fit_codebooks(
         sub_dim: at most D.
         num_codes: K, of each part. Where fewer are needed the others are the vectors' mean.
         seed: of the samples and starts.
+        metric: in which distances are measured; only its blocks on the diagonal count.
 
     Returns:
         fp32 [K, width] for every part.
@@ -44,15 +45,16 @@ def fit_codebooks(
     samples = [_columns(vectors, weights, rows, random) for rows in _sample_sizes(len(vectors), num_codes)]
     books = []
     for first in range(0, vectors.shape[1], sub_dim):
-        part = slice(first, first + sub_dim)
+        part = slice(first, min(first + sub_dim, vectors.shape[1]))
+        into, back = metric.part(part.start, part.stop)
         columns, mass, centre = samples[0]
-        centroids = _train(columns[part], mass, num_codes, random)
+        centroids = _train(into.T @ columns[part], mass, num_codes, random)
         for columns, mass, other in samples[1:]:
-            moved = (centre - other)[part].astype(np.float32)
+            moved = (centre - other)[part].astype(np.float32) @ into
             centroids += moved
-            kernels.descend(columns[part], mass, centroids, _LATER_ITERATIONS, _PROGRESS)
+            kernels.descend(into.T @ columns[part], mass, centroids, _LATER_ITERATIONS, _PROGRESS)
             centroids -= moved
-        books.append((centroids + centre[part]).astype(np.float32))
+        books.append((centroids @ back + centre[part]).astype(np.float32))
     return books
 
 
@@ -63,23 +65,19 @@ def _sample_sizes(num_ids: int, num_codes: int) -> list[int]:
     return sizes[:_SAMPLES]
 
 
-def nearest_centroids(vectors: np.ndarray, first: int, book: np.ndarray) -> np.ndarray:
-    """Codes uint16 [n] of ``vectors[:, first : first + width]`` (fp32 [n, D]) by a book fp32 [K, width]."""
-    codes = np.empty(len(vectors), np.uint16)
-    _assign(vectors, first, book, _NONE, codes)
-    return codes
-
-
-def codebook_error(vectors: np.ndarray, first: int, book: np.ndarray, weights: np.ndarray) -> float:
-    """Sum over rows of weight times squared distance of ``vectors[:, first : first + width]`` to the book."""
-    return float(_assign(vectors, first, book, weights, _NO_CODES).sum())
-
-
-def _assign(vectors: np.ndarray, first: int, book: np.ndarray, weights: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    errors = np.empty(-(-len(vectors) // TILE))
-    threads = thread_count(vectors.shape[0] * book.size)
-    launch(assign, threads, vectors, first, book, book.mean(0), weights, codes, errors)
-    return errors
+def nearest_centroids(vectors: np.ndarray, books: list[np.ndarray], metric: Metric) -> list[np.ndarray]:
+    """Codes uint16 [n] of every part of vectors fp32 [n, D] by its book fp32 [K, width], nearest in the metric."""
+    found, first = [], 0
+    for book in books:
+        part = slice(first, first + book.shape[1])
+        into, _ = metric.part(part.start, part.stop)
+        codes = np.empty(len(vectors), np.uint16)
+        centre = book.mean(0)
+        threads = thread_count(len(vectors) * book.size)
+        launch(assign, threads, (vectors[:, part] - centre) @ into, (book - centre) @ into, codes)
+        found.append(codes)
+        first = part.stop
+    return found
 
 
 def _columns(

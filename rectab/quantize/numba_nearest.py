@@ -106,41 +106,30 @@ def scratch(width):
 
 
 @compiled
-def _assign(begin, end, vectors, first, centroids, norms, centre, weights, codes, errors):
+def _assign(begin, end, vectors, centroids, norms, codes):
     width = centroids.shape[1]
     tile, four, best, found = scratch(width)
     for start in range(begin * TILE, min(end * TILE, vectors.shape[0]), TILE):
-        count, error = min(TILE, vectors.shape[0] - start), 0.0
+        count = min(TILE, vectors.shape[0] - start)
         for t in range(count):
             for j in range(width):
-                tile[j, t] = vectors[start + t, first + j] - centre[j]
+                tile[j, t] = vectors[start + t, j]
         nearest(tile, width, centroids, norms, four, best, found)
-        if codes.size:
-            for t in range(count):
-                codes[start + t] = found[t]
-        if weights.size:
-            for t in range(count):
-                squared, k = np.float32(0), found[t]
-                for j in range(width):
-                    squared += (tile[j, t] - centroids[k, j]) ** 2
-                error += weights[start + t] * squared
-            errors[start // TILE] = error
+        for t in range(count):
+            codes[start + t] = found[t]
 
 
 @parallel
-def assign(threads, vectors, first, centroids, centre, weights, codes, errors):
-    """The nearest centroid of every ``vectors[:, first : first + width]``, and how far they are.
+def assign(threads, vectors, centroids, codes):
+    """The nearest centroid of every vector.
 
     Args:
-        vectors: fp32 [n, D].
+        vectors: fp32 [n, width], near 0.
         centroids: fp32 [K, width].
-        centre: fp32 [width], near the vectors.
-        weights: fp32 [n], or empty if errors are not asked for.
-        codes: uint16 [n], or empty if they are not asked for: filled.
-        errors: fp64 [ceil(n / TILE)]: filled with the weighted squared distances in every tile.
+        codes: uint16 [n]: filled.
     """
-    padded, norms = prepare(centroids, centre)
+    padded, norms = prepare(centroids, np.zeros(centroids.shape[1], np.float32))
     tiles = (vectors.shape[0] + TILE - 1) // TILE
     for thread in prange(threads):
         begin, end = thread * tiles // threads, (thread + 1) * tiles // threads
-        _assign(begin, end, vectors, first, padded, norms, centre, weights, codes, errors)
+        _assign(begin, end, vectors, padded, norms, codes)

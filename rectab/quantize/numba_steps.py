@@ -1,4 +1,4 @@
-"""Numba kernels of uniform grids: steps, codes and errors. Called through :mod:`rectab.quantize.steps`.
+"""Numba kernels of uniform grids: steps and codes. Called through :mod:`rectab.quantize.steps`.
 
 A grid is (levels, offset): code c stands for ``(c - offset) * step``, see :mod:`rectab.ops.grids`.
 """
@@ -13,9 +13,9 @@ from numba import prange
 
 from rectab.jit import compiled, kernel, parallel
 
-__all__ = ["ROWS", "codes", "errors", "fit_columns", "moments"]
+__all__ = ["codes", "fit_columns", "moments"]
 
-ROWS = 256  # rows whose errors are summed on their own, so that the sum does not depend on threads
+_ROWS = 256  # rows whose moments are summed in fp32
 _HALF = np.float32(0.5)
 
 
@@ -94,9 +94,9 @@ def moments(vectors, weights, steps, levels, offset):
         inverse[j] = _inverse(steps[j])
     above, below = np.zeros(width), np.zeros(width)
     part_above, part_below = np.zeros(width, np.float32), np.zeros(width, np.float32)
-    for start in range(0, vectors.shape[0], ROWS):
+    for start in range(0, vectors.shape[0], _ROWS):
         part_above[:], part_below[:] = 0, 0
-        for i in range(start, min(start + ROWS, vectors.shape[0])):
+        for i in range(start, min(start + _ROWS, vectors.shape[0])):
             for j in range(width):
                 level = _level(vectors[i, j], inverse[j], levels, offset)
                 part_above[j] += weights[i] * level * vectors[i, j]
@@ -104,33 +104,6 @@ def moments(vectors, weights, steps, levels, offset):
         above += part_above
         below += part_below
     return above, below
-
-
-@parallel
-def errors(threads, vectors, weights, steps, levels, offset, out):
-    """Fill ``out`` fp64 [ceil(n / ROWS)]: weighted squared errors; ``steps`` is fp32 [1 or n, 1 or D]."""
-    parts = out.size
-    for thread in prange(threads):
-        for part in range(thread * parts // threads, (thread + 1) * parts // threads):
-            out[part] = _errors(vectors, weights, steps, levels, np.float32(offset), part * ROWS)
-
-
-@compiled
-def _errors(vectors, weights, steps, levels, offset, start):
-    width, total = vectors.shape[1], 0.0
-    by_row, by_column = np.int64(steps.shape[0] > 1), np.int64(steps.shape[1] > 1)
-    inverse, step = np.empty(width, np.float32), np.empty(width, np.float32)
-    for i in range(start, min(start + ROWS, vectors.shape[0])):
-        if by_row or i == start:
-            for j in range(width):
-                step[j] = steps[i * by_row, j * by_column]
-                inverse[j] = _inverse(step[j])
-        squared = np.float32(0)
-        for j in range(width):
-            away = _level(vectors[i, j], inverse[j], levels, offset) * step[j] - vectors[i, j]
-            squared += away * away
-        total += weights[i] * squared
-    return total
 
 
 @parallel

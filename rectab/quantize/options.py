@@ -9,8 +9,14 @@ import numpy as np
 
 from rectab.quantize.blocks import Block
 from rectab.quantize.encodings import Bits, Codebook, Encoding, Float16, Shared, Ternary
+from rectab.quantize.fitted import Fitted
+from rectab.quantize.metric import Metric
+from rectab.quantize.sampling import draw_rows
 
 __all__ = ["OptionTable", "Options", "candidates"]
+
+SAMPLE = 4096
+"""Vectors of a block that its options are measured on, at most, drawn by weight."""
 
 _GRIDS: tuple[Encoding, ...] = (Bits(8), Bits(6), Bits(4), Bits(3), Bits(2), Ternary(), Bits(1))
 
@@ -53,9 +59,9 @@ class OptionTable:
 
     Args:
         vectors: fp32 [n, D] of every vocabulary.
-        weights: float64 [n] of every vocabulary: what a squared change of an id's vector costs. Where it is the id's
-            lookups a row times the mean squared gradient of the output by an element, errors are mean squared
-            changes of the output.
+        weights: float64 [n] of every vocabulary: lookups of an id in a row.
+        sensitivity: fp64 [V, D, D], see :func:`rectab.quantize.sensitivity.table_sensitivity`: errors are then mean
+            squared changes of the output. None: squared changes of the vectors.
         header_bytes: what a block takes beside its payload.
         seed: of the fits.
     """
@@ -64,10 +70,16 @@ class OptionTable:
         self,
         vectors: Sequence[np.ndarray],
         weights: Sequence[np.ndarray],
+        sensitivity: np.ndarray | None,
         header_bytes: int,
         seed: int = 0,
     ) -> None:
         self.vectors, self.weights = vectors, [np.asarray(w, np.float32) for w in weights]
+        self.metrics = (
+            [Metric.plain(v.shape[1]) for v in vectors]
+            if sensitivity is None
+            else [Metric(matrix) for matrix in sensitivity]
+        )
         self.header_bytes, self.seed = header_bytes, seed
         self._known: dict[Block, Options] = {}
 
@@ -80,14 +92,22 @@ class OptionTable:
             self._known[block] = self._measure(block)
         return self._known[block]
 
+    def fit(self, block: Block, encoding: Encoding) -> Fitted:
+        """An encoding fitted to all vectors of a block."""
+        at = slice(block.first, block.last)
+        vectors, weights = self.vectors[block.vocabulary][at], self.weights[block.vocabulary][at]
+        return encoding.fit(vectors, weights, self.seed, self.metrics[block.vocabulary])
+
     def _measure(self, block: Block) -> Options:
-        vectors = self.vectors[block.vocabulary][block.first : block.last]
-        weights = self.weights[block.vocabulary][block.first : block.last]
-        size, width = vectors.shape
+        at = slice(block.first, block.last)
+        weights = self.weights[block.vocabulary][at]
+        vectors, mass = draw_rows(self.vectors[block.vocabulary][at], weights, SAMPLE, np.random.default_rng(self.seed))
+        scale = weights.sum(dtype=np.float64) / mass.sum(dtype=np.float64)
         rows = []
-        for encoding in candidates(size, width):
-            error = encoding.fit(vectors, weights, self.seed).error(weights)
-            rows.append((encoding.bytes(size, width) + self.header_bytes, error, encoding))
+        for encoding in candidates(len(block), vectors.shape[1]):
+            fitted = encoding.fit(vectors, mass, self.seed, self.metrics[block.vocabulary])
+            size = encoding.bytes(len(block), vectors.shape[1]) + self.header_bytes
+            rows.append((size, scale * fitted.error(mass), encoding))
         rows.sort(key=lambda row: row[:2])
         kept = [rows[0]]
         kept += [row for best, row in zip(_least_so_far(rows), rows[1:], strict=False) if row[1] < best]

@@ -17,7 +17,7 @@ ROWS = 20_000
 
 
 def table_sensitivity(model: nn.Module, table: nn.Module, num_vocabularies: int, batches: Iterable[Any]) -> np.ndarray:
-    """float64 [V, D]: mean squared gradient of a row's output by a looked-up vector, dimension by dimension.
+    """float64 [V, D, D]: mean of g g', g the gradient of a row's output by a looked-up vector.
 
     Evaluation mode; the mean is over all lookups of a vocabulary, those of histories included. 0 where there are none.
 
@@ -37,14 +37,23 @@ def table_sensitivity(model: nn.Module, table: nn.Module, num_vocabularies: int,
             gradients = torch.autograd.grad(outputs.sum(), [vectors for _, vectors in seen], allow_unused=True)
             for (vocabulary, vectors), gradient in zip(seen, gradients, strict=True):
                 columns = vocabulary.expand(vectors.shape[:-1]).reshape(-1)
-                squares = torch.zeros_like(vectors) if gradient is None else gradient.square()
+                width = vectors.shape[-1]
                 if total is None:
-                    total = torch.zeros(num_vocabularies, vectors.shape[-1], dtype=torch.float64)
-                total.index_add_(0, columns, squares.reshape(-1, vectors.shape[-1]).double())
+                    total = torch.zeros(num_vocabularies, width, width, dtype=torch.float64)
                 lookups += torch.bincount(columns, minlength=num_vocabularies)
+                if gradient is not None:
+                    _add_products(total, columns, gradient.reshape(-1, width).double())
     if total is None:
         raise ValueError("no batch came, so no sensitivity can be measured")
-    return (total / lookups.clamp(min=1).unsqueeze(1)).numpy()
+    return (total / lookups.clamp(min=1)[:, None, None]).numpy()
+
+
+def _add_products(total: Tensor, columns: Tensor, gradients: Tensor) -> None:
+    """Add g g' of every row of ``gradients`` [m, D] to the matrix of its column."""
+    order = columns.argsort(stable=True)
+    for rows in order.split(torch.bincount(columns, minlength=len(total)).tolist()):
+        if len(rows):
+            total[int(columns[rows[0]])] += gradients[rows].T @ gradients[rows]
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from rectab.ops.numba_support import launch, thread_count
 from rectab.quantize import numba_steps as kernels
 from rectab.quantize.sampling import draw_rows
 
-__all__ = ["Steps", "fit_steps", "grid_error", "nearest_codes", "to_fp16"]
+__all__ = ["Steps", "fit_steps", "nearest_codes", "to_fp16"]
 
 Steps = Literal["block", "dimension", "row"]
 
@@ -47,14 +47,6 @@ def nearest_codes(grid: Grid, vectors: np.ndarray, steps: np.ndarray) -> np.ndar
     out = np.empty(vectors.shape, np.uint8)
     launch(kernels.codes, thread_count(vectors.size), vectors, steps, grid.levels, grid.offset, out)
     return out
-
-
-def grid_error(grid: Grid, vectors: np.ndarray, weights: np.ndarray, steps: np.ndarray) -> float:
-    """Sum over rows of weight times squared distance to the nearest levels."""
-    parts = np.empty(-(-len(vectors) // kernels.ROWS))
-    threads = thread_count(vectors.size)
-    launch(kernels.errors, threads, vectors, weights, steps, grid.levels, grid.offset, parts)
-    return float(parts.sum())
 
 
 def to_fp16(values: np.ndarray) -> np.ndarray:

@@ -56,7 +56,7 @@ class FullRun:
 
     @cached_property
     def sensitivity(self) -> np.ndarray:
-        """float64 [V, D], see :func:`rectab.quantize.sensitivity.table_sensitivity`; of training rows."""
+        """float64 [V, D, D], see :func:`rectab.quantize.sensitivity.table_sensitivity`; of training rows."""
         train, generator = self.dataset.train, np.random.default_rng(self.result.train["seed"])
         rows = np.sort(generator.permutation(len(train))[:ROWS])
         read = batches(
@@ -70,10 +70,8 @@ class FullRun:
 
     @cached_property
     def weights(self) -> list[np.ndarray]:
-        """float64 [n] of every vocabulary: mean squared change of the output for a squared change of an id's vector."""
-        a_row = 1 / len(self.dataset.train)
-        by_vocabulary = self.sensitivity.mean(1)
-        return [traffic * (a_row * by_vocabulary[v]) for v, traffic in enumerate(self.traffic)]
+        """float64 [n] of every vocabulary: lookups of every id in a new row, on average."""
+        return [traffic / len(self.dataset.train) for traffic in self.traffic]
 
     @cached_property
     def outputs(self) -> np.ndarray:
