@@ -1,4 +1,4 @@
-"""The command line: ``rectab prepare | plan | train | explain | sweep | report | tables``.
+"""The command line: ``rectab prepare | plan | train | compress | explain | sweep | report | tables``.
 
 Thin: every command parses, calls one function of the library and prints. Errors that a user can mend are one line on
 standard error and exit code 1; a traceback means a bug (or ``RECTAB_TRACEBACK=1``).
@@ -195,6 +195,38 @@ def train(
         print_json(result.to_json())
     else:
         Console().print(render_result(result))
+
+
+@app.command()
+def compress(
+    data: Annotated[Path, typer.Argument(help="Prepared data set that the runs were trained on.")],
+    run: Annotated[
+        list[Path], typer.Argument(help="Folder of rectab train --table full --out; further ones of another --dim.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for BUDGET/, a run folder each, and curve.json.")],
+    budget: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Bytes of the table: 10% of the full one at the first run's width, 4MiB; may be repeated."),
+    ] = None,
+    loss: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="The fewest bytes that lose at most so much of the full model's validation AUC (0.001)."),
+    ] = None,
+    without: Without = None,
+    test: Annotated[bool, typer.Option("--test", help="Measure on the test split, too.")] = False,
+    json_output: Json = False,
+) -> None:
+    """Encode the table of finished runs to any budget, with no further training."""
+    from rectab.data import PreparedDataset, without_features
+    from rectab.training.compress.curve import compress as run_compress
+    from rectab.training.compress.rendering import render_curve
+
+    dataset = without_features(PreparedDataset.open(data), without or ())
+    curve = run_compress(dataset, run, out, budget or (), loss, read_test=test, say=say)
+    if json_output:
+        print_json(curve.to_json())
+    else:
+        Console().print(*render_curve(curve), sep="\n")
 
 
 @app.command()

@@ -41,6 +41,10 @@ class FullRun:
     result: RunResult
     model: CTRModel
 
+    @property
+    def embedding_dim(self) -> int:
+        return self.model.table.embedding_dim
+
     @cached_property
     def vectors(self) -> list[np.ndarray]:
         """fp32 [n, D] of every vocabulary; nothing is copied."""

@@ -1,0 +1,222 @@
+"""Finished runs compressed to several budgets: a run folder for each, and the curve of what they lose."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rectab.atomic_file import write_atomic
+from rectab.data.dataset import PreparedDataset
+from rectab.models import CTRModel
+from rectab.tables.budget import parse_budget
+from rectab.training.compress.encoder import Encoder
+from rectab.training.compress.loss import Search, fewest_bytes, predicted_bytes
+from rectab.training.compress.source import FullRun
+from rectab.training.compress.widths import Attempt, Choice, Widths, open_runs
+from rectab.training.config import TrainConfig
+from rectab.training.measuring import metrics_on_test
+from rectab.training.result import without_nan
+
+__all__ = ["CURVE_FILE", "Curve", "Point", "Source", "compress"]
+
+CURVE_FILE = "curve.json"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A run that was compressed.
+
+    Attributes:
+        run: its folder.
+        embedding_dim: its width.
+        serving_bytes: of its table.
+        valid: metrics on validation, measured anew.
+        test: metrics on test; None if not asked for.
+        train_seconds: of its training.
+        seconds: ``sensitivity``, ``options`` (the option table) and ``full validation``.
+    """
+
+    run: str
+    embedding_dim: int
+    serving_bytes: int
+    valid: dict[str, float]
+    test: dict[str, float] | None
+    train_seconds: float
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One budget.
+
+    Attributes:
+        budget: as it was asked for; it names the folder.
+        budget_bytes: in bytes.
+        serving_bytes: of the table that was written, counted.
+        share: of the full table at the first run's width.
+        run, embedding_dim: of the run whose table it is.
+        expected, valid: metrics on validation, as predicted and as measured.
+        test: metrics on test; None if not asked for.
+        lost, expected_lost: validation AUC of the first run less this one's, as measured and as predicted.
+        attempts: of every width.
+    """
+
+    budget: str
+    budget_bytes: int
+    serving_bytes: int
+    share: float
+    run: str
+    embedding_dim: int
+    expected: dict[str, float]
+    valid: dict[str, float]
+    test: dict[str, float] | None
+    lost: float
+    expected_lost: float
+    attempts: tuple[Attempt, ...]
+
+
+@dataclass
+class Curve:
+    """What compressing gave.
+
+    Attributes:
+        dataset, fingerprint: what it was measured on.
+        full_bytes: of the full table at the first run's width, in bytes; shares are of it.
+        sources: the runs, the first one first.
+        points: one a budget, in the order they were asked for.
+        loss: the loss in validation AUC that was allowed; None if none was asked for.
+        measured: budgets in bytes that were measured for it, with their validation AUC.
+    """
+
+    dataset: str
+    fingerprint: str
+    full_bytes: int
+    sources: list[Source] = field(default_factory=list)
+    points: list[Point] = field(default_factory=list)
+    loss: float | None = None
+    measured: dict[int, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        plain: dict[str, Any] = without_nan(asdict(self))
+        return plain
+
+
+def compress(
+    dataset: PreparedDataset,
+    folders: Sequence[Path],
+    out: Path,
+    budgets: Sequence[str] = (),
+    loss: float | None = None,
+    *,
+    read_test: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> Curve:
+    """Encode finished runs of the full table to every budget; nothing is trained.
+
+    Args:
+        dataset: what they were trained on.
+        folders: of the runs; several differ in their width, and validation chooses among them at every budget.
+        out: gets ``BUDGET/`` for every budget, a run folder, and ``curve.json``.
+        budgets: bytes, ``"10%"`` of the full table at the first run's width, ``"1MiB"``.
+        loss: find the fewest bytes that lose at most so much of the first run's validation AUC, too.
+        read_test: measure on the test split, each budget once.
+        say: called with a line of text before what takes time.
+
+    Raises:
+        FileExistsError: ``out`` is not empty.
+        FileNotFoundError: a folder holds no finished run.
+        InfeasibleBudget: a budget is smaller than any table; with the smallest.
+        ValueError: a budget is not understood or given twice, a run cannot be compressed, or two runs do not go
+            together.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out}: exists already; give another --out, or delete it")
+    if not budgets and loss is None:
+        raise ValueError("nothing to do: give at least one --budget (10%, 4MiB), or --loss (0.001)")
+    if loss is not None and not 0 <= loss < 1:
+        raise ValueError(f"--loss is a difference in validation AUC, such as 0.001; got {loss:g}")
+    widths = Widths(open_runs(folders, dataset))
+    sizes = _sizes(budgets, widths)
+    for size in sizes.values():
+        widths.check(size)
+    curve = Curve(dataset.name, dataset.fingerprint(), widths.full_bytes, loss=loss)
+    for encoder in widths.encoders:
+        say(f"{encoder.run.folder}: options of every block")
+        _ = encoder.options
+    for budget, size in sizes.items():
+        say(f"{budget}: encoding and validation")
+        curve.points.append(_written(budget, widths.encode(size), widths, out, read_test))
+    if loss is not None:
+        say(f"loss {loss:g}: looking for the fewest bytes")
+        search, choice = _search(widths, loss)
+        curve.measured = search.measured
+        curve.points.append(_written(f"loss-{loss:g}", choice, widths, out, read_test))
+    curve.sources += [_source(encoder, read_test) for encoder in widths.encoders]
+    write_atomic(out / CURVE_FILE, json.dumps(curve.to_json(), indent=1, allow_nan=False) + "\n")
+    return curve
+
+
+def _sizes(budgets: Sequence[str], widths: Widths) -> dict[str, int]:
+    """Bytes of every budget by how it is written. Raises ValueError for one that is given twice."""
+    sizes: dict[str, int] = {}
+    for text in budgets:
+        name, size = "".join(text.split()), parse_budget(text, widths.full_bytes)
+        if name in sizes or size in sizes.values():
+            raise ValueError(f"--budget {text}: given twice ({size} bytes)")
+        sizes[name] = size
+    return sizes
+
+
+def _search(widths: Widths, loss: float) -> tuple[Search, Choice]:
+    """The fewest bytes within ``loss``. Raises ValueError if none of the budgets measured is."""
+    low, high = widths.smallest_bytes, widths.full_bytes
+    needed = widths.first.valid["auc"] - loss
+    start = min(predicted_bytes(encoder, needed, max(low, encoder.smallest_bytes), high) for encoder in widths.encoders)
+    search = fewest_bytes(lambda size: widths.encode(size).encoded.valid["auc"], needed, low, high, start)
+    if search.found is None:
+        best = max(search.measured.values())
+        raise ValueError(
+            f"--loss {loss:g}: the best of {len(search.measured)} tables reaches {best:.5f}, {needed:.5f} "
+            f"is needed; allow more"
+        )
+    return search, widths.encode(search.found)
+
+
+def _written(budget: str, choice: Choice, widths: Widths, out: Path, read_test: bool) -> Point:
+    """The point of a budget; its folder is written."""
+    made, first = choice.encoded, widths.first
+    test = _test(made.run, made.model) if read_test else None
+    return Point(
+        budget=budget,
+        budget_bytes=made.budget_bytes,
+        serving_bytes=made.serving_bytes,
+        share=made.serving_bytes / widths.full_bytes,
+        run=str(made.run.folder),
+        embedding_dim=made.run.embedding_dim,
+        expected=made.expected,
+        valid=made.valid,
+        test=test,
+        lost=first.valid["auc"] - made.valid["auc"],
+        expected_lost=first.valid["auc"] - made.expected["auc"],
+        attempts=choice.attempts,
+    )
+
+
+def _source(encoder: Encoder, read_test: bool) -> Source:
+    run = encoder.run
+    return Source(
+        run=str(run.folder),
+        embedding_dim=run.embedding_dim,
+        serving_bytes=run.model.table.ledger().bytes,
+        valid=run.valid,
+        test=_test(run, run.model) if read_test else None,
+        train_seconds=run.result.train_seconds,
+        seconds=encoder.seconds,
+    )
+
+
+def _test(run: FullRun, model: CTRModel) -> dict[str, float]:
+    return metrics_on_test(model, run.dataset, TrainConfig.from_json(run.result.train))[0]

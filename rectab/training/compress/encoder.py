@@ -1,0 +1,154 @@
+"""One finished run, encoded to any budget: one option table for all of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from rectab.models import CTRModel
+from rectab.quantize.allocate import Allocation, allocate
+from rectab.quantize.blocks import Block, finest_blocks
+from rectab.quantize.encodings import Shared
+from rectab.quantize.options import OptionTable
+from rectab.tables.base import EmbeddingTable, TableOptions
+from rectab.tables.family import InfeasibleBudget
+from rectab.tables.full import FullConfig
+from rectab.tables.registry import build_table
+from rectab.training.compress.expected import expected_metrics
+from rectab.training.compress.source import FullRun
+from rectab.training.evaluation import evaluate
+
+HEADER_BYTES = 8
+FIXED_BYTES = 8
+
+__all__ = ["Encoded", "Encoder"]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A run's model whose table has been encoded.
+
+    Attributes:
+        run: the run that it was made of.
+        budget_bytes: what the table had to fit into.
+        allocation: what every block is held in.
+        model: with the encoded table; all else is the run's.
+        expected: metrics on validation that were predicted before the table was encoded.
+        valid: metrics on validation that were measured then.
+        seconds: of the parts: ``allocation``, ``encoding``, ``validation``.
+    """
+
+    run: FullRun
+    budget_bytes: int
+    allocation: Allocation
+    model: CTRModel
+    expected: dict[str, float]
+    valid: dict[str, float]
+    seconds: dict[str, float]
+
+    @property
+    def serving_bytes(self) -> int:
+        """Of the table, with the first id of every block, headers, and what every table has."""
+        return self.allocation.bytes + FIXED_BYTES * len(self.model.table.vocabularies)
+
+
+@dataclass
+class Encoder:
+    """Encodes the table of a finished run.
+
+    Attributes:
+        run: the run.
+        seconds: of what is done once: ``sensitivity`` (traffic and gradients), ``options`` (the option table) and
+            ``full validation``.
+    """
+
+    run: FullRun
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def blocks(self) -> list[list[Block]]:
+        """The finest blocks of every vocabulary."""
+        return [finest_blocks(index, traffic) for index, traffic in enumerate(self.run.traffic)]
+
+    @cached_property
+    def options(self) -> OptionTable:
+        """The option table, with the options of the finest blocks in it."""
+        with _timed(self.seconds, "sensitivity"):
+            weights, sensitivity = self.run.weights, self.run.sensitivity
+        with _timed(self.seconds, "options"):
+            table = OptionTable(self.run.vectors, weights, sensitivity, HEADER_BYTES, self.run.result.train["seed"])
+            for block in (block for blocks in self.blocks for block in blocks):
+                table.of(block)
+        with _timed(self.seconds, "full validation"):
+            _ = self.run.separation
+        return table
+
+    @property
+    def smallest_bytes(self) -> int:
+        """Bytes of the smallest table that the run can be encoded to."""
+        shared = Shared().bytes(1, self.run.embedding_dim) + HEADER_BYTES
+        return self._fixed_bytes + len(self.blocks) * shared
+
+    def allocate(self, budget: int) -> Allocation:
+        """The allocation of least error. Raises InfeasibleBudget if nothing fits into ``budget`` bytes."""
+        made = allocate(self.options, self.blocks, budget - self._fixed_bytes)
+        if made is None:
+            raise InfeasibleBudget("quantized", budget, self.smallest_bytes, "a shared vector a vocabulary")
+        return made
+
+    def encode(self, budget: int) -> Encoded:
+        """Encode to ``budget`` bytes and measure on validation.
+
+        Raises:
+            InfeasibleBudget: nothing fits.
+        """
+        seconds: dict[str, float] = {}
+        _ = self.options
+        with _timed(seconds, "allocation"):
+            allocation = self.allocate(budget)
+        expected = expected_metrics(self.run, allocation.error)
+        with _timed(seconds, "encoding"):
+            model = self._around(self._table(allocation))
+        settings = self.run.result.train
+        with _timed(seconds, "validation"):
+            valid = evaluate(model, self.run.dataset.valid, settings["evaluation_batch_size"], settings["objective"])
+        return Encoded(self.run, budget, allocation, model, expected, valid, seconds)
+
+    @cached_property
+    def _fixed_bytes(self) -> int:
+        """Bytes of a table beside its blocks."""
+        return FIXED_BYTES * len(self.blocks)
+
+    def _table(self, allocation: Allocation) -> EmbeddingTable:
+        """The run's table, encoded."""
+        table = build_table(
+            "full", self.run.dataset.schema.vocabularies, self.run.embedding_dim, FullConfig(), TableOptions()
+        )
+        rows = np.concatenate(self.run.vectors)
+        first = np.cumsum([0, *(len(v) for v in self.run.vectors)])
+        for block, encoding in zip(allocation.blocks, allocation.encodings, strict=True):
+            at = first[block.vocabulary]
+            rows[at + block.first : at + block.last] = self.options.fit(block, encoding).decode()
+        table.store.weight.data.copy_(torch.from_numpy(rows))
+        return table
+
+    def _around(self, table: EmbeddingTable) -> CTRModel:
+        """The run's model with another table; the tensors outside it are the same ones."""
+        source = self.run.model
+        model = CTRModel(source.schema, table, source.config).eval()
+        outside = {name: tensor for name, tensor in source.state_dict().items() if not name.startswith("table.")}
+        model.load_state_dict(outside, strict=False, assign=True)
+        return model
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], part: str) -> Iterator[None]:
+    begin = time.perf_counter()
+    yield
+    seconds[part] = seconds.get(part, 0.0) + time.perf_counter() - begin

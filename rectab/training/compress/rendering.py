@@ -1,0 +1,80 @@
+"""What ``rectab compress`` prints."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from rectab.tables.budget import format_bytes
+from rectab.training.compress.curve import Curve, Point
+
+__all__ = ["render_curve"]
+
+
+def render_curve(curve: Curve) -> list[RenderableType]:
+    """Every budget: bytes, and metrics on validation before, predicted and after; then what took how long."""
+    first = curve.sources[0]
+    title = f"{curve.dataset}: full table {format_bytes(curve.full_bytes)}, embedding_dim {first.embedding_dim}"
+    losses = _table(f"{title}; AUC on validation", ("budget", "bytes", "of full", "dim", "AUC", "lost", "predicted"))
+    full = (format_bytes(first.serving_bytes), "100%", str(first.embedding_dim), f"{first.valid['auc']:.4f}", "", "")
+    losses.add_row("full", *full)
+    others = _table(
+        "Logloss and calibration (predicted over actual clicks) on validation",
+        ("budget", "logloss", "predicted", "calibration", "predicted"),
+    )
+    others.add_row("full", f"{first.valid['logloss']:.4f}", "", f"{first.valid['calibration']:.4f}", "")
+    for point in curve.points:
+        losses.add_row(*_loss_row(point))
+        valid, expected = point.valid, point.expected
+        pairs = [(valid[name], expected[name]) for name in ("logloss", "calibration")]
+        others.add_row(point.budget, *(f"{number:.4f}" for pair in pairs for number in pair))
+    return [losses, *(Text(note) for note in _notes(curve)), others, _times(curve), *_tests(curve)]
+
+
+def _notes(curve: Curve) -> list[str]:
+    first = curve.sources[0]
+    notes = ["lost, predicted: AUC of the full model less this one's, as measured and as foretold"]
+    if len(curve.sources) > 1:
+        notes.append(f"budgets are shares of the full table at embedding_dim {first.embedding_dim}, the first run's")
+    if curve.loss is not None:
+        measured = ", ".join(f"{format_bytes(size)} {auc:.4f}" for size, auc in sorted(curve.measured.items()))
+        notes.append(f"measured for a loss of {curve.loss:g}: {measured}")
+    return notes
+
+
+def _loss_row(point: Point) -> tuple[str, ...]:
+    auc = (f"{point.valid['auc']:.4f}", f"{point.lost:+.4f}", f"{point.expected_lost:+.4f}")
+    return (point.budget, format_bytes(point.serving_bytes), f"{point.share:.2%}", str(point.embedding_dim), *auc)
+
+
+def _table(title: str, columns: tuple[str, ...]) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for position, column in enumerate(columns):
+        table.add_column(column, justify="right" if position else "left", no_wrap=True)
+    return table
+
+
+def _times(curve: Curve) -> Table:
+    table = _table("Seconds", ("", "training", "sensitivity", "options", "allocation", "encoding", "validation"))
+    for source in curve.sources:
+        parts = ("sensitivity", "options", "", "", "full validation")
+        seconds = (f"{source.seconds.get(part, 0):.1f}" if part else "" for part in parts)
+        table.add_row(f"dim {source.embedding_dim}", f"{source.train_seconds:.1f}", *seconds)
+    for point in curve.points:
+        parts = ("allocation", "encoding", "validation")
+        seconds = (f"{sum(a.seconds.get(part, 0.0) for a in point.attempts):.1f}" for part in parts)
+        table.add_row(point.budget, "", "", "", *seconds)
+    return table
+
+
+def _tests(curve: Curve) -> list[RenderableType]:
+    first = curve.sources[0]
+    if first.test is None:
+        return []
+    table = _table("Test", ("budget", "AUC", "lost", "logloss", "calibration"))
+    for name, test in [("full", first.test), *((p.budget, p.test or {}) for p in curve.points)]:
+        lost = "" if name == "full" else f"{first.test['auc'] - test['auc']:+.4f}"
+        table.add_row(name, f"{test['auc']:.4f}", lost, f"{test['logloss']:.4f}", f"{test['calibration']:.4f}")
+    return [table]

@@ -1,0 +1,120 @@
+"""Runs of several widths under one budget: every width is encoded and measured, and validation chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rectab.data.dataset import PreparedDataset
+from rectab.tables.budget import format_bytes, full_table_bytes
+from rectab.tables.family import InfeasibleBudget
+from rectab.training.compress.encoder import Encoded, Encoder
+from rectab.training.compress.source import FullRun, open_run
+
+__all__ = ["Attempt", "Choice", "Widths", "open_runs"]
+
+
+def open_runs(folders: Sequence[Path], dataset: PreparedDataset) -> list[FullRun]:
+    """Finished runs of the full table that differ in their width.
+
+    Raises:
+        FileNotFoundError: a folder holds no finished run.
+        ValueError: one cannot be compressed (see :func:`open_run`), or two are of one width or of different seeds.
+    """
+    runs: list[FullRun] = []
+    for folder in folders:
+        run = open_run(folder, dataset)
+        for other in runs:
+            if other.embedding_dim == run.embedding_dim:
+                raise ValueError(
+                    f"{folder}: of width {run.embedding_dim}, as {other.folder} is; give one run of every width"
+                )
+            seeds = (other.result.train["seed"], run.result.train["seed"])
+            if seeds[0] != seeds[1]:
+                raise ValueError(
+                    f"{folder}: of seed {seeds[1]}, and {other.folder} is of seed {seeds[0]}; give runs of one seed"
+                )
+        runs.append(run)
+    return runs
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What one width makes of a budget.
+
+    Attributes:
+        embedding_dim: the width.
+        serving_bytes: of its table; None if none fits.
+        expected, valid: metrics on validation as predicted and as measured; None if none fits.
+        seconds: of allocation, encoding and validation.
+    """
+
+    embedding_dim: int
+    serving_bytes: int | None
+    expected: dict[str, float] | None
+    valid: dict[str, float] | None
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The width of best validation AUC under a budget, encoded.
+
+    Attributes:
+        encoded: its model and metrics.
+        attempts: of every width, in the order of the runs.
+    """
+
+    encoded: Encoded
+    attempts: tuple[Attempt, ...]
+
+
+class Widths:
+    """Encodes runs of one or several widths to any budget.
+
+    Args:
+        runs: of different widths, at least one. Shares of a budget are of the full table at the first one's width, and
+            losses are against that run.
+    """
+
+    def __init__(self, runs: Sequence[FullRun]) -> None:
+        self.encoders = [Encoder(run) for run in runs]
+
+    @property
+    def first(self) -> FullRun:
+        return self.encoders[0].run
+
+    @property
+    def full_bytes(self) -> int:
+        """Bytes of the fp32 full table at the first run's width."""
+        return full_table_bytes(self.first.dataset.schema.vocabularies, self.first.embedding_dim)
+
+    @property
+    def smallest_bytes(self) -> int:
+        """Bytes of the smallest table of any width."""
+        return min(encoder.smallest_bytes for encoder in self.encoders)
+
+    def check(self, budget: int) -> None:
+        """Raises InfeasibleBudget if no width has a table of ``budget`` bytes or less."""
+        if budget < self.smallest_bytes:
+            share = f"{self.smallest_bytes / self.full_bytes:.2g} of the full table's {format_bytes(self.full_bytes)}"
+            raise InfeasibleBudget("quantized", budget, self.smallest_bytes, f"a vector a vocabulary, {share}")
+
+    def encode(self, budget: int) -> Choice:
+        """Encode every width to ``budget`` bytes. Raises InfeasibleBudget if none fits."""
+        self.check(budget)
+        best: Encoded | None = None
+        attempts = []
+        for encoder in self.encoders:
+            if budget < encoder.smallest_bytes:
+                attempts.append(Attempt(encoder.run.embedding_dim, None, None, None, {}))
+                continue
+            made = encoder.encode(budget)
+            attempts.append(
+                Attempt(made.run.embedding_dim, made.serving_bytes, made.expected, made.valid, made.seconds)
+            )
+            if best is None or made.valid["auc"] > best.valid["auc"]:
+                best = made
+        assert best is not None
+        return Choice(best, tuple(attempts))

@@ -1,0 +1,135 @@
+"""Finished runs compressed to budgets: what is written and measured, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from training_helpers import tiny_dataset
+
+from rectab.data.dataset import PreparedDataset
+from rectab.tables import InfeasibleBudget
+from rectab.training import TrainConfig, train_once
+from rectab.training.compress.curve import compress
+
+CONFIG: dict[str, Any] = {"batch_size": 300, "max_epochs": 2, "lr": 0.01, "precision": "fp32"}
+
+
+@pytest.fixture(scope="module")
+def dataset() -> PreparedDataset:
+    return tiny_dataset(900)
+
+
+def train(dataset: PreparedDataset, folder: Path, dim: int, **options: Any) -> Path:
+    seed = options.pop("seed", 0)
+    train_once(
+        dataset,
+        **{"method": "full", "model": "fm", "embedding_dim": dim, "read_test": False, "progress": "off"} | options,
+        train_config=TrainConfig(**CONFIG, seed=seed),
+        out_dir=folder,
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(dataset: PreparedDataset, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Finished runs of width 6 and 3; no test changes them."""
+    folder = tmp_path_factory.mktemp("runs")
+    return [train(dataset, folder / f"dim{dim}", dim) for dim in (6, 3)]
+
+
+def test_every_budget_is_kept_measured_and_told(dataset: PreparedDataset, runs: list[Path], tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for run in runs for path in run.iterdir()}
+    curve = compress(dataset, runs[:1], tmp_path / "out", ["30%", "700B"])
+    assert [point.budget for point in curve.points] == ["30%", "700B"]
+    assert [point.budget_bytes for point in curve.points] == [int(0.3 * curve.full_bytes), 700]
+    assert all(0.9 * p.budget_bytes < p.serving_bytes <= p.budget_bytes for p in curve.points)
+    source = curve.sources[0]
+    assert source.valid["auc"] == pytest.approx(json.loads((runs[0] / "result.json").read_text())["valid"]["auc"])
+    for point in curve.points:
+        assert point.lost == pytest.approx(source.valid["auc"] - point.valid["auc"])
+        assert {"auc", "logloss", "calibration"} <= point.valid.keys() & point.expected.keys()
+        assert point.test is None
+    assert json.loads((tmp_path / "out" / "curve.json").read_text()) == json.loads(json.dumps(curve.to_json()))
+    assert before == {path: path.read_bytes() for run in runs for path in run.iterdir()}
+
+
+def test_validation_chooses_the_width(dataset: PreparedDataset, runs: list[Path], tmp_path: Path) -> None:
+    curve = compress(dataset, runs, tmp_path / "out", ["40%", "5%"])
+    for point in curve.points:
+        reached = {attempt.embedding_dim: attempt.valid["auc"] for attempt in point.attempts if attempt.valid}
+        assert reached.keys() == {6, 3}
+        assert point.valid["auc"] == max(reached.values()) == reached[point.embedding_dim]
+        assert point.share <= point.budget_bytes / curve.full_bytes
+
+
+def test_a_loss_finds_bytes_that_keep_to_it(dataset: PreparedDataset, runs: list[Path], tmp_path: Path) -> None:
+    curve = compress(dataset, runs[:1], tmp_path / "out", loss=0.01)
+    (point,) = curve.points
+    assert point.lost <= 0.01
+    assert curve.measured[point.budget_bytes] == point.valid["auc"]
+    assert point.budget_bytes == min(size for size, auc in curve.measured.items() if auc >= point.valid["auc"])
+
+
+def test_test_is_read_when_asked_for_only(dataset: PreparedDataset, runs: list[Path], tmp_path: Path) -> None:
+    curve = compress(dataset, runs[:1], tmp_path / "out", ["50%"], read_test=True)
+    assert curve.points[0].test is not None
+    assert curve.sources[0].test is not None
+    assert abs(curve.sources[0].test["auc"] - curve.points[0].test["auc"]) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("budgets", "loss", "message"),
+    [
+        ([], None, "nothing to do: give at least one --budget"),
+        (["10%", "10 %"], None, "--budget 10 %: given twice"),
+        (["10"], None, "write 10% for a share of the full table"),
+        (["zzz"], None, "budget 'zzz' is not understood"),
+        (["20B"], None, "20 bytes is infeasible; the smallest feasible is 72"),
+        ([], 1.5, "--loss is a difference in validation AUC"),
+    ],
+)
+def test_bad_budgets_are_refused_before_anything_is_done(
+    dataset: PreparedDataset, runs: list[Path], tmp_path: Path, budgets: list[str], loss: float | None, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        compress(dataset, runs[:1], tmp_path / "out", budgets, loss)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_smallest_table_that_an_error_names_is_made(
+    dataset: PreparedDataset, runs: list[Path], tmp_path: Path
+) -> None:
+    with pytest.raises(InfeasibleBudget) as caught:
+        compress(dataset, runs, tmp_path / "out", ["1B"])
+    smallest = caught.value.smallest_bytes
+    assert smallest is not None
+    with pytest.raises(InfeasibleBudget):
+        compress(dataset, runs, tmp_path / "out", [f"{smallest - 1}B"])
+    curve = compress(dataset, runs, tmp_path / "out", [f"{smallest}B"])
+    assert curve.points[0].serving_bytes == smallest
+    assert curve.points[0].embedding_dim == 3
+
+
+def test_runs_that_do_not_go_together_are_refused(dataset: PreparedDataset, runs: list[Path], tmp_path: Path) -> None:
+    def refused(folders: list[Path], message: str, data: PreparedDataset = dataset) -> None:
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            compress(data, folders, tmp_path / "out", ["10%"])
+        assert not (tmp_path / "out").exists()
+
+    refused([runs[0], runs[0]], f"{runs[0]}: of width 6, as {runs[0]} is")
+    refused([runs[0], train(dataset, tmp_path / "seed1", 3, seed=1)], "of seed 1, and .* is of seed 0")
+    refused([train(dataset, tmp_path / "hashed", 6, method="hashed", budget="50%")], "its table is 'hashed'")
+    refused([tmp_path / "nothing"], "no result.json, so this is no finished run")
+    refused(runs[:1], "trained on tiny", tiny_dataset(900, seed=1))
+
+
+def test_a_folder_that_holds_something_is_left_alone(
+    dataset: PreparedDataset, runs: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "mine").write_text("kept")
+    with pytest.raises(FileExistsError, match=r"exists already; give another --out"):
+        compress(dataset, runs[:1], tmp_path, ["10%"])
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
