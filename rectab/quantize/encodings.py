@@ -28,7 +28,7 @@ import numpy as np
 from rectab.ops.grids import GRIDS, Grid
 from rectab.ops.packing import packed_bytes
 from rectab.quantize.fitted import CodebookFit, Fitted, Float16Fit, GridFit, check_block
-from rectab.quantize.kmeans import fit_codebooks
+from rectab.quantize.kmeans import THOROUGH, Effort, fit_codebooks
 from rectab.quantize.metric import Metric
 from rectab.quantize.sampling import weighted_mean
 from rectab.quantize.steps import Steps, fit_steps
@@ -52,7 +52,14 @@ class Encoding(ABC):
     def bytes(self, num_ids: int, embedding_dim: int) -> int:
         """Bytes of the payload of ``num_ids`` vectors. Raises ValueError for a width that cannot be held so."""
 
-    def fit(self, vectors: np.ndarray, weights: np.ndarray, seed: int = 0, metric: Metric | None = None) -> Fitted:
+    def fit(
+        self,
+        vectors: np.ndarray,
+        weights: np.ndarray,
+        seed: int = 0,
+        metric: Metric | None = None,
+        effort: Effort = THOROUGH,
+    ) -> Fitted:
         """The encoding's parameters for a block.
 
         Args:
@@ -60,15 +67,16 @@ class Encoding(ABC):
             weights: fp32 [n], traffic of the ids, not negative. If all are 0, all ids count the same.
             seed: of random starts; the same seed gives the same bytes.
             metric: what a change of a vector costs; codes are the nearest in it. None: its squared length.
+            effort: how hard codebooks are fitted.
 
         Raises:
             ValueError: shapes do not fit, or a vector or weight is not a finite number.
         """
         vectors, weights = check_block(self.name, vectors, weights)
-        return self._fit(vectors, weights, seed, metric or Metric.plain(vectors.shape[1]))
+        return self._fit(vectors, weights, seed, metric or Metric.plain(vectors.shape[1]), effort)
 
     @abstractmethod
-    def _fit(self, vectors: np.ndarray, weights: np.ndarray, seed: int, metric: Metric) -> Fitted: ...
+    def _fit(self, vectors: np.ndarray, weights: np.ndarray, seed: int, metric: Metric, effort: Effort) -> Fitted: ...
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,7 @@ class Shared(Encoding):
     def bytes(self, num_ids: int, embedding_dim: int) -> int:
         return 2 + embedding_dim
 
-    def _fit(self, vectors: np.ndarray, weights: np.ndarray, seed: int, metric: Metric) -> Fitted:
+    def _fit(self, vectors: np.ndarray, weights: np.ndarray, seed: int, metric: Metric, effort: Effort) -> Fitted:
         mean = weighted_mean(vectors, weights).astype(np.float32)
         return CodebookFit.rounded(vectors, metric, [mean[None]], "int8")
 
@@ -102,7 +110,7 @@ class _OnGrid(Encoding):
         steps = {"block": 1, "dimension": embedding_dim, "row": num_ids}[self.steps]
         return 2 * steps + self.grid.bytes(num_ids * embedding_dim)
 
-    def _fit(self, vectors: np.ndarray, weights: np.ndarray, seed: int, metric: Metric) -> Fitted:
+    def _fit(self, vectors: np.ndarray, weights: np.ndarray, seed: int, metric: Metric, effort: Effort) -> Fitted:
         return GridFit(vectors, metric, self.grid, fit_steps(self.grid, vectors, weights, self.steps, seed))
 
 
@@ -174,9 +182,9 @@ class Codebook(Encoding):
         book = 2 + entries if self.entries == "int8" else 2 * entries
         return book + packed_bytes(num_ids * self.parts(embedding_dim), self.code_bits)
 
-    def _fit(self, vectors: np.ndarray, weights: np.ndarray, seed: int, metric: Metric) -> Fitted:
+    def _fit(self, vectors: np.ndarray, weights: np.ndarray, seed: int, metric: Metric, effort: Effort) -> Fitted:
         self._check_width(vectors.shape[1])
-        books = fit_codebooks(vectors, weights, self.sub_dim, self.num_codes, seed, metric)
+        books = fit_codebooks(vectors, weights, self.sub_dim, self.num_codes, seed, metric, effort)
         return CodebookFit.rounded(vectors, metric, books, self.entries)
 
     def _check_width(self, embedding_dim: int) -> None:
@@ -195,7 +203,7 @@ class Float16(Encoding):
     def bytes(self, num_ids: int, embedding_dim: int) -> int:
         return 2 * num_ids * embedding_dim
 
-    def _fit(self, vectors: np.ndarray, weights: np.ndarray, seed: int, metric: Metric) -> Fitted:
+    def _fit(self, vectors: np.ndarray, weights: np.ndarray, seed: int, metric: Metric, effort: Effort) -> Fitted:
         return Float16Fit(vectors, metric)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from rectab.quantize.blocks import Block
 from rectab.quantize.encodings import Bits, Codebook, Encoding, Float16, Shared, Ternary
 from rectab.quantize.fitted import Fitted
+from rectab.quantize.kmeans import QUICK
 from rectab.quantize.metric import Metric
 from rectab.quantize.sampling import draw_rows
 
@@ -17,6 +18,9 @@ __all__ = ["OptionTable", "Options", "candidates"]
 
 SAMPLE = 4096
 """Vectors of a block that its options are measured on, at most, drawn by weight."""
+
+_MEASURED = (1, 2, 4, 6)  # bits of the codebooks that are fitted
+_LEAST = 1e-30  # error, so that it has a logarithm
 
 _GRIDS: tuple[Encoding, ...] = (Bits(8), Bits(6), Bits(4), Bits(3), Bits(2), Ternary(), Bits(1))
 
@@ -28,7 +32,8 @@ class Options:
     Attributes:
         encodings: k of them.
         bytes: int64 [k], rising.
-        errors: float64 [k], falling: mean squared change of the model's output, to first order.
+        errors: float64 [k], falling: mean squared change of the model's output, to first order. They are estimates,
+            measured on a sample of the ids.
     """
 
     encodings: tuple[Encoding, ...]
@@ -45,13 +50,19 @@ def candidates(num_ids: int, embedding_dim: int) -> list[Encoding]:
 
     Codebooks that take as many bytes as int8 are left out.
     """
-    found: list[Encoding] = [Shared(), Float16(), *_GRIDS]
     most = Bits(8).bytes(num_ids, embedding_dim)
-    for sub_dim in sorted({s for s in (1, 2, 3, 4, 5, 7, 8, embedding_dim) if s <= embedding_dim}):
-        largest = 16 if sub_dim == 1 else 256
-        books = (Codebook(sub_dim, 2**bits) for bits in range(1, 9) if 2**bits <= min(largest, num_ids))
-        found += [book for book in books if book.bytes(num_ids, embedding_dim) < most]
-    return found
+    books = [
+        Codebook(sub_dim, 2**bits)
+        for sub_dim in _sub_dims(embedding_dim)
+        for bits in range(1, min(4 if sub_dim == 1 else 8, num_ids.bit_length() - 1) + 1)
+    ]
+    return [Shared(), Float16(), *_GRIDS, *(book for book in books if book.bytes(num_ids, embedding_dim) < most)]
+
+
+def _sub_dims(embedding_dim: int) -> list[int]:
+    """Few are enough: with all of 1..D the errors at a budget are the same to 1 %."""
+    narrow = (1, 2, 4, 8) if embedding_dim > 12 else (1, 2, 3, 5)
+    return sorted({sub_dim for sub_dim in (*narrow, embedding_dim) if sub_dim <= embedding_dim})
 
 
 class OptionTable:
@@ -103,11 +114,14 @@ class OptionTable:
         weights = self.weights[block.vocabulary][at]
         vectors, mass = draw_rows(self.vectors[block.vocabulary][at], weights, SAMPLE, np.random.default_rng(self.seed))
         scale = weights.sum(dtype=np.float64) / mass.sum(dtype=np.float64)
-        rows = []
-        for encoding in candidates(len(block), vectors.shape[1]):
-            fitted = encoding.fit(vectors, mass, self.seed, self.metrics[block.vocabulary])
-            size = encoding.bytes(len(block), vectors.shape[1]) + self.header_bytes
-            rows.append((size, scale * fitted.error(mass), encoding))
+        metric, width = self.metrics[block.vocabulary], vectors.shape[1]
+
+        def error(encoding: Encoding) -> float:
+            return scale * encoding.fit(vectors, mass, self.seed, metric, QUICK).error(mass)
+
+        found = candidates(len(block), width)
+        errors = _errors(found, error)
+        rows = [(e.bytes(len(block), width) + self.header_bytes, errors[e], e) for e in found]
         rows.sort(key=lambda row: row[:2])
         kept = [rows[0]]
         kept += [row for best, row in zip(_least_so_far(rows), rows[1:], strict=False) if row[1] < best]
@@ -116,6 +130,30 @@ class OptionTable:
             np.array([row[0] for row in kept], np.int64),
             np.array([row[1] for row in kept]),
         )
+
+
+def _errors(encodings: Sequence[Encoding], measure: Callable[[Encoding], float]) -> dict[Encoding, float]:
+    """Errors of all, most codebooks' by those of other sizes: log error falls by log size in a nearly straight line."""
+    ladders: dict[int, list[Codebook]] = {}
+    for encoding in encodings:
+        if isinstance(encoding, Codebook):
+            ladders.setdefault(encoding.sub_dim, []).append(encoding)
+    found = {encoding: measure(encoding) for encoding in encodings if not isinstance(encoding, Codebook)}
+    for books in ladders.values():
+        bits = [book.code_bits for book in books]
+        taken = [b for b in _MEASURED if b <= bits[-1]] if len(bits) > 2 else bits
+        known = [max(measure(books[b - 1]), _LEAST) for b in taken]
+        found |= dict(zip(books, np.exp(_on_lines(bits, taken, np.log(known))).tolist(), strict=True))
+    return found
+
+
+def _on_lines(places: Sequence[int], at: Sequence[int], values: np.ndarray) -> np.ndarray:
+    """Values at ``places`` on the lines through those known ``at``; the last line goes on."""
+    inside = np.interp(places, at, values)
+    if len(at) < 2:
+        return inside
+    slope = (values[-1] - values[-2]) / (at[-1] - at[-2])
+    return inside + slope * np.maximum(np.asarray(places) - at[-1], 0)
 
 
 def _least_so_far(rows: Sequence[tuple[int, float, Encoding]]) -> np.ndarray:
