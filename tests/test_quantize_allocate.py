@@ -64,7 +64,9 @@ def test_an_allocation_keeps_its_budget_and_uses_it(table: tuple[OptionTable, li
         weights = options.weights[block.vocabulary][block.first : block.last]
         vectors = options.vectors[block.vocabulary][block.first : block.last]
         decoded = options.fit(block, encoding).decode()
-        np.testing.assert_allclose(error, (((decoded - vectors) ** 2).sum(1) * weights).sum(), rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(
+            error, (((decoded - vectors) ** 2).sum(1) * weights).sum(), rtol=0.1, atol=1e-4
+        )  # an estimate
     assert all(set(seen) == {1} for seen in ids.values())
     assert found.bytes == sum(e.bytes(len(b), DIM) + HEADER for b, e in zip(found.blocks, found.encodings, strict=True))
 
