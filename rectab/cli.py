@@ -45,6 +45,13 @@ Without = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option("--without", help="A feature, float column or behaviour to leave out; may be repeated."),
 ]
+Trained = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        help="Folder of finished runs of --table full: those that fit are read and not trained again, and what is "
+        "trained is kept there."
+    ),
+]
 Plugins = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option("--plugin", help="Module that registers a table method; may be repeated.", callback=add_plugins_named),
@@ -151,6 +158,7 @@ def train(
     train_memory: TrainMemory = None,
     seed: Annotated[int, typer.Option(help="Of everything: weights, batches, dropout.")] = 0,
     out: Annotated[Optional[Path], typer.Option(help="Folder for checkpoints, weights and the result.")] = None,  # noqa: UP045
+    trained: Trained = None,
     without: Without = None,
     option: Options = None,
     plugin: Plugins = None,
@@ -188,6 +196,7 @@ def train(
         model_options=of_model,
         out_dir=out,
         read_test=test,
+        shared=trained,
         say=say,
         progress="off" if json_output else "auto",
     )
@@ -218,15 +227,17 @@ def compress(
 ) -> None:
     """Encode the table of finished runs to any budget, with no further training."""
     from rectab.data import PreparedDataset, without_features
+    from rectab.sweep.curve_page import write_curve_page
     from rectab.training.compress.curve import compress as run_compress
     from rectab.training.compress.rendering import render_curve
 
     dataset = without_features(PreparedDataset.open(data), without or ())
     curve = run_compress(dataset, run, out, budget or (), loss, read_test=test, say=say)
+    page = write_curve_page(curve, out)
     if json_output:
         print_json(curve.to_json())
     else:
-        Console().print(*render_curve(curve), sep="\n")
+        Console().print(*render_curve(curve), f"picture: {page}", sep="\n")
 
 
 @app.command()
@@ -258,12 +269,13 @@ def sweep(
     out: Annotated[Path, typer.Option(help="Folder for runs, results.parquet and the report.")],
     jobs: Annotated[Optional[int], typer.Option(help="Runs side by side, each in a process of its own.")] = None,  # noqa: UP045
     retry_failed: Annotated[bool, typer.Option(help="Run failed runs again.")] = False,
+    trained: Trained = None,
     plugin: Plugins = None,
 ) -> None:
     """Train every method at every budget and write the report; the same command goes on where a killed one stopped."""
     from rectab.sweep import run_sweep, write_report
 
-    made = run_sweep(config, out, jobs=jobs, retry_failed=retry_failed)
+    made = run_sweep(config, out, jobs=jobs, retry_failed=retry_failed, trained=trained)
     Console().print(f"report: {write_report(out)}")
     failures_end(made.failed())
 

@@ -10,6 +10,7 @@ import pytest
 from training_helpers import tiny_dataset
 
 from rectab.data.dataset import PreparedDataset
+from rectab.sweep.curve_page import curve_figure, write_curve_page
 from rectab.tables import InfeasibleBudget
 from rectab.training import TrainConfig, train_once
 from rectab.training.compress.curve import compress
@@ -63,6 +64,19 @@ def test_validation_chooses_the_width(dataset: PreparedDataset, runs: list[Path]
         assert reached.keys() == {6, 3}
         assert point.valid["auc"] == max(reached.values()) == reached[point.embedding_dim]
         assert point.share <= point.budget_bytes / curve.full_bytes
+
+
+def test_the_picture_shows_what_was_measured(dataset: PreparedDataset, runs: list[Path], tmp_path: Path) -> None:
+    curve = compress(dataset, runs, tmp_path / "out", ["10%", "40%"])
+    measured, predicted, *by_width = curve_figure(curve)["data"]
+    points = sorted(curve.points, key=lambda point: point.serving_bytes)
+    assert measured["x"] == [point.serving_bytes for point in points]
+    assert measured["y"] == [point.valid["auc"] for point in points]
+    assert predicted["y"] == [point.expected["auc"] for point in points]
+    assert [len(trace["x"]) for trace in by_width] == [2, 2]
+    page = write_curve_page(curve, tmp_path / "out").read_text()
+    for point in points:
+        assert f"<td>{point.valid['auc']:.5f}</td>" in page
 
 
 def test_a_loss_finds_bytes_that_keep_to_it(dataset: PreparedDataset, runs: list[Path], tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ follows the light or dark scheme.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -15,7 +16,7 @@ from rectab.sweep.analysis import Cell, Section
 from rectab.sweep.results import SLICES
 from rectab.sweep.statistics import Estimate
 
-__all__ = ["NUM_SERIES", "auc_against_bytes", "method_styles", "slice_charts"]
+__all__ = ["NUM_SERIES", "auc_against_bytes", "bytes_axis", "method_styles", "slice_charts"]
 
 NUM_SERIES = 8
 """Colours of the palette besides the full table's; further methods reuse them with another symbol."""
@@ -164,19 +165,21 @@ def _trace(
 
 
 def _layout(section: Section, title: str) -> dict[str, Any]:
-    shares = _tick_shares(min(c.ratio for c in section.cells), max(c.ratio for c in section.cells))
-    sizes = [share * section.full_bytes for share in shares]
-    low = math.log10(min(cell.serving_bytes for cell in section.cells))
-    high = math.log10(max(cell.serving_bytes for cell in section.cells))
+    axis = bytes_axis([cell.serving_bytes for cell in section.cells], section.full_bytes)
+    return {"xaxis": axis, "yaxis": {"title": {"text": title}}}
+
+
+def bytes_axis(sizes: Sequence[float], full_bytes: int) -> dict[str, Any]:
+    """A logarithmic axis over ``sizes``, labelled with shares of the full table and with bytes."""
+    shares = _tick_shares(min(sizes) / full_bytes, max(sizes) / full_bytes)
+    ticks = [share * full_bytes for share in shares]
+    low, high = math.log10(min(sizes)), math.log10(max(sizes))
     margin = max(0.04 * (high - low), 0.05)
     return {
-        "xaxis": {
-            "type": "log",
-            "range": [low - margin, high + margin],
-            "tickvals": sizes,
-            "ticktext": [f"{100 * share:g}%<br>{_tick_size(size)}" for share, size in zip(shares, sizes, strict=True)],
-        },
-        "yaxis": {"title": {"text": title}},
+        "type": "log",
+        "range": [low - margin, high + margin],
+        "tickvals": ticks,
+        "ticktext": [f"{100 * share:g}%<br>{_tick_size(tick)}" for share, tick in zip(shares, ticks, strict=True)],
     }
 
 

@@ -65,6 +65,8 @@ class RunSpec:
         training: settings of the trainer.
         train_memory: most bytes that training the table may take; None sets no limit. It changes no run, only whether
             there is one.
+        trained: folder of finished runs that this one may be, or be encoded of, see :mod:`rectab.training.shared`; None
+            if it shares its training with no other.
     """
 
     role: Literal["run", "trial"]
@@ -84,6 +86,7 @@ class RunSpec:
     training: Settings = field(default_factory=dict)
     rows: str = "fp32"
     train_memory: int | None = None
+    trained: str | None = None
 
     @property
     def hash(self) -> str:
@@ -93,7 +96,7 @@ class RunSpec:
             ValueError: there is no such method.
         """
         content = asdict(self)
-        for label in ("dataset", "dataset_path", "model_label", "method_label", "train_memory"):
+        for label in ("dataset", "dataset_path", "model_label", "method_label", "train_memory", "trained"):
             del content[label]
         if self.rows == "fp32":  # left out, so that runs from before there were formats keep their files
             del content["rows"]

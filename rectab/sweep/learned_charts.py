@@ -131,7 +131,8 @@ def _draw_vocabularies(found: _Found) -> tuple[str, int, dict[str, Any]]:
 def _draw_grid(found: _Found) -> tuple[str, int, dict[str, Any]]:
     told = found.first["values"]
     tip: Tip = lambda x, y, z: f"{y}, {x}: {told['unit']} {z:.2f}"  # noqa: E731
-    figure = _heat_map(told["values"], told["columns"], told["rows"], found.color, 1, tip, digits=1)
+    largest = told.get("largest", 1)  # grids of before there was one are in 0..1
+    figure = _heat_map(told["values"], told["columns"], told["rows"], found.color, largest, tip, digits=1)
     return _of_one_run(found), _height(len(told["rows"])), figure
 
 

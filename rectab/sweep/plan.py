@@ -58,6 +58,11 @@ class SweepPlan:
         """Training settings that trials try."""
         return () if self.config.tuning is None else tuple(self.config.tuning.grid)
 
+    def unfinished(self) -> list[str]:
+        """Hashes of runs and trials that failed or are not there yet."""
+        records = {spec.hash: self.store.read_run(spec.hash) for spec in [*self.trial_specs(), *self.runs()]}
+        return [key for key, record in records.items() if record is None or record["status"] == "failed"]
+
     def failed(self) -> list[tuple[str, str]]:
         """(what it is, why) of every run and trial that failed."""
         records = [(spec, self.store.read_run(spec.hash)) for spec in [*self.trial_specs(), *self.runs()]]

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import polars as pl
-from markupsafe import Markup
 
 from rectab.atomic_file import write_atomic
 from rectab.sweep import formatting as fmt
@@ -20,6 +17,7 @@ from rectab.sweep.charts import auc_against_bytes, method_styles, slice_charts
 from rectab.sweep.grid import DatasetInfo
 from rectab.sweep.learned_charts import LearnedChart, learned_charts
 from rectab.sweep.model_tables import model_comparisons
+from rectab.sweep.pages import assets, template
 from rectab.sweep.plan import SweepPlan, plan_from_folder
 from rectab.sweep.report_tables import ReportTable, every_run, section_tables
 from rectab.sweep.results import write_results
@@ -52,10 +50,9 @@ def write_report(out_dir: Path | str, timing: Path | str | None = None) -> Path:
     if results.is_empty():
         raise SweepFolderError(f"{out_dir}: no run of the present configuration has finished")
     content = _content(plan, results, times)
-    write_atomic(plan.store.folder / "report.md", _environment(html=False).get_template("report.md.j2").render(content))
-    page = _environment(html=True).get_template("report.html.j2")
+    write_atomic(plan.store.folder / "report.md", template("report.md.j2").render(content))
     path = plan.store.folder / "report.html"
-    write_atomic(path, page.render(content, **_assets()))
+    write_atomic(path, template("report.html.j2").render(content, **assets()))
     return path
 
 
@@ -203,35 +200,3 @@ def _circumstances(results: pl.DataFrame) -> list[tuple[str, str]]:
     rows = [("versions", told), ("commit of rectab", distinct("commit")), ("device", distinct("device"))]
     rows += [(name, distinct(name)) for name in ("threads", "precision", "gradient", "kernel")]
     return rows
-
-
-def _assets() -> dict[str, Any]:
-    import plotly.offline
-
-    folder = resources.files("rectab.sweep") / "templates"
-    return {
-        "css": Markup((folder / "report.css").read_text(encoding="utf-8")),
-        "js": Markup((folder / "report.js").read_text(encoding="utf-8")),
-        "plotly": Markup(plotly.offline.get_plotlyjs()),
-    }
-
-
-def _environment(html: bool) -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("rectab.sweep", "templates"),
-        autoescape=html,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters["markdown"] = _markdown
-    return environment
-
-
-def _markdown(text: Any) -> str:
-    """Text that cannot break out of a Markdown table's cell."""
-    plain = " ".join(str(text).split())
-    for sign in "\\`*_|<>[]":
-        plain = plain.replace(sign, "\\" + sign)
-    return plain

@@ -65,6 +65,7 @@ def _train(spec: RunSpec, work: Path) -> dict[str, Any]:
         read_test=spec.role == "run",
         # The report draws what the attention looks at, on the full table.
         explain_rows=EXPLAINED_ROWS if spec.role == "run" and spec.method == "full" else 0,
+        shared=None if spec.trained is None else Path(spec.trained),
         progress="off",
     )
     return result.to_json()

@@ -98,6 +98,7 @@ class RunStore:
         sweep.json          the sweep as it was last started: configuration, data sets, command
         runs/HASH.json      one finished run
         work/HASH/          checkpoints of a run that is not finished
+        trained/            finished trainings that several runs share, until the sweep is complete
         data/               data sets prepared from recipes
         results.parquet, trials.parquet, report.html, report.md
 
@@ -112,6 +113,10 @@ class RunStore:
 
     def work_path(self, key: str) -> Path:
         return self.folder / "work" / key
+
+    @property
+    def trained_path(self) -> Path:
+        return self.folder / "trained"
 
     def write_run(self, record: dict[str, Any]) -> None:
         """Write the record of a finished run; ``record["hash"]`` names it."""

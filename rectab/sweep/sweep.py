@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from rectab.sweep.statistics import DECIDING_SEEDS
 from rectab.sweep.store import RunStore, exclusive
 from rectab.sweep.worker import DEFAULT_RUNNER
 from rectab.tables.plugins import plugin_names
+from rectab.tables.registry import get_method, shares_training
 
 __all__ = ["SweepPlan", "plan_from_folder", "run_sweep"]
 
@@ -29,6 +32,7 @@ def run_sweep(
     *,
     jobs: int | None = None,
     retry_failed: bool = False,
+    trained: Path | str | None = None,
     runner: str = DEFAULT_RUNNER,
     datasets: list[DatasetInfo] | None = None,
     console: Console | None = None,
@@ -40,6 +44,9 @@ def run_sweep(
         out_dir: its folder.
         jobs: runs at a time, each in its own process; the sweep file's if None.
         retry_failed: run failed runs again.
+        trained: folder of finished runs of the full table (``rectab train --out``): those that a run is, or that its
+            table is encoded of, are read and not trained, and what is trained is kept there. None: a folder of the
+            sweep, which is removed when all its runs are there.
         runner: ``module:function`` that trains one run.
         datasets: already described data sets, instead of opening those of the file.
         console: where progress is shown.
@@ -61,6 +68,7 @@ def run_sweep(
             except SweepConfigError as error:
                 raise SweepConfigError(f"{config_path}: {error}") from None
         command = f"rectab sweep {config_path} --out {out_dir}" + (f" --jobs {jobs}" if jobs else "")
+        command += f" --trained {trained}" if trained else ""
         command += "".join(f" --plugin {name}" for name in plugin_names())
         plan = SweepPlan(config, datasets, store, command)
         plan.save()
@@ -73,14 +81,23 @@ def run_sweep(
         trials = plan.trial_specs()
         # Trials only decide settings, so the number of runs is known before they are.
         total = len(trials) + len(plan.runs())
+        share = trained is not None or any(get_method(entry.method).trained_as for entry in config.methods)
+        folder = (store.trained_path if trained is None else Path(trained)).resolve() if share else None
         with SweepProgress(total, plan.tuned, console) as progress:
             for specs in (lambda: trials, plan.runs):
-                _run_missing(specs(), store, runner, jobs or config.jobs, retry_failed, progress)
+                _run_missing(_sharing(specs(), folder), store, runner, jobs or config.jobs, retry_failed, progress)
             stale = plan.stale()
             if stale:
                 progress.say(f"{len(stale)} run files of an older configuration are ignored: {' '.join(stale[:5])} ...")
         write_results(plan)
+        if not plan.unfinished():
+            shutil.rmtree(store.trained_path, ignore_errors=True)
     return plan
+
+
+def _sharing(specs: Sequence[RunSpec], folder: Path | None) -> list[RunSpec]:
+    """The runs, told where trainings that several of them share lie."""
+    return [replace(s, trained=str(folder)) if folder and shares_training(s.method) else s for s in specs]
 
 
 def _say(console: Console | None, line: str) -> None:

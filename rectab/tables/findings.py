@@ -44,9 +44,18 @@ def by_vocabulary(title: str, note: str, unit: str, values: Mapping[str, float],
     return Finding("by vocabulary", title, note, {"unit": unit, "share": share, **names})
 
 
-def grid(title: str, note: str, unit: str, rows: Sequence[str], columns: Sequence[str], values: Any) -> Finding:
-    """Numbers in 0..1, ``values[row][column]``."""
-    return Finding("grid", title, note, {"unit": unit, "rows": list(rows), "columns": list(columns), "values": values})
+def grid(
+    title: str,
+    note: str,
+    unit: str,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    values: Any,
+    largest: float = 1.0,
+) -> Finding:
+    """Numbers in 0..``largest``, ``values[row][column]``."""
+    told = {"rows": list(rows), "columns": list(columns), "values": values, "largest": largest}
+    return Finding("grid", title, note, {"unit": unit, **told})
 
 
 def curve(

@@ -34,6 +34,7 @@ __all__ = [
     "get_method",
     "methods",
     "register",
+    "shares_training",
 ]
 
 
@@ -151,6 +152,13 @@ def methods() -> tuple[TableMethod, ...]:
 def get_method(name: str) -> TableMethod:
     """The named method. Raises ValueError that lists what there is."""
     return find_named("table method", {record.name: record for record in methods()}, name)
+
+
+def shares_training(name: str) -> bool:
+    """Whether one training may serve several runs of the named method: its table is encoded of another method's, or
+    others are of its own."""
+    every = methods()
+    return get_method(name).trained_as is not None or name in {record.trained_as for record in every}
 
 
 def find_record(name: str) -> TableMethod:

@@ -19,7 +19,7 @@ from rectab.training.errors import CheckpointError
 from rectab.training.measuring import attention_weights, metrics_on_test
 from rectab.training.result import RunResult
 
-__all__ = ["RESULT_FILE", "complete", "load_result", "read_finished"]
+__all__ = ["RESULT_FILE", "complete", "identity_of", "load_result", "planned_identity", "read_finished"]
 
 RESULT_FILE = "result.json"
 
@@ -51,11 +51,10 @@ def read_finished(
     if result is None:
         return None
     try:
-        identity = _identity(result.fingerprint, result.table, result.model, result.train)
+        identity = identity_of(result)
     except (TypeError, AttributeError, KeyError) as error:
         raise CheckpointError(f"{_damaged(path, error)}; delete it to train the run again") from error
-    asked = _identity(dataset.fingerprint(), planned.to_json(), model.to_json(), config.to_json())
-    if other := differences(identity, json.loads(json.dumps(asked))):
+    if other := differences(identity, planned_identity(dataset, planned, model, config)):
         raise CheckpointError(
             f"{folder}: holds the result of a run with other settings ({'; '.join(other)}); use another folder, or "
             "delete this one"
@@ -85,6 +84,20 @@ def complete(
             result = replace(result, attention=attention_weights(model, dataset, explain_rows))
         result.save(folder / RESULT_FILE)
     return result if read_test else replace(result, test=None, slices={})
+
+
+def identity_of(result: RunResult) -> dict[str, Any]:
+    """What makes a finished run another one, as plain data."""
+    return _identity(result.fingerprint, result.table, result.model, result.train)
+
+
+def planned_identity(
+    dataset: PreparedDataset, planned: Plan, model: ModelConfig, config: TrainConfig
+) -> dict[str, Any]:
+    """:func:`identity_of` the run that this would be."""
+    asked = _identity(dataset.fingerprint(), planned.to_json(), model.to_json(), config.to_json())
+    plain: dict[str, Any] = json.loads(json.dumps(asked))
+    return plain
 
 
 def _identity(

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
+from rectab import __version__
 from rectab.atomic_file import write_atomic
 from rectab.plain import read_plain
 from rectab.training.advice import advice
 from rectab.training.stage_state import StageRecord
 
-__all__ = ["RunResult", "without_nan"]
+__all__ = ["RunResult", "versions", "without_nan"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,12 @@ class RunResult:
         history: one record for each evaluation.
         learned: what the table's method learned (``EmbeddingTable.learned``), as plain data. Runs of before there were
             findings hold a dict here, which is not drawn.
+        encoded: of a table that was encoded after training, as plain data; None of any other. ``trained_as`` (the
+            method that was trained), ``embedding_dim`` (the width that validation chose), ``full_valid`` (metrics of
+            the full table), ``expected`` (those predicted before the table was encoded), ``widths`` (of every width
+            that was trained: what it makes of the budget, its full table's metrics, the seconds of its training),
+            ``seconds`` (of encoding, by part) and ``blocks`` (vocabulary, first id, ids, encoding, mean squared change
+            of the output).
         attention: attention weights of some validation rows, as :meth:`rectab.training.explain.Explanation.to_json`
             gives them.
     """
@@ -89,6 +100,7 @@ class RunResult:
     history: list[dict[str, Any]] = field(default_factory=list)
     learned: list[Any] | dict[str, Any] = field(default_factory=list)
     attention: list[dict[str, Any]] = field(default_factory=list)
+    encoded: dict[str, Any] | None = None
 
     def advice(self) -> list[str]:
         """What the course of the training says about its settings, see :func:`rectab.training.advice.advice`."""
@@ -115,6 +127,16 @@ class RunResult:
     def save(self, path: Path) -> None:
         """Write as JSON; the file appears whole."""
         write_atomic(path, json.dumps(self.to_json(), indent=1, allow_nan=False))
+
+
+def versions() -> dict[str, str]:
+    """Of python, rectab, torch and numpy."""
+    return {
+        "python": platform.python_version(),
+        "rectab": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
 
 
 @dataclass(frozen=True)

@@ -47,8 +47,10 @@ class FullRun:
 
     @cached_property
     def vectors(self) -> list[np.ndarray]:
-        """fp32 [n, D] of every vocabulary; nothing is copied."""
-        rows = next(store for _, store in self.model.table.row_stores()).weight.detach().numpy()
+        """fp32 [n, D] of every vocabulary; of fp32 rows nothing is copied."""
+        ((_, store),) = self.model.table.row_stores()
+        held = store.weight.detach() if store.format.name == "fp32" else store.read(slice(None)).float()
+        rows = held.numpy()
         borders = np.cumsum([0, *(v.num_embeddings for v in self.dataset.schema.vocabularies)])
         return [rows[a:b] for a, b in pairwise(borders)]
 

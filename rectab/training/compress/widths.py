@@ -74,21 +74,18 @@ class Widths:
     """Encodes runs of one or several widths to any budget.
 
     Args:
-        runs: of different widths, at least one. Shares of a budget are of the full table at the first one's width, and
-            losses are against that run.
+        runs: of different widths, at least one; losses are against the first one.
+        full_bytes: what shares of a budget are of; None: the fp32 full table at the first one's width.
     """
 
-    def __init__(self, runs: Sequence[FullRun]) -> None:
+    def __init__(self, runs: Sequence[FullRun], full_bytes: int | None = None) -> None:
         self.encoders = [Encoder(run) for run in runs]
+        vocabularies = self.first.dataset.schema.vocabularies
+        self.full_bytes = full_bytes or full_table_bytes(vocabularies, self.first.embedding_dim)
 
     @property
     def first(self) -> FullRun:
         return self.encoders[0].run
-
-    @property
-    def full_bytes(self) -> int:
-        """Bytes of the fp32 full table at the first run's width."""
-        return full_table_bytes(self.first.dataset.schema.vocabularies, self.first.embedding_dim)
 
     @property
     def smallest_bytes(self) -> int:

@@ -1,0 +1,156 @@
+"""One run that is to be made: trained, taken from where it lies finished, or encoded of runs that are trained first."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from rectab.data.dataset import PreparedDataset
+from rectab.models import ModelConfig
+from rectab.tables import Plan, get_method, plan
+from rectab.tables.base import EmbeddingTable
+from rectab.training.artifact import MODEL_FILE, save_model
+from rectab.training.compress.folder import write_run
+from rectab.training.compress.results import encoded_result
+from rectab.training.compress.widths import Widths, open_runs
+from rectab.training.config import TrainConfig
+from rectab.training.finished import RESULT_FILE, complete, load_result, planned_identity
+from rectab.training.measuring import attention_weights, metrics_on_test
+from rectab.training.precision import device_of, peak_memory_bytes
+from rectab.training.progress import ProgressMode
+from rectab.training.result import RunResult, versions
+from rectab.training.shared import SharedRuns
+from rectab.training.trainer import Trainer
+
+__all__ = ["OneRun"]
+
+
+@dataclass(frozen=True)
+class OneRun:
+    """One run that is to be made; fields as the arguments of :func:`train_once`."""
+
+    dataset: PreparedDataset
+    planned: Plan
+    model: ModelConfig
+    config: TrainConfig
+    read_test: bool
+    explain_rows: int
+    progress: ProgressMode
+    begin: float
+
+    def train(self, out_dir: Path | None) -> RunResult:
+        """Train, and measure the serving form."""
+        trainer = Trainer(
+            self.dataset,
+            self.planned.build(),
+            self.model,
+            self.config,
+            checkpoints=None if out_dir is None else out_dir / "checkpoints",
+            progress=self.progress,
+        )
+        trainer.restart(trainer.fit().serving(), trainer.model.state_dict())
+        result = _measure(trainer, self.planned, self.read_test, self.explain_rows, self.begin)
+        if out_dir is not None:
+            save_model(trainer.model, out_dir / MODEL_FILE)
+            result.save(out_dir / RESULT_FILE)
+            trainer.checkpoints.remove()
+        return result
+
+    def take(self, shared: Path, out_dir: Path) -> RunResult:
+        """Copy what ``shared`` has of this run; it is trained there if it has not."""
+        folder = self._trained(shared)
+        shutil.copyfile(folder / MODEL_FILE, out_dir / MODEL_FILE)
+        result = load_result(folder)
+        assert result is not None
+        result = replace(result, table=self.planned.to_json(), test=None, slices={}, attention=[])
+        result.save(out_dir / RESULT_FILE)
+        return complete(result, out_dir, self.dataset, self.config, self.read_test, self.explain_rows)
+
+    def _trained(self, shared: Path) -> Path:
+        """The folder of this run in ``shared``, finished."""
+        blind = replace(self, read_test=False, explain_rows=0)
+        identity = planned_identity(self.dataset, self.planned, self.model, self.config)
+        return SharedRuns(shared).get(identity, blind.train)
+
+    def encode(self, shared: Path | None, out_dir: Path | None) -> RunResult:
+        """Train the method that this one's table is encoded of, at every width, and encode."""
+        with ExitStack() as stack:
+            if shared is None:
+                scratch = None if out_dir is None else out_dir / "trained"
+                shared = scratch or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            folders = [run._trained(shared) for run in self._sources()]
+            begin = time.perf_counter()
+            widths = Widths(open_runs(folders, self.dataset), self.planned.full_bytes)
+            choice = widths.encode(self.planned.serving.bytes)
+            result = encoded_result(choice, widths, self.planned, self.read_test, begin)
+            attention = attention_weights(choice.encoded.model, self.dataset, self.explain_rows)
+            result = replace(result, attention=attention)
+            if out_dir is not None:
+                write_run(out_dir, choice.encoded.model, result)
+        return result
+
+    def _sources(self) -> list[OneRun]:
+        """The runs whose tables are encoded, one a width."""
+        method = get_method(self.planned.method).trained_as
+        assert method is not None
+        return [
+            replace(self, planned=plan(method, self.planned.vocabularies, width, None, options=self.planned.options))
+            for width in self.planned.config.widths or (self.planned.embedding_dim,)
+        ]
+
+
+def _measure(trainer: Trainer, planned: Plan, read_test: bool, explain_rows: int, begin: float) -> RunResult:
+    """Evaluate the serving form and gather everything."""
+    config, dataset, table = trainer.config, trainer.dataset, trainer.table
+    evaluation_begin = time.perf_counter()
+    valid = trainer.evaluate("valid")
+    test, slices = metrics_on_test(trainer.model, dataset, config) if read_test else (None, {})
+    test_seconds = time.perf_counter() - evaluation_begin
+    train_seconds = sum(stage["seconds"] for stage in trainer.stages)
+    samples = sum(stage["samples"] for stage in trainer.stages)
+    return RunResult(
+        dataset=dataset.name,
+        fingerprint=dataset.fingerprint(),
+        method=planned.method,
+        table=planned.to_json(),
+        model=trainer.model_config.to_json(),
+        train=config.to_json(),
+        valid=valid,
+        test=test,
+        slices=slices,
+        budget_bytes=planned.budget_bytes,
+        serving_bytes=_serving_bytes(table, planned),
+        training_bytes=max((stage["table_training_bytes"] for stage in trainer.stages), default=0),
+        dense_bytes=sum(p.numel() * p.element_size() for p in trainer.model.dense_parameters()),
+        train_seconds=train_seconds,
+        evaluation_seconds=sum(stage["evaluation_seconds"] for stage in trainer.stages),
+        test_seconds=test_seconds,
+        wall_seconds=time.perf_counter() - begin,
+        samples=samples,
+        samples_per_second=samples / train_seconds if train_seconds else 0.0,
+        peak_memory_bytes=peak_memory_bytes(),
+        threads=torch.get_num_threads(),
+        precision=trainer.precision,
+        gradient=config.gradient,
+        kernel=trainer.kernel,
+        device=device_of(trainer.model),
+        slice_by=dataset.schema.slice_by,
+        versions=versions(),
+        stages=trainer.stages,
+        history=trainer.history,
+        learned=[finding.to_json() for finding in table.learned()],
+        attention=attention_weights(trainer.model, dataset, explain_rows),
+    )
+
+
+def _serving_bytes(table: EmbeddingTable, planned: Plan) -> int:
+    size = table.ledger().bytes
+    if planned.budget_bytes is not None and size > planned.budget_bytes:
+        raise AssertionError(f"{planned.method}: {size} bytes for a budget of {planned.budget_bytes}: a bug of rectab")
+    return size
