@@ -11,7 +11,7 @@ from rectab.quantize.allocate import Allocation, allocate, smallest_bytes
 from rectab.quantize.blocks import Block, finest_blocks
 from rectab.quantize.encodings import Float16
 from rectab.quantize.options import OptionTable, candidates
-from rectab.quantize.predict import Separation
+from rectab.quantize.predict import Inflation, Separation, expected_auc
 from rectab.quantize.sensitivity import table_sensitivity
 from rectab.quantize.traffic import expected_lookups
 
@@ -110,6 +110,31 @@ def test_predicted_loss_follows_noise_on_normal_outputs() -> None:
     for change in (0.1, 0.5):
         noisy = outputs + random.normal(0, change**0.5, labels.size)
         assert separation.after(change) == pytest.approx(auc(noisy), abs=0.002)
+
+
+def test_expected_auc_is_the_auc_over_labels_drawn_with_the_probabilities() -> None:
+    random = np.random.default_rng(0)
+    probabilities, outputs = random.random(60), random.normal(0, 1, 60)
+    above = (outputs[:, None] > outputs[None]) + 0.5 * np.eye(60)  # a row beside itself is a tie
+    pairs = probabilities[:, None] * (1 - probabilities[None])
+    assert expected_auc(probabilities, outputs) == pytest.approx((pairs * above).sum() / pairs.sum())
+
+
+def test_noise_that_gives_an_auc_is_the_inverse_of_the_auc_after_noise() -> None:
+    separation = Separation(0.8, 3.0)
+    for change in (1e-4, 0.1, 2.0):
+        assert separation.change(separation.after(change)) == pytest.approx(change)
+    assert separation.change(0.9) == separation.change(0.5) == 0
+
+
+def test_errors_are_inflated_as_the_probes_were() -> None:
+    separation = Separation(0.8, 3.0)
+    losses = [0.8 - separation.after(2 * 0.01), 0.8 - separation.after(8 * 0.16)]
+    inflation = Inflation(separation, [0.01, 0.16], losses)
+    assert [inflation.change(e) / e for e in (0.001, 0.01, 0.04, 0.16, 1.0)] == pytest.approx([2, 2, 4, 8, 8])
+    assert inflation.auc(0.01) == pytest.approx(0.8 - losses[0])
+    for none in (Inflation(separation, [], []), Inflation(separation, [0.1], [-0.001])):
+        assert none.change(0.1) == 0.1
 
 
 def test_sensitivity_is_the_mean_squared_gradient_of_the_output() -> None:

@@ -16,13 +16,17 @@ from rectab.quantize.allocate import Allocation, allocate
 from rectab.quantize.blocks import Block, finest_blocks
 from rectab.quantize.encodings import Shared
 from rectab.quantize.options import OptionTable
+from rectab.quantize.predict import Inflation, expected_auc
 from rectab.tables.base import EmbeddingTable, TableOptions
 from rectab.tables.family import InfeasibleBudget
 from rectab.tables.full import FullConfig
 from rectab.tables.registry import build_table
 from rectab.training.compress.expected import expected_metrics
 from rectab.training.compress.source import FullRun
-from rectab.training.evaluation import evaluate
+from rectab.training.evaluation import evaluate, predict
+
+_PROBES = (0.2, 0.05, 0.015, 0.004)  # shares of the full table whose encodings are tried for the prediction
+_PROBE_ROWS = 20_000
 
 HEADER_BYTES = 8
 FIXED_BYTES = 8
@@ -64,8 +68,8 @@ class Encoder:
 
     Attributes:
         run: the run.
-        seconds: of what is done once: ``sensitivity`` (traffic and gradients), ``options`` (the option table) and
-            ``full validation``.
+        seconds: of what is done once: ``sensitivity`` (traffic and gradients), ``options`` (the option table),
+            ``full validation`` and ``prediction`` (its probes).
     """
 
     run: FullRun
@@ -88,6 +92,30 @@ class Encoder:
         with _timed(self.seconds, "full validation"):
             _ = self.run.separation
         return table
+
+    @cached_property
+    def inflation(self) -> Inflation:
+        """What the errors of an allocation stand for, by a few of them tried on rows of validation without labels."""
+        valid = self.run.dataset.valid
+        rows = np.unique(np.linspace(0, len(valid) - 1, min(len(valid), _PROBE_ROWS)).astype(np.int64))
+        whole = self.run.outputs[rows]
+        probabilities = 1 / (1 + np.exp(-whole.astype(np.float64)))
+        before = expected_auc(probabilities, whole)
+        errors, losses = [], []
+        full = sum(vectors.nbytes for vectors in self.run.vectors)
+        _ = self.options
+        with _timed(self.seconds, "prediction"):
+            for share in _PROBES:
+                if share * full >= self.smallest_bytes:
+                    made = self.allocate(int(share * full))
+                    after = predict(self._around(self._table(made)), valid.restrict(rows))
+                    errors.append(made.error)
+                    losses.append(before - expected_auc(probabilities, after))
+        return Inflation(self.run.separation, errors, losses)
+
+    def expect(self, allocation: Allocation) -> dict[str, float]:
+        """Metrics on validation that an allocation is predicted to reach."""
+        return expected_metrics(self.run, self.inflation.change(allocation.error))
 
     @property
     def smallest_bytes(self) -> int:
@@ -112,7 +140,7 @@ class Encoder:
         _ = self.options
         with _timed(seconds, "allocation"):
             allocation = self.allocate(budget)
-        expected = expected_metrics(self.run, allocation.error)
+        expected = self.expect(allocation)
         with _timed(seconds, "encoding"):
             model = self._around(self._table(allocation))
         settings = self.run.result.train

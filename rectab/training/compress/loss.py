@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from rectab.training.compress.encoder import Encoder
-from rectab.training.compress.expected import expected_metrics
 
 __all__ = ["Search", "fewest_bytes", "predicted_bytes"]
 
@@ -74,6 +73,6 @@ def predicted_bytes(encoder: Encoder, needed: float, low: int, high: int) -> int
     """The fewest bytes whose predicted AUC is ``needed``, to a few per cent; nothing is measured."""
     while high > low * _STEP**0.25 and high - low > 1:
         middle = round((low * high) ** 0.5)
-        reached = expected_metrics(encoder.run, encoder.allocate(middle).error)["auc"]
+        reached = encoder.expect(encoder.allocate(middle))["auc"]
         low, high = (low, middle) if reached >= needed else (middle, high)
     return high
