@@ -15,6 +15,7 @@ from typing import Any
 import polars as pl
 
 from rectab.sweep.statistics import Estimate, estimate
+from rectab.tables.registry import find_record
 
 __all__ = ["Cell", "Curve", "Section", "sections_of"]
 
@@ -51,6 +52,11 @@ class Cell:
     def ratio(self) -> float:
         """Serving bytes over the fp32 full table's."""
         return self.serving_bytes / self.any_row["full_bytes"]
+
+    @property
+    def serves_small_only(self) -> bool:
+        """Whether training it takes a full table: only what is served is small."""
+        return find_record(self.any_row["table"]).needs_full_table
 
     @property
     def any_row(self) -> dict[str, Any]:
@@ -133,6 +139,11 @@ class Section:
         names = dict.fromkeys(cell.method for cell in self.cells)
         full = self.full.method if self.full else None
         return sorted(names, key=lambda name: name != full)
+
+    def methods_of(self, serves_small_only: bool) -> list[str]:
+        """Those of one kind, see :attr:`Cell.serves_small_only`; the full table is of neither."""
+        kinds = {cell.method: cell.serves_small_only for cell in self.cells if cell is not self.full}
+        return [name for name in self.methods if kinds.get(name) is serves_small_only]
 
     @cached_property
     def full(self) -> Cell | None:

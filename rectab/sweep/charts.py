@@ -54,13 +54,17 @@ def method_styles(sections: list[Section]) -> dict[str, dict[str, str]]:
     return styles
 
 
-def auc_against_bytes(section: Section, styles: dict[str, dict[str, str]], best_auc: float | None) -> dict[str, Any]:
+def auc_against_bytes(
+    section: Section, styles: dict[str, dict[str, str]], best_auc: float | None, methods: Sequence[str] | None = None
+) -> dict[str, Any]:
     """Test AUC over achieved serving bytes on a logarithmic axis, with intervals over seeds.
 
-    The full table is a point and a band; the best possible AUC is a line.
+    The full table is a point and a band; the best possible AUC is a line. Of a chart of some ``methods``, the axes are
+    those of all, so that charts can be laid side by side.
     """
     traces = []
-    for method in section.methods:
+    full = section.full.method if section.full else None
+    for method in section.methods if methods is None else [m for m in section.methods if m in (full, *methods)]:
         cells = section.cells_of(method)
         tips = [_tooltip(section, cell) for cell in cells]
         traces.append(_trace(method, cells, [cell.auc for cell in cells], tips, styles[method]))

@@ -14,6 +14,7 @@ from rectab.sweep import formatting as fmt
 from rectab.sweep.analysis import Section, sections_of
 from rectab.sweep.attention_charts import AttentionChart, attention_charts, attention_table
 from rectab.sweep.charts import auc_against_bytes, method_styles, slice_charts
+from rectab.sweep.encoded_report import encoded_table, expected_chart
 from rectab.sweep.grid import DatasetInfo
 from rectab.sweep.learned_charts import LearnedChart, learned_charts
 from rectab.sweep.model_tables import model_comparisons
@@ -57,6 +58,23 @@ def write_report(out_dir: Path | str, timing: Path | str | None = None) -> Path:
 
 
 @dataclass(frozen=True)
+class MainChart:
+    """AUC against bytes, of all methods or of those of one kind.
+
+    Attributes:
+        key: of the element in the page, with the section's key before it.
+        title: what its methods have in common.
+        methods: for the legend.
+        figure: for plotly.js.
+    """
+
+    key: str
+    title: str
+    methods: list[str]
+    figure: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class _SectionView:
     """What the templates need of a section."""
 
@@ -66,7 +84,8 @@ class _SectionView:
     answer: list[str]
     tables: dict[str, ReportTable]
     runs: ReportTable
-    main_chart: dict[str, Any] | None
+    main_charts: list[MainChart]
+    expected: dict[str, Any] | None
     timing: dict[str, Any] | None
     slices: list[dict[str, Any]]
     learned: list[LearnedChart]
@@ -87,7 +106,8 @@ def _content(plan: SweepPlan, results: pl.DataFrame, times: TimesByCell) -> dict
         for i, section in enumerate(sections)
     ]
     counts = status_counts(sections)
-    charts = {f"{view.key}-auc": view.main_chart for view in views if view.main_chart}
+    charts = {f"{view.key}-{chart.key}": chart.figure for view in views for chart in view.main_charts}
+    charts |= {f"{view.key}-expected": view.expected for view in views if view.expected}
     charts |= {f"{view.key}-timing": view.timing for view in views if view.timing}
     charts |= {f"{view.key}-{chart['slice']}": chart for view in views for chart in view.slices}
     charts |= {f"{view.key}-{chart.key}": chart.figure for view in views for chart in view.learned}
@@ -123,7 +143,7 @@ def _view(
     times: TimesByCell,
 ) -> _SectionView:
     limits = plan.config.train_limits(section.full_bytes)
-    further = (attention_table(section, kept["attention"]), timing_table(section, times))
+    further = (encoded_table(section), attention_table(section, kept["attention"]), timing_table(section, times))
     return _SectionView(
         key=key,
         section=section,
@@ -131,12 +151,31 @@ def _view(
         answer=answer(section, dataset.best_auc),
         tables=section_tables(section, limits) | {table.key: table for table in further if table.rows},
         runs=every_run(section),
-        main_chart=auc_against_bytes(section, styles, dataset.best_auc) if section.cells else None,
+        main_charts=_main_charts(section, styles, dataset.best_auc),
+        expected=expected_chart(section, styles),
         timing=auc_against_time(section, styles, times),
         slices=slice_charts(section, styles),
         learned=learned_charts(section, kept["learned"], styles),
         attention=attention_charts(section, kept["attention"]),
     )
+
+
+def _main_charts(section: Section, styles: dict[str, dict[str, str]], best_auc: float | None) -> list[MainChart]:
+    """One chart of all; two where some methods are small to train, and others only to serve."""
+    if not section.cells:
+        return []
+    serve, train = section.methods_of(True), section.methods_of(False)
+    if not serve or not train:
+        return [MainChart("auc", "AUC against bytes", section.methods, auc_against_bytes(section, styles, best_auc))]
+    full = [section.full.method] if section.full else []
+    kinds = (
+        ("auc-serve", "Small to serve: trained as a full table, made small afterwards", full + serve),
+        ("auc", "Small to train, and to serve", full + train),
+    )
+    return [
+        MainChart(key, title, methods, auc_against_bytes(section, styles, best_auc, methods))
+        for key, title, methods in kinds
+    ]
 
 
 def _kept(plan: SweepPlan, results: pl.DataFrame) -> dict[str, dict[str, Any]]:

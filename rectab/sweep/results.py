@@ -47,6 +47,10 @@ RESULT_COLUMNS: dict[str, Any] = {
     **{f"rows_{name}": pl.Int64 for name in SLICES},
     "valid_auc": pl.Float64,
     "valid_logloss": pl.Float64,
+    "encoded_dim": pl.Int64,
+    "encoding_seconds": pl.Float64,
+    "full_valid_auc": pl.Float64,
+    "expected_valid_auc": pl.Float64,
     "train_seconds": pl.Float64,
     "wall_seconds": pl.Float64,
     "samples_per_second": pl.Float64,
@@ -63,7 +67,9 @@ RESULT_COLUMNS: dict[str, Any] = {
     "hash": pl.String,
 }
 """Columns of ``results.parquet``. ``model`` and ``method`` are the names of the report, ``interaction`` and ``table``
-the registered ones. AUC, GAUC, logloss and calibration are of the test split."""
+the registered ones. AUC, GAUC, logloss and calibration are of the test split. Of tables that were encoded after
+training: the width that validation chose, the seconds of encoding, validation AUC of the full table, and what was
+predicted of the encoded one (:attr:`rectab.training.result.RunResult.encoded`)."""
 
 
 _RESULT_KEYS = (
@@ -160,7 +166,18 @@ def _measured(result: dict[str, Any]) -> dict[str, Any]:
         "valid_logloss": valid.get("logloss"),
         "config": _json(result["table"]["config"]),
     }
-    return row
+    return row | _of_encoding(result.get("encoded"))
+
+
+def _of_encoding(encoded: dict[str, Any] | None) -> dict[str, Any]:
+    if encoded is None:
+        return {}
+    return {
+        "encoded_dim": encoded["embedding_dim"],
+        "encoding_seconds": sum(encoded["seconds"].values()),
+        "full_valid_auc": encoded["full_valid"].get("auc"),
+        "expected_valid_auc": encoded["expected"].get("auc"),
+    }
 
 
 def _json(value: Any) -> str:

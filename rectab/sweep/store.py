@@ -56,6 +56,16 @@ class _Record:
 
 
 @dataclass(frozen=True)
+class _Encoded:
+    """What is reported of a table that was encoded after training."""
+
+    embedding_dim: int
+    full_valid: dict[str, float | None]
+    expected: dict[str, float | None]
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
 class _Result:
     """What the results of a finished run need to hold; the rest may be missing, but is of these types."""
 
@@ -74,9 +84,12 @@ class _Result:
     gradient: str | None = None
     kernel: str | None = None
     device: str = "cpu"
+    encoded: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         read_value(dict[str, Any], self.table.get("config"), "table.config")
+        if self.encoded is not None:
+            read_plain(_Encoded, self.encoded, "encoded", extra=True)
 
 
 @dataclass(frozen=True)
