@@ -144,6 +144,17 @@ def test_untouched_rows_of_int8_do_not_move() -> None:
     assert moved == {2, 5}
 
 
+@pytest.mark.parametrize("rows", TRAINED)
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_a_step_whose_lookups_were_empty_moves_nothing(rows: str, decay: float) -> None:
+    store = RowStore(10, 4, rows=rows, generator=drawn(0))
+    before = store.read(slice(None))
+    optimizer = RowAdam([("t", store)], lr=0.1, weight_decay=decay)
+    store(torch.zeros(0, 3, dtype=torch.int64)).sum().backward()
+    optimizer.step()
+    assert torch.equal(store.read(slice(None)), before)
+
+
 def test_what_is_trained_is_a_switch() -> None:
     store = RowStore(5, 2, rows="int8", generator=drawn(0))
     assert store.trained

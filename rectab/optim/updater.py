@@ -88,7 +88,9 @@ class RowUpdater:
         return salt_of(self._seed, self.name, what, self.clock.now)
 
     def update(self, rows: Tensor, gradients: Tensor, lr: float) -> None:
-        """One step of distinct rows int64 [u] with gradients fp32 [u, D] of the loss."""
+        """One step of distinct rows int64 [u] with gradients fp32 [u, D] of the loss; u may be 0."""
+        if rows.numel() == 0:
+            return
         step = Step(rows, gradients, self.shares, lr, self.clock.decay, self.clock.now + 1, self.salt("update"))
         kernel = self._find_kernel("update")
         if kernel is not None:
