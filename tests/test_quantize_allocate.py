@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from rectab.quantize.allocate import Allocation, allocate, smallest_bytes
 from rectab.quantize.blocks import Block, finest_blocks
-from rectab.quantize.encodings import Float16
-from rectab.quantize.options import OptionTable, candidates
+from rectab.quantize.encodings import Float16, encoding_of
+from rectab.quantize.options import RANGE_BYTES, OptionTable, candidates
 from rectab.quantize.predict import Inflation, Separation, expected_auc
 from rectab.quantize.sensitivity import table_sensitivity
 from rectab.quantize.traffic import expected_lookups
@@ -159,3 +159,38 @@ def test_sensitivity_is_the_mean_squared_gradient_of_the_output() -> None:
     assert model.training
     with pytest.raises(ValueError, match="no batch"):
         table_sensitivity(model, model.table, 3, [])
+
+
+def test_rare_blocks_read_id_0_and_leave_the_map() -> None:
+    random = np.random.default_rng(1)
+    near = np.r_[random.normal(0, 1, (100, DIM)), random.normal(0, 1e-3, (900, DIM))].astype(np.float32)
+    near[0] = 0
+    traffic = [1000.0 / (1 + np.arange(1000))]
+    blocks = [finest_blocks(0, traffic[0])]
+    plain, counted = (OptionTable([near], traffic, None, HEADER, id_bits=bits) for bits in (None, [20]))
+    tail = blocks[0][-1]
+    names = [encoding.name for encoding in counted.of(tail).encodings]
+    assert names[0] == "rare", "the cheapest there is"
+    assert "rare" not in [encoding.name for encoding in counted.of(blocks[0][0]).encodings], "id 0 is in it"
+    rare, shared = encoding_of("rare"), encoding_of("shared")
+    assert counted.bytes(tail, shared) - plain.bytes(tail, shared) == (len(tail) * 20 + 7) // 8
+    assert (
+        counted.bytes(blocks[0][0], shared) - plain.bytes(blocks[0][0], shared)
+        == ((len(blocks[0][0]) - 1) * 20 + 7) // 8
+    )
+    assert counted.bytes(tail, rare) == HEADER + RANGE_BYTES
+    assert plain.bytes(tail, rare) == HEADER
+    fitted = counted.fit(tail, rare)
+    assert fitted.payload().size == 0
+    assert (fitted.decode() == near[0]).all()
+    weights = traffic[0][tail.first : tail.last].astype(np.float32)
+    assert fitted.error(weights) == pytest.approx(
+        (weights[:, None] * near[tail.first : tail.last] ** 2).sum(), rel=1e-5
+    )
+    found = allocate(counted, blocks, 2500)
+    assert found is not None
+    ids = sum(len(b) for b, e in zip(found.blocks, found.encodings, strict=True) if e != rare)
+    assert ids < 500, "ids whose vectors are nearly that of id 0 are not paid for"
+    assert found.bytes == sum(counted.bytes(b, e) for b, e in zip(found.blocks, found.encodings, strict=True)) <= 2500
+    with pytest.raises(ValueError, match="use fit_to"):
+        rare.fit(near, traffic[0])

@@ -4,6 +4,7 @@ A block is n ids of one vocabulary, fp32 [n, D]. An encoding turns it into a *pa
 bit-packed (:mod:`rectab.ops.packing`) and byte-aligned at its end only:
 
 ======================  ============================================================================================
+``rare``                nothing: ids read the vector of their vocabulary's id 0, as values outside it do
 ``shared``              one vector: scale fp16, D int8
 ``int4/dimension``      a grid (:mod:`rectab.ops.grids`): steps fp16 [D] (``block``: [1], ``row``: [n]); n * D codes
 ``codebook/4x64/int8``  64 centroids for each part of 4 dimensions: scale fp16, int8 [64 * D] part by part; n * parts
@@ -27,13 +28,13 @@ import numpy as np
 
 from rectab.ops.grids import GRIDS, Grid
 from rectab.ops.packing import packed_bytes
-from rectab.quantize.fitted import CodebookFit, Fitted, Float16Fit, GridFit, check_block
+from rectab.quantize.fitted import CodebookFit, Fitted, Float16Fit, GridFit, RareFit, check_block
 from rectab.quantize.kmeans import THOROUGH, Effort, fit_codebooks
 from rectab.quantize.metric import Metric
 from rectab.quantize.sampling import weighted_mean
 from rectab.quantize.steps import Steps, fit_steps
 
-__all__ = ["MAX_CODES", "Bits", "Codebook", "Encoding", "Float16", "Shared", "Ternary", "encoding_of"]
+__all__ = ["MAX_CODES", "Bits", "Codebook", "Encoding", "Float16", "Rare", "Shared", "Ternary", "encoding_of"]
 
 Entries = Literal["int8", "fp16"]
 
@@ -93,6 +94,25 @@ class Shared(Encoding):
     def _fit(self, vectors: np.ndarray, weights: np.ndarray, seed: int, metric: Metric, effort: Effort) -> Fitted:
         mean = weighted_mean(vectors, weights).astype(np.float32)
         return CodebookFit.rounded(vectors, metric, [mean[None]], "int8")
+
+
+@dataclass(frozen=True)
+class Rare(Encoding):
+    """All ids read the vector of their vocabulary's id 0, as values outside it do; nothing is stored for them."""
+
+    @property
+    def name(self) -> str:
+        return "rare"
+
+    def bytes(self, num_ids: int, embedding_dim: int) -> int:
+        return 0
+
+    def fit_to(self, vectors: np.ndarray, metric: Metric, rare_vector: np.ndarray) -> Fitted:
+        """The encoding of a block fp32 [n, D] whose vocabulary reads ``rare_vector`` fp32 [D] for id 0."""
+        return RareFit(vectors, metric, rare_vector)
+
+    def _fit(self, vectors: np.ndarray, weights: np.ndarray, seed: int, metric: Metric, effort: Effort) -> Fitted:
+        raise ValueError("rare: its vector is that of id 0, which is no part of the block; use fit_to")
 
 
 class _OnGrid(Encoding):
@@ -209,7 +229,7 @@ class Float16(Encoding):
 
 _GRID_NAME = re.compile(rf"({'|'.join(GRIDS)})/({'|'.join(get_args(Steps))})")
 _CODEBOOK_NAME = re.compile(rf"codebook/(\d+)x(\d+)/({'|'.join(get_args(Entries))})")
-_PLAIN: dict[str, Encoding] = {e.name: e for e in (Shared(), Float16())}
+_PLAIN: dict[str, Encoding] = {e.name: e for e in (Rare(), Shared(), Float16())}
 
 
 def encoding_of(name: str) -> Encoding:
@@ -222,8 +242,8 @@ def encoding_of(name: str) -> Encoding:
         steps: Any = match[2]
         return Ternary(steps) if match[1] == "ternary" else Bits(int(match[1][3:]), steps)
     raise ValueError(
-        f"there is no encoding {name!r}: it is 'shared', 'fp16', '<grid>/<steps>' (grids {', '.join(GRIDS)}; steps "
-        f"{', '.join(get_args(Steps))}) or 'codebook/<sub_dim>x<num_codes>/<int8 or fp16>'"
+        f"there is no encoding {name!r}: it is 'rare', 'shared', 'fp16', '<grid>/<steps>' (grids {', '.join(GRIDS)}; "
+        f"steps {', '.join(get_args(Steps))}) or 'codebook/<sub_dim>x<num_codes>/<int8 or fp16>'"
     )
 
 

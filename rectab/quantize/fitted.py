@@ -14,7 +14,7 @@ from rectab.quantize.metric import Metric
 from rectab.quantize.sampling import pieces_of
 from rectab.quantize.steps import nearest_codes, to_fp16
 
-__all__ = ["CodebookFit", "Fitted", "Float16Fit", "GridFit", "check_block"]
+__all__ = ["CodebookFit", "Fitted", "Float16Fit", "GridFit", "RareFit", "check_block"]
 
 _FP16_MAX = 65504.0
 
@@ -126,6 +126,20 @@ class Float16Fit(Fitted):
 
     def _decode(self, piece: slice) -> np.ndarray:
         return to_fp16(self.vectors[piece])
+
+
+class RareFit(Fitted):
+    """Ids that read ``vector`` fp32 [D], which is stored elsewhere."""
+
+    def __init__(self, vectors: np.ndarray, metric: Metric, vector: np.ndarray) -> None:
+        super().__init__(vectors, metric)
+        self.vector = np.asarray(vector, np.float32)
+
+    def payload(self) -> np.ndarray:
+        return np.zeros(0, np.uint8)
+
+    def _decode(self, piece: slice) -> np.ndarray:
+        return np.broadcast_to(self.vector, self.vectors[piece].shape)
 
 
 def _halves(values: np.ndarray) -> np.ndarray:

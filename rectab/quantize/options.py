@@ -7,17 +7,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rectab.ops.packing import packed_bytes
 from rectab.quantize.blocks import Block
-from rectab.quantize.encodings import Bits, Codebook, Encoding, Float16, Shared, Ternary
+from rectab.quantize.encodings import Bits, Codebook, Encoding, Float16, Rare, Shared, Ternary
 from rectab.quantize.fitted import Fitted
 from rectab.quantize.kmeans import QUICK
 from rectab.quantize.metric import Metric
 from rectab.quantize.sampling import draw_rows
 
-__all__ = ["OptionTable", "Options", "candidates"]
+__all__ = ["RANGE_BYTES", "OptionTable", "Options", "candidates"]
 
 SAMPLE = 4096
 """Vectors of a block that its options are measured on, at most, drawn by weight."""
+
+RANGE_BYTES = 12
+"""What the map takes for a range of ids that are not in it."""
 
 _MEASURED = (1, 2, 4, 6)  # bits of the codebooks that are fitted
 _LEAST = 1e-30  # error, so that it has a logarithm
@@ -75,6 +79,10 @@ class OptionTable:
             squared changes of the output. None: squared changes of the vectors.
         header_bytes: what a block takes beside its payload.
         seed: of the fits.
+        rare: fp32 [D] of every vocabulary, in place of the vector of its id 0 (:mod:`rectab.quantize.rare`). None: as
+            it is.
+        id_bits: of every vocabulary, the bits that an id takes in the map from raw values to ids; they are then part of
+            a block's bytes, unless the block is ``rare``: its ids need not be in the map. None: the map is not counted.
     """
 
     def __init__(
@@ -84,7 +92,10 @@ class OptionTable:
         sensitivity: np.ndarray | None,
         header_bytes: int,
         seed: int = 0,
+        rare: Sequence[np.ndarray] | None = None,
+        id_bits: Sequence[int] | None = None,
     ) -> None:
+        self._rare, self._id_bits = rare, id_bits
         self.vectors, self.weights = vectors, [np.asarray(w, np.float32) for w in weights]
         self.metrics = (
             [Metric.plain(v.shape[1]) for v in vectors]
@@ -105,23 +116,48 @@ class OptionTable:
 
     def fit(self, block: Block, encoding: Encoding) -> Fitted:
         """An encoding fitted to all vectors of a block."""
-        at = slice(block.first, block.last)
-        vectors, weights = self.vectors[block.vocabulary][at], self.weights[block.vocabulary][at]
+        vectors, weights = self._rows(block)
+        if isinstance(encoding, Rare):
+            return self._fit_rare(block, vectors)
         return encoding.fit(vectors, weights, self.seed, self.metrics[block.vocabulary])
 
-    def _measure(self, block: Block) -> Options:
+    def _rows(self, block: Block) -> tuple[np.ndarray, np.ndarray]:
+        """(vectors, weights) of a block; copied only where id 0 gets another vector."""
         at = slice(block.first, block.last)
-        weights = self.weights[block.vocabulary][at]
-        vectors, mass = draw_rows(self.vectors[block.vocabulary][at], weights, SAMPLE, np.random.default_rng(self.seed))
+        vectors, weights = self.vectors[block.vocabulary][at], self.weights[block.vocabulary][at]
+        if self._rare is not None and block.first == 0:
+            vectors = vectors.copy()
+            vectors[0] = self._rare[block.vocabulary]
+        return vectors, weights
+
+    def _fit_rare(self, block: Block, vectors: np.ndarray) -> Fitted:
+        held = self.vectors[block.vocabulary][0] if self._rare is None else self._rare[block.vocabulary]
+        return Rare().fit_to(vectors, self.metrics[block.vocabulary], held)
+
+    def bytes(self, block: Block, encoding: Encoding) -> int:
+        """What a block takes: its payload, its header and, if the map is counted, its ids there."""
+        size = encoding.bytes(len(block), self.vectors[block.vocabulary].shape[1]) + self.header_bytes
+        bits = 0 if self._id_bits is None else self._id_bits[block.vocabulary]
+        if not bits:
+            return size
+        if isinstance(encoding, Rare):
+            return size + RANGE_BYTES
+        return size + packed_bytes(len(block) - (block.first == 0), bits)
+
+    def _measure(self, block: Block) -> Options:
+        rows, weights = self._rows(block)
+        vectors, mass = draw_rows(rows, weights, SAMPLE, np.random.default_rng(self.seed))
         scale = weights.sum(dtype=np.float64) / mass.sum(dtype=np.float64)
         metric, width = self.metrics[block.vocabulary], vectors.shape[1]
 
         def error(encoding: Encoding) -> float:
+            if isinstance(encoding, Rare):
+                return scale * self._fit_rare(block, vectors).error(mass)
             return scale * encoding.fit(vectors, mass, self.seed, metric, QUICK).error(mass)
 
-        found = candidates(len(block), width)
+        found = candidates(len(block), width) + ([Rare()] if block.first > 0 else [])
         errors = _errors(found, error)
-        rows = [(e.bytes(len(block), width) + self.header_bytes, errors[e], e) for e in found]
+        rows = [(self.bytes(block, e), errors[e], e) for e in found]
         rows.sort(key=lambda row: row[:2])
         kept = [rows[0]]
         kept += [row for best, row in zip(_least_so_far(rows), rows[1:], strict=False) if row[1] < best]

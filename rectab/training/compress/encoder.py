@@ -86,7 +86,8 @@ class Encoder:
         with _timed(self.seconds, "sensitivity"):
             weights, sensitivity = self.run.weights, self.run.sensitivity
         with _timed(self.seconds, "options"):
-            table = OptionTable(self.run.vectors, weights, sensitivity, HEADER_BYTES, self.run.result.train["seed"])
+            seed = self.run.result.train["seed"]
+            table = OptionTable(self.run.vectors, weights, sensitivity, HEADER_BYTES, seed, self.run.rare)
             for block in (block for blocks in self.blocks for block in blocks):
                 table.of(block)
         with _timed(self.seconds, "full validation"):

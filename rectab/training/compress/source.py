@@ -13,6 +13,7 @@ from rectab.data.dataset import PreparedDataset
 from rectab.data.loader import batches
 from rectab.models import CTRModel
 from rectab.quantize.predict import Separation
+from rectab.quantize.rare import rare_vector
 from rectab.quantize.sensitivity import ROWS, table_sensitivity
 from rectab.quantize.traffic import expected_lookups
 from rectab.training.artifact import MODEL_FILE, load_model
@@ -57,8 +58,17 @@ class FullRun:
     @cached_property
     def traffic(self) -> list[np.ndarray]:
         """float64 [n] of every vocabulary: lookups of every id that as many new rows would make."""
+        return [expected_lookups(counts, unseen_id=0) for counts in self._counts]
+
+    @cached_property
+    def _counts(self) -> list[np.ndarray]:
         counts = self.dataset.train.occurrences(self.model.config.max_history)
-        return [expected_lookups(counts[v.name], unseen_id=0) for v in self.dataset.schema.vocabularies]
+        return [counts[v.name] for v in self.dataset.schema.vocabularies]
+
+    @cached_property
+    def rare(self) -> list[np.ndarray]:
+        """fp32 [D] of every vocabulary: what values outside it read, see :func:`rectab.quantize.rare.rare_vector`."""
+        return [rare_vector(*held) for held in zip(self.vectors, self._counts, self.traffic, strict=True)]
 
     @cached_property
     def sensitivity(self) -> np.ndarray:
