@@ -146,6 +146,12 @@ class Schema:
                 groups[feature.behaviour] = (*groups.get(feature.behaviour, ()), feature)
         return groups
 
+    @cached_property
+    def mapped_vocabularies(self) -> tuple[Vocabulary, ...]:
+        """Those whose ids are found by looking raw values up: neither hashed nor the buckets of a context."""
+        buckets = {f.vocabulary for f in self.features if f.context is not None}
+        return tuple(v for v in self.vocabularies if not v.hashed and v.name not in buckets)
+
     def vocabulary_index(self, name: str) -> int:
         """Position of the named vocabulary. Raises KeyError if there is none."""
         for index, vocabulary in enumerate(self.vocabularies):

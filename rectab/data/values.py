@@ -8,7 +8,7 @@ import polars as pl
 
 from rectab.data.dataset import PreparedDataset
 
-__all__ = ["RawValues"]
+__all__ = ["RawValues", "read_values"]
 
 
 class RawValues:
@@ -33,11 +33,14 @@ class RawValues:
 
     def _read(self, vocabulary: str) -> dict[int, str | None]:
         index = self.dataset.schema.vocabulary_index(vocabulary)
-        path = self.dataset.path / f"vocabularies/{index}_values.parquet"
-        if not path.exists():
-            return {}
-        frame = pl.read_parquet(path, glob=False)
-        return dict(zip(frame["id"].to_list(), frame["value"].to_list(), strict=True))
+        frame = read_values(self.dataset, index)
+        return {} if frame is None else dict(zip(frame["id"].to_list(), frame["value"].to_list(), strict=True))
+
+
+def read_values(dataset: PreparedDataset, vocabulary: int) -> pl.DataFrame | None:
+    """(value as text, id) of every known id of a vocabulary by its index; None where they were not kept."""
+    path = dataset.path / f"vocabularies/{vocabulary}_values.parquet"
+    return pl.read_parquet(path, glob=False) if path.exists() else None
 
 
 def _text(id_: int, names: dict[int, str | None], hashed: bool) -> str:

@@ -119,8 +119,8 @@ def _hashed(values: pl.Series, counts: np.ndarray) -> FittedVocabulary:
     return FittedVocabulary(id_of_code, summed, ids, empty)
 
 
-def hash_values(values: pl.Series) -> np.ndarray:
-    """int64 [n]: xxh64 (seed 0) of each value's UTF-8 text, as a signed number; the same on every machine."""
+def hash_values(values: pl.Series, seed: int = 0) -> np.ndarray:
+    """int64 [n]: xxh64 of each value's UTF-8 text, as a signed number; the same on every machine."""
     texts = values.cast(pl.String)
-    digests = (xxhash.xxh64_intdigest(_NULL_BYTES if text is None else text.encode()) for text in texts)
+    digests = (xxhash.xxh64_intdigest(_NULL_BYTES if text is None else text.encode(), seed) for text in texts)
     return np.fromiter(digests, np.uint64, len(texts)).view(np.int64)
