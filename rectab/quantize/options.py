@@ -121,6 +121,10 @@ class OptionTable:
             return self._fit_rare(block, vectors)
         return encoding.fit(vectors, weights, self.seed, self.metrics[block.vocabulary])
 
+    def error(self, block: Block, encoding: Encoding) -> float:
+        """Mean squared change of the model's output, to first order, over all vectors of a block."""
+        return self.fit(block, encoding).error(self._rows(block)[1])
+
     def _rows(self, block: Block) -> tuple[np.ndarray, np.ndarray]:
         """(vectors, weights) of a block; copied only where id 0 gets another vector."""
         at = slice(block.first, block.last)
