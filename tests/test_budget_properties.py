@@ -20,8 +20,11 @@ def vocabularies_of(sizes: list[int]) -> list[Vocabulary]:
     return [Vocabulary(f"v{i}", n, counts=np.arange(n, 0, -1)) for i, n in enumerate(sizes)]
 
 
-@pytest.mark.parametrize("rows", ["fp32", "int8"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "rows"),
+    [(m, rows) for m in methods() for rows in ("fp32", "int8") if rows == "fp32" or not m.without_rows],
+    ids=lambda value: getattr(value, "name", value),
+)
 @given(sizes=SIZES, half_dim=st.integers(1, 6), budget=st.integers(1, 80_000))
 @EXAMPLES
 def test_a_budget_is_kept_or_refused_with_the_smallest(

@@ -26,7 +26,7 @@ from rectab.training import TrainConfig, Trainer, train_once
 from rectab.training.optimizers import OptimizerSet
 from rectab.training.run import model_config
 
-METHODS = [pytest.param(m, id=m.name) for m in methods()]
+METHODS = [pytest.param(m, id=m.name) for m in methods() if not m.without_rows]
 DIM = 4
 
 
@@ -155,7 +155,9 @@ def penalised_loss(model: CTRModel, batch: Batch, strength: float, counts: dict[
     return loss
 
 
-@pytest.mark.parametrize("method", [pytest.param(m, id=m.name) for m in methods() if not m.needs_own_trainer])
+@pytest.mark.parametrize(
+    "method", [pytest.param(m, id=m.name) for m in methods() if not (m.needs_own_trainer or m.without_rows)]
+)
 def test_the_step_is_the_gradient_of_the_papers_objective(method: TableMethod) -> None:
     """Against finite differences in float64; ids come several times a batch, as targets and in histories."""
     dataset, strength, lr = tiny_dataset(rows=300), 5.0, 0.5

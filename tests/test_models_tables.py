@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -79,15 +80,17 @@ def test_target_and_history_of_an_id_are_the_same_vector(method: TableMethod, hi
         behaviour = next(iter(model.behaviours.values()))
         assert isinstance(behaviour, _Behaviour)
         events, _, targets = behaviour.inputs(batch, model.table, embedded)
-    assert torch.equal(events[:, 0], embedded[:, 1])
-    assert torch.equal(targets[:, 0], events[:, 0])
+    # A network rounds as the size of its batch has it.
+    same = partial(torch.allclose, rtol=1e-4, atol=1e-6) if method.without_rows else torch.equal
+    assert same(events[:, 0], embedded[:, 1])
+    assert same(targets[:, 0], events[:, 0])
     assert events[:, 0].abs().sum() > 0
     genres = torch.arange(1, GENRES)
-    assert torch.equal(model.table(genres, 2), model.table(genres.unsqueeze(0), torch.tensor([[2]]))[0])
+    assert same(model.table(genres, 2), model.table(genres.unsqueeze(0), torch.tensor([[2]]))[0])
 
 
 @pytest.mark.parametrize("history", TOWERS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [m for m in methods() if not m.without_rows], ids=lambda m: m.name)
 def test_gradients_reach_the_rows_of_target_and_history_alike(method: TableMethod, history: str) -> None:
     model = model_of(method, history)
     model.train()

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from rectab.ops import MAX_ROWS
 from rectab.schema import Vocabulary
-from rectab.tables import methods, plan
+from rectab.tables import get_method, methods, plan
 from rectab.tables.planning import PlannedMethod, plan_all, plan_renderables
 
 LEARNED = {method.name for method in methods() if method.size_after_training}
@@ -27,7 +27,8 @@ def test_a_learned_size_is_a_bound_and_not_a_count(vocabularies: list[Vocabulary
             continue
         learned, plain, text = entry.method in LEARNED, entry.to_json(), printed([entry])
         assert entry.plan.at_most == plain["serving_at_most"] == learned
-        assert (entry.collisions is None) == (plain["expected_collisions"] is None) == learned
+        rows_known = not learned and not get_method(entry.method).without_rows
+        assert (entry.collisions is not None) == (plain["expected_collisions"] is not None) == rows_known
         assert (plain["serving_bytes_by_kind"] == {}) == learned
         assert text.count("at most") == (2 if learned else 0), "parts and the note"
         assert text.count("≤") == (2 if learned else 0), "overview and the note"
@@ -50,7 +51,7 @@ def test_an_option_that_some_methods_lack_is_not_an_infeasible_budget(vocabulari
 @pytest.mark.parametrize(
     ("names", "options", "message"),
     [
-        (None, {"num_chunk": 4}, "no option 'num_chunk' of dnis, full.*did you mean 'num_chunks'"),
+        (None, {"num_chunk": 4}, "no option 'num_chunk' of dhe, dnis, full.*did you mean 'num_chunks'"),
         (["unified"], {"num_chunks": "abc"}, "unified.num_chunks must be a whole number, got 'abc'"),
         (["hashed"], {"num_chunks": 4}, "no option 'num_chunks' of hashed. There are: whole_below, seed"),
         (["full"], {"seed": 4}, "no option 'seed' of full. There are none"),

@@ -47,6 +47,13 @@ def small(method: TableMethod, vocabularies: list[Vocabulary], options: TableOpt
     return plan(method.name, vocabularies, DIM, budget, options=options).build()
 
 
+def same(method: TableMethod, got: Tensor, expected: Tensor) -> bool:
+    """Whether vectors are equal to the bit; those that a network computes may be rounded by the size of its batch."""
+    return (
+        torch.equal(got, expected) if not method.without_rows else torch.allclose(got, expected, rtol=1e-4, atol=1e-7)
+    )
+
+
 def plan_or_smallest(method: TableMethod, vocabularies: list[Vocabulary], budget: str | int) -> Plan | InfeasibleBudget:
     try:
         return plan(method.name, vocabularies, DIM, budget)
@@ -105,8 +112,8 @@ def test_per_column_vocabularies_equal_one_vocabulary_at_a_time(
     ids = ids_of(vocabularies)
     together = table(ids, torch.arange(len(vocabularies)))
     for column in range(len(vocabularies)):
-        assert torch.equal(together[:, column], table(ids[:, column], column))
-        assert torch.equal(together[:, column], table(ids[:, column].to(torch.int32), column))
+        assert same(method, together[:, column], table(ids[:, column], column))
+        assert same(method, together[:, column], table(ids[:, column].to(torch.int32), column))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -248,7 +255,7 @@ def test_target_and_history_of_one_vocabulary_share_vectors(
 ) -> None:
     table = small(method, vocabularies).eval()
     history = torch.tensor([7, 0, 7, 1, 4999])
-    assert torch.equal(table(history, 1)[0], table(torch.tensor([[7]]), torch.tensor([1]))[0, 0])
+    assert same(method, table(history, 1)[0], table(torch.tensor([[7]]), torch.tensor([1]))[0, 0])
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -299,11 +306,11 @@ def test_unseen_policies(method: TableMethod, vocabularies: list[Vocabulary], tm
     for unseen in ("hash", "shared", "zero", "error"):
         torch.testing.assert_close(table(unseen)(ids[0], columns), plain(ids[0], columns))
     assert torch.count_nonzero(table("zero")(ids, columns)[~inside]) == 0
-    assert torch.equal(table("shared")(ids, columns)[1], plain(torch.zeros(4, dtype=torch.int64), columns))
+    assert same(method, table("shared")(ids, columns)[1], plain(torch.zeros(4, dtype=torch.int64), columns))
     for column in range(4):
-        assert torch.equal(table("hash")(ids, columns)[:, column], table("hash")(ids[:, column], column))
-    known = table("hash")(torch.arange(3), 2)
-    assert (known == table("hash")(torch.tensor(3), 2)).all(-1).any(), "an id outside reads the vector of one inside"
+        assert same(method, table("hash")(ids, columns)[:, column], table("hash")(ids[:, column], column))
+    known, outside = table("hash")(torch.arange(3), 2), table("hash")(torch.tensor(3), 2)
+    assert any(same(method, vector, outside) for vector in known), "an id outside reads the vector of one inside"
     assert table("hash")(torch.arange(10**6, 10**6 + 50), 0).unique(dim=0).shape[0] > 20
     for wrong, column, name in ((2000, 0, "user"), (-1, 1, "item")):
         with pytest.raises(IndexError, match=f"id {wrong} is outside vocabulary '{name}'"):
@@ -352,7 +359,8 @@ def test_a_start_from_its_own_vectors_changes_nothing_or_little(
     other.start_from(targets)
     errors = [reconstruction_error(other, target) for target in targets]
     closed = other.is_plain_rows or "start_from" in vars(method.table)
-    assert max(errors) < (1e-3 if closed else 0.9)
+    # A network has no place for random vectors, yet comes nearer than zeros.
+    assert max(errors) < (1e-3 if closed else 0.9 if not method.without_rows else 0.99)
 
 
 OUTSIDE = [5000, -1, 2**40, -(2**63)]
@@ -446,6 +454,10 @@ print(table(torch.tensor([0, 1, 77]), 1).tolist())
 @pytest.mark.parametrize("method", METHODS)
 def test_the_format_of_rows_halves_them(method: TableMethod, vocabularies: list[Vocabulary]) -> None:
     config = small(method, vocabularies).config
+    if method.without_rows:
+        with pytest.raises(ValueError, match=f"{method.name} holds no rows that could be held as bf16"):
+            plan(method.name, vocabularies, DIM, "25%", options=TableOptions(rows="bf16"))
+        return
     size = {}
     for rows in ("fp32", "bf16"):
         table = build_table(method.name, vocabularies, DIM, config, TableOptions(rows=rows))
@@ -471,7 +483,7 @@ def test_exports_with_a_dynamic_batch(method: TableMethod, vocabularies: list[Vo
         program = torch.export.export(Lookup(), (ids_of(vocabularies),), dynamic_shapes={"ids": {0: batch}})
         for size in (3, 100):
             ids = ids_of(vocabularies, size, seed=size)
-            assert torch.equal(program.module()(ids), table(ids, columns))
+            assert same(method, program.module()(ids), table(ids, columns))
 
 
 @pytest.mark.parametrize("unseen", ["hash", "shared", "zero"])
@@ -490,7 +502,7 @@ def test_unseen_policy_is_exported(method: TableMethod, unseen: str, vocabularie
 
     with torch.no_grad():
         program = torch.export.export(Lookup(), (outside[:2],), dynamic_shapes={"ids": {0: torch.export.Dim("batch")}})
-        assert torch.equal(program.module()(outside), table(outside, 1))
+        assert same(method, program.module()(outside), table(outside, 1))
 
 
 def test_registry_names_what_there_is() -> None:

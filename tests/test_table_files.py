@@ -150,6 +150,8 @@ def test_rows_load_as_they_were_saved(
     """At their bytes and to the bit, whatever the method calls its stores, and after ``table.to(dtype)`` as well."""
     path = tmp_path / "table.safetensors"
     budget = None if method.fills == "one" else "40%"
+    if method.without_rows and row_format.name != "fp32":
+        return
     options = TableOptions(rows=row_format.name)
     tables = [plan(method.name, vocabularies, 8, budget, options=options).build().serving().eval()]
     if isinstance(row_format, FloatFormat):
@@ -157,7 +159,7 @@ def test_rows_load_as_they_were_saved(
     for table in tables:
         save_table(table, path)
         loaded = load_table(path)
-        assert loaded.ledger().by_kind()["rows"] == table.ledger().by_kind()["rows"]
+        assert loaded.ledger().by_kind() == table.ledger().by_kind()
         held = table.state_dict()
         assert {name: tensor.dtype for name, tensor in loaded.state_dict().items()} == {n: held[n].dtype for n in held}
         assert all(torch.equal(tensor, held[name]) for name, tensor in loaded.state_dict().items())

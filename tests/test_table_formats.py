@@ -21,6 +21,7 @@ PAIRS = [
     pytest.param(m.name, rows, id=f"{m.name}-{rows}", marks=() if (m.name, rows) in ALWAYS else pytest.mark.slow)
     for m in methods()
     for rows in TRAINED
+    if not m.without_rows or rows == "fp32"
 ]
 
 
@@ -65,7 +66,7 @@ def test_it_learns_and_stays_within_its_bytes(method: str, rows: str, vocabulari
     size, wanted = table.ledger().bytes, torch.zeros(DIM)
     dense = list(table.dense_parameters())
     optimizers: list[torch.optim.Optimizer] = [RowAdam(table.row_stores(), lr=0.01)]
-    optimizers += [torch.optim.SGD(dense, lr=0.01)] if dense else []
+    optimizers += [torch.optim.Adam(dense, lr=0.01)] if dense else []
     losses = []
     for _ in range(12):
         loss = (table(ids, columns) - wanted).square().mean()
@@ -93,4 +94,5 @@ def test_it_exports_in_its_format(method: str, rows: str, vocabularies: list[Voc
     batch = torch.export.Dim("batch", min=2, max=4096)
     with torch.no_grad():
         program = torch.export.export(Lookup(), (ids_of(vocabularies),), dynamic_shapes={"ids": {0: batch}})
-        assert torch.equal(program.module()(ids_of(vocabularies, 5)), table(ids_of(vocabularies, 5), columns))
+        got, expected = program.module()(ids_of(vocabularies, 5)), table(ids_of(vocabularies, 5), columns)
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-7)

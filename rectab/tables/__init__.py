@@ -1,6 +1,6 @@
 """Embedding tables on one contract: one file a method, or a folder where it has several parts (DNIS, OptEmbed)."""
 
-from rectab.tables import dnis, full, hashed, narrow, optembed, qr, unified
+from rectab.tables import dhe, dnis, full, hashed, narrow, optembed, qr, unified
 from rectab.tables.addressing import Address
 from rectab.tables.base import EmbeddingTable, TableOptions
 from rectab.tables.budget import InfeasibleTraining, Plan, format_bytes, full_table_bytes, parse_budget, plan
@@ -33,6 +33,7 @@ __all__ = [
     "build_table",
     "config_from_json",
     "config_to_json",
+    "dhe",
     "dnis",
     "expected_collisions",
     "format_bytes",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["FitTarget", "fit_table", "reconstruction_error"]
 
 _IDS_AT_A_TIME = 1 << 16
+_RATE_OF_A_NETWORK = 2e-3  # whose weights are of one size, whatever that of its output
 _SMALLEST_WEIGHT = 1e-3
 """Of an id that training never saw: rows that only such ids read are still defined, others hardly feel them."""
 
@@ -167,7 +168,7 @@ def _descend(
         chosen, start = order[start : start + batch], start + batch
         error = (table(ids[chosen], columns[chosen]).float() - wanted[chosen]).square().sum(-1)
         for optimizer in optimizers:
-            optimizer.param_groups[0]["lr"] = rate * (1 - step / steps)
+            optimizer.param_groups[0]["lr"] = optimizer.defaults["lr"] * (1 - step / steps)
             optimizer.zero_grad()
         (error * weights[chosen]).mean().backward()
         for optimizer in optimizers:
@@ -186,6 +187,8 @@ def _optimizers(table: EmbeddingTable, rate: float) -> list[torch.optim.Optimize
         optimizers.append(torch.optim.SparseAdam([store.weight for _, store in stores], lr=rate))
     else:
         rest += [store.weight for _, store in stores]
+    if not stores:
+        rate = min(rate, _RATE_OF_A_NETWORK)
     return [*optimizers, torch.optim.Adam(rest, lr=rate)] if rest else optimizers
 
 

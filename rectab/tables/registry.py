@@ -61,6 +61,7 @@ class TableMethod:
             fitted one (unless it keeps that one whole). Without the flag the contract refuses both.
         needs_counts: needs training counts of ids.
         needs_full_table: holds the full table while it trains.
+        without_rows: no row store holds its vectors, so a row format has nothing to say; it takes fp32 alone.
         trained_as: the method whose training it shares, see the module's text; None if it has its own.
         revision: of what training gives; raise it when the same config trains to other numbers, so that a sweep does
             not take its old runs for new ones.
@@ -79,6 +80,7 @@ class TableMethod:
     serves_any_id: bool = False
     needs_counts: bool = False
     needs_full_table: bool = False
+    without_rows: bool = False
     trained_as: str | None = None
     revision: int = 1
 
@@ -90,6 +92,11 @@ class TableMethod:
     def capabilities(self) -> dict[str, bool]:
         """The flags, by name."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.type in (bool, "bool")}
+
+    def check_rows(self, rows: str) -> None:
+        """Raises ValueError for a row format that the method cannot be held in."""
+        if rows != "fp32" and self.without_rows:
+            raise ValueError(f"{self.name} holds no rows that could be held as {rows}; leave rows at fp32 for it")
 
     def option_hints(self) -> dict[str, Any]:
         """Name and type of every option that ``family`` takes."""
@@ -178,12 +185,14 @@ def build_table(
     """A table of the named method or form.
 
     Raises:
-        ValueError: there is no such method, or the config or ``embedding_dim`` is not valid.
+        ValueError: there is no such method, or the config, ``embedding_dim`` or the row format is not valid for it.
         TypeError: ``config`` is that of another method.
     """
     record = find_record(method)
     if not isinstance(config, record.config):
         raise TypeError(f"{method} takes a {record.config.__name__}, got {type(config).__name__}")
+    if options is not None:
+        record.check_rows(options.rows)
     return record.table(vocabularies, embedding_dim, config, options)
 
 
