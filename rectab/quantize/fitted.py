@@ -9,6 +9,7 @@ import torch
 
 from rectab.ops.grids import Grid
 from rectab.ops.packing import pack_codes
+from rectab.quantize.joint import improve_centroids, improve_levels
 from rectab.quantize.kmeans import nearest_centroids
 from rectab.quantize.metric import Metric
 from rectab.quantize.sampling import pieces_of
@@ -78,7 +79,10 @@ class GridFit(Fitted):
         return self.grid.values(torch.from_numpy(self._codes(piece)), steps).numpy()
 
     def _codes(self, piece: slice) -> np.ndarray:
-        return nearest_codes(self.grid, self.vectors[piece], self._steps(piece))
+        vectors, steps = self.vectors[piece], self._steps(piece)
+        codes = nearest_codes(self.grid, vectors, steps)
+        improve_levels(self.grid, vectors, steps, self.metric, codes)
+        return codes
 
     def _steps(self, piece: slice) -> np.ndarray:
         return self.steps[piece] if len(self.steps) > 1 else self.steps
@@ -107,15 +111,16 @@ class CodebookFit(Fitted):
             stored = [_halves(np.asarray(self.scale)), _integers(entries, self.scale).astype(np.int8).view(np.uint8)]
         bits = (len(self.books[0]) - 1).bit_length()
         for piece in pieces_of(len(self.vectors)) if bits else ():
-            codes = np.stack(self._codes(piece), 1)
-            stored.append(pack_codes(torch.from_numpy(codes.reshape(-1)), bits).numpy())
+            stored.append(pack_codes(torch.from_numpy(self._codes(piece).reshape(-1)), bits).numpy())
         return np.concatenate(stored)
 
     def _decode(self, piece: slice) -> np.ndarray:
-        return np.concatenate([book[codes] for book, codes in zip(self.books, self._codes(piece), strict=True)], 1)
+        return np.concatenate([book[codes] for book, codes in zip(self.books, self._codes(piece).T, strict=True)], 1)
 
-    def _codes(self, piece: slice) -> list[np.ndarray]:
-        return nearest_centroids(self.vectors[piece], self.books, self.metric)
+    def _codes(self, piece: slice) -> np.ndarray:
+        codes = nearest_centroids(self.vectors[piece], self.books, self.metric)
+        improve_centroids(self.vectors[piece], self.books, self.metric, codes)
+        return codes
 
 
 class Float16Fit(Fitted):

@@ -88,17 +88,17 @@ def _sample_sizes(num_ids: int, num_codes: int) -> list[int]:
     return sizes[:_SAMPLES]
 
 
-def nearest_centroids(vectors: np.ndarray, books: list[np.ndarray], metric: Metric) -> list[np.ndarray]:
-    """Codes uint16 [n] of every part of vectors fp32 [n, D] by its book fp32 [K, width], nearest in the metric."""
-    found, first = [], 0
-    for book in books:
+def nearest_centroids(vectors: np.ndarray, books: list[np.ndarray], metric: Metric) -> np.ndarray:
+    """Codes uint16 [n, parts] of vectors fp32 [n, D] by books fp32 [K, width], each nearest in the metric."""
+    found, first = np.empty((len(vectors), len(books)), np.uint16), 0
+    for index, book in enumerate(books):
         part = slice(first, first + book.shape[1])
         into, _ = metric.part(part.start, part.stop)
         codes = np.empty(len(vectors), np.uint16)
         centre = book.mean(0)
         threads = thread_count(len(vectors) * book.size)
         launch(assign, threads, (vectors[:, part] - centre) @ into, (book - centre) @ into, codes)
-        found.append(codes)
+        found[:, index] = codes
         first = part.stop
     return found
 

@@ -7,6 +7,8 @@ KuaiRand one direction of 16 has nearly all of it. A codebook fitted in the metr
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 
 __all__ = ["Metric"]
@@ -44,6 +46,17 @@ class Metric:
             roots = np.sqrt(np.maximum(values / max(float(values.mean()), 1e-300), _FLOOR))
             self._parts[first, last] = (axes * roots).astype(np.float32), (axes / roots).T.astype(np.float32)
         return self._parts[first, last]
+
+    @cached_property
+    def is_diagonal(self) -> bool:
+        """Whether the dimensions have nothing to do with one another."""
+        return not (self.matrix - np.diag(np.diag(self.matrix))).any()
+
+    @cached_property
+    def scaled(self) -> np.ndarray:
+        """fp32 [D, D]: the metric up to a factor, no direction free."""
+        mean = max(float(np.trace(self.matrix)) / len(self.matrix), 1e-300)
+        return (self.matrix / mean + _FLOOR * np.eye(len(self.matrix))).astype(np.float32)
 
     def costs(self, changes: np.ndarray) -> np.ndarray:
         """fp32 [n, D] -> fp64 [n]."""
