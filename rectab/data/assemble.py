@@ -1,71 +1,78 @@
-"""From staged rows to decisions: which split, which events, which negatives, which id."""
+"""From staged rows to decisions: which events, which rows of which split, which id.
+
+What is learned from training rows (vocabularies, bins, scales) is fitted to the rows at hand or, where new rows are to
+be served, given: fitting and applying are one pipeline.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import polars as pl
 
-from rectab.data.catalogue import Catalogue
+from rectab.data.chosen import ChosenRows, every_row, rows_of_splits
+from rectab.data.dataset import HistoryStore
 from rectab.data.errors import DataError
+from rectab.data.fitted import Fitted
 from rectab.data.histories import EventOrder, Groups, build_history, event_codes, mark_seen
-from rectab.data.item_columns import item_columns
-from rectab.data.negatives import draw_negatives
 from rectab.data.numbers import BinRule, DenseRule
 from rectab.data.recipe import Recipe
-from rectab.data.recipe_parts import FeatureRecipe
+from rectab.data.recipe_parts import FeatureRecipe, HistoryRecipe, SequenceRecipe
 from rectab.data.roles import id_column, number_column
 from rectab.data.sources import Sources
-from rectab.data.splits import TRAIN, assign_splits, compared_by
-from rectab.data.staging import GROUP, ITEM, LABEL, SPLIT, TIME, StagedTable
-from rectab.data.storage import SPLITS, create_array
+from rectab.data.splits import TRAIN
+from rectab.data.staging import GROUP, StagedTable
+from rectab.data.storage import create_array
 from rectab.data.vocabularies import Codes, FittedVocabulary, factorise, fit_ids
+from rectab.schema import Feature
 from rectab.waiting import result_of, worker_threads
 
-__all__ = ["Assembly", "feature_key"]
+__all__ = ["Assembly", "context_features", "feature_key"]
 
+RuleT = TypeVar("RuleT", BinRule, DenseRule)
 _AT_A_TIME = 2  # vocabularies encoded side by side: as many columns are in memory
 
 
 @dataclass
-class _FinalRows:
-    """The rows of one split.
+class Encoded:
+    """One vocabulary.
 
     Attributes:
-        source: int64 [m]: the staged row each comes from.
-        item_source: int64 [m]: the staged row its item columns come from (another one for a negative).
-        labels: float32 [m].
+        codes: of every column that draws from it.
+        id_of_code: int64 [number of codes].
+        hashed: ids are hashes.
+        fitted: what was learned of the training rows; None where it is given.
     """
 
-    source: np.ndarray
-    item_source: np.ndarray
-    labels: np.ndarray
-
-
-@dataclass
-class _Encoded:
-    """One vocabulary: its codes by column, and what they became."""
-
     codes: Codes
-    fitted: FittedVocabulary
+    id_of_code: np.ndarray
     hashed: bool
+    fitted: FittedVocabulary | None = None
+
+    def of_training(self) -> FittedVocabulary:
+        """What was learned of the training rows, where it was."""
+        assert self.fitted is not None
+        return self.fitted
 
 
 @dataclass
 class Assembly:
-    """One run of ``prepare`` after the rows are staged. :meth:`run` fills in what is empty at first.
+    """One run of ``prepare``, or one reading of rows to be served, after the rows are staged.
+
+    :meth:`run` fills in what is empty at first.
 
     Attributes:
         recipe: as the user wrote it. made: the same, with a generator's options filled in.
         sources, rows: the raw folder and its n staged rows.
         tell: called with a line of text at every stage.
+        given: what other rows were fitted to; None: it is fitted to the training rows at hand.
+        whole: all rows are one split, and no negatives are drawn.
         groups: of the staged rows; None if the recipe has no group.
         orders: the events of every behaviour, in recipe order.
-        final: the rows of train, valid and test, negatives included.
-        catalogue: what negatives are drawn from; None if the recipe draws none.
+        chosen: the rows of every split.
         encoded: every vocabulary by name.
         rules: by feature name, how a number became a bin or a dense input.
     """
@@ -75,18 +82,19 @@ class Assembly:
     sources: Sources
     rows: StagedTable
     tell: Callable[[str], None]
+    given: Fitted | None = None
+    whole: bool = False
     groups: Groups | None = None
     orders: list[EventOrder] = field(default_factory=list)
-    final: list[_FinalRows] = field(default_factory=list)
-    catalogue: Catalogue | None = None
-    encoded: dict[str, _Encoded] = field(default_factory=dict)
+    chosen: ChosenRows = field(init=False)
+    encoded: dict[str, Encoded] = field(default_factory=dict)
     rules: dict[str, BinRule | DenseRule] = field(default_factory=dict)
 
     def run(self) -> None:
         """Decide everything: groups, splits, histories, negatives, vocabularies.
 
         Raises:
-            DataError: there are no rows, a split is left without any, or a column is empty in all rows.
+            DataError: there are no rows, a split is left without any, or a column is empty in all training rows.
         """
         if self.rows.rows == 0:
             files = ", ".join(file.place for file in self.made.files)
@@ -96,78 +104,14 @@ class Assembly:
         if self.made.histories:
             self.tell("ordering histories")
             self.orders = [build_history(h, self.rows, self.groups, self.sources) for h in self.made.histories]
-        self.final = self._final_rows()
-        self.tell("fitting vocabularies")
-        self._fit_vocabularies()
+        if self.whole:
+            self.chosen = every_row(self.made, self.rows)
+        else:
+            self.chosen = rows_of_splits(self.made, self.rows, self.groups, self.orders, self.tell)
+        self.tell("fitting vocabularies" if self.given is None else "looking values up")
+        self._encode_vocabularies()
 
-    # rows
-
-    def _final_rows(self) -> list[_FinalRows]:
-        assigned = self._splits()
-        kept = np.ones(self.rows.rows, bool)
-        if self.made.min_history:
-            kept = self.orders[0].ranges[:, 1] >= self.made.min_history
-        final = []
-        for number, name in enumerate(SPLITS):
-            source = np.flatnonzero((assigned == number) & kept)
-            if not len(source):
-                raise DataError(f"no rows are left for {name!r}: change [split] or min_history in the recipe")
-            final.append(source)
-        if self.made.negatives is not None:
-            return self._with_negatives(final)
-        labels = self.rows.column(LABEL).to_numpy()
-        return [_FinalRows(source, source, labels[source]) for source in final]
-
-    def _splits(self) -> np.ndarray:
-        times = None if self.made.time is None else self.rows.times(TIME, self.made.time)
-        compared = compared_by(self.made.split, self.rows, times)
-        group = None if self.groups is None else self.groups.codes
-        time = None if times is None else times.keys()[0]
-        return assign_splits(self.made.split, self.rows.column(SPLIT), time, compared, group)
-
-    def _with_negatives(self, final: list[np.ndarray]) -> list[_FinalRows]:
-        """Every positive row followed by its negatives."""
-        negatives = self.made.negatives
-        assert negatives is not None
-        assert self.groups is not None
-        self.tell("drawing negatives")
-        positives = np.concatenate(final)
-        self.catalogue = Catalogue.of(self.groups, self.rows.column(ITEM), final[TRAIN], negatives.draw)
-        self.catalogue.check(self.groups, positives)
-        drawn = draw_negatives(self.catalogue.candidates, self.groups.codes[positives], negatives.ratio, negatives.seed)
-        item_source = np.concatenate([positives[:, None], self.catalogue.first_row[drawn]], axis=1)
-        labels = np.zeros(item_source.shape, np.float32)
-        labels[:, 0] = 1
-        ends = np.cumsum([len(source) for source in final])[:-1]
-        pieces = zip(final, np.split(item_source, ends), np.split(labels, ends), strict=True)
-        return [_FinalRows(np.repeat(s, negatives.ratio + 1), i.ravel(), y.ravel()) for s, i, y in pieces]
-
-    def rows_for(self, column: str, split: int) -> np.ndarray:
-        """int64 [m]: the staged row that each of the split's m rows takes ``column`` from.
-
-        Columns of the item are another row's where the row is a negative; all others are the row's own.
-
-        Args:
-            column: a raw column.
-            split: 0 train, 1 valid, 2 test.
-        """
-        return self.final[split].item_source if self.is_item(column) else self.final[split].source
-
-    @property
-    def redrawn(self) -> Catalogue | None:
-        """What every epoch of training draws its negatives from; None where they stay."""
-        negatives = self.made.negatives
-        return self.catalogue if negatives is not None and negatives.redraw == "epoch" else None
-
-    def is_item(self, column: str) -> bool:
-        """Does the column change with the item of a negative?"""
-        return column in self._item_columns
-
-    @cached_property
-    def _item_columns(self) -> frozenset[str]:
-        return item_columns(self.made)
-
-    # vocabularies
+        # vocabularies
 
     def _vocabulary_names(self) -> list[str]:
         names = [f.vocabulary for f in self.categorical()]
@@ -197,7 +141,7 @@ class Assembly:
             if self.vocabulary_of(sequence.target, sequence.vocabulary) == vocabulary
         ]
 
-    def _fit_vocabularies(self) -> None:
+    def _encode_vocabularies(self) -> None:
         """Encode the vocabularies, a few at a time: much of it runs on one thread each, in numba and numpy."""
         names = self._vocabulary_names()
         loaders = [self._loaders(name) for name in names]
@@ -216,32 +160,48 @@ class Assembly:
     def _features(self, vocabulary: str) -> list[FeatureRecipe]:
         return [f for f in self.categorical() if f.vocabulary == vocabulary]
 
-    def _encode(self, name: str, loaders: dict[str, Callable[[], pl.Series]], index: int) -> _Encoded:
-        features = self._features(name)
+    def _encode(self, name: str, loaders: dict[str, Callable[[], pl.Series]], index: int) -> Encoded:
         codes = factorise(loaders, self.sources.scratch, str(index))
+        hashed = any(f.hashed for f in self._features(name))
+        if self.given is not None:
+            return Encoded(codes, self.given.ids_of(name, codes.values, hashed), hashed)
+        fitted = self._fit(name, codes, hashed)
+        return Encoded(codes, fitted.id_of_code, hashed, fitted)
+
+    def _fit(self, name: str, codes: Codes, hashed: bool) -> FittedVocabulary:
+        """Number the values of a vocabulary by how often the training rows have them."""
+        features, redrawn = self._features(name), self.chosen.redrawn
         row_counts = np.zeros(len(codes.values), np.int64)
         for feature in features:
             self._check_not_empty(feature, codes)
-            training = codes.arrays[feature_key(feature)][self.rows_for(feature.column, TRAIN)]
+            training = codes.arrays[feature_key(feature)][self.chosen.rows_for(feature.column, TRAIN)]
             row_counts += np.bincount(training, minlength=len(codes.values))
-            if self.redrawn is not None and self.is_item(feature.column):  # what an epoch may draw is of training
-                drawable = codes.arrays[feature_key(feature)][self.redrawn.drawable()]
+            if redrawn is not None and self.chosen.is_item(feature.column):  # what an epoch may draw is of training
+                drawable = codes.arrays[feature_key(feature)][redrawn.drawable()]
                 row_counts[drawable] = np.maximum(row_counts[drawable], 1)
         event_counts = np.zeros(len(codes.values), np.int64)
         for order, column in self._sequences(name):
-            seen = mark_seen(order.cut()[self.final[TRAIN].source], len(order.order))
+            seen = mark_seen(order.cut()[self.chosen.splits[TRAIN].source], len(order.order))
             event_counts += np.bincount(event_codes(order, column, codes)[seen], minlength=len(codes.values))
-        hashed = any(f.hashed for f in features)
         min_count = max((f.min_count for f in features), default=1)
-        return _Encoded(codes, fit_ids(codes.values, row_counts, event_counts, min_count, hashed), hashed)
+        return fit_ids(codes.values, row_counts, event_counts, min_count, hashed)
 
     def _loader(self, feature: FeatureRecipe) -> Callable[[], pl.Series]:
         if feature.bins is None:
             return lambda: self.rows.column(id_column(feature.column))
-        numbers = self._numbers(feature)
-        rule = BinRule.fit(feature, numbers[self.rows_for(feature.column, TRAIN)])
-        self.rules[feature.name] = rule
+        rule = self._rule(feature, self._numbers(feature), BinRule)
         return lambda: rule.apply(self._numbers(feature))
+
+    def _rule(self, feature: FeatureRecipe, numbers: np.ndarray, kind: type[RuleT]) -> RuleT:
+        """The rule of a feature: what was given, or fitted to the training rows."""
+        if self.given is None:
+            rule = kind.fit(feature, numbers[self.chosen.rows_for(feature.column, TRAIN)])
+        else:
+            found = self.given.rules[feature.name]
+            assert isinstance(found, kind)
+            rule = found
+        self.rules[feature.name] = rule
+        return rule
 
     def _event_loader(self, piece: str, table: StagedTable | None, column: str) -> Callable[[], pl.Series]:
         source = table or self.rows
@@ -258,17 +218,16 @@ class Assembly:
             raise DataError(_all_empty(self.rows, feature))
 
     def dense_column(self, feature: FeatureRecipe) -> np.ndarray:
-        """float32 [n], memory-mapped: a dense feature of every staged row, by a rule fitted on the training rows.
+        """float32 [n], memory-mapped: a dense feature of every staged row.
 
         Raises:
-            DataError: the column is empty in all rows.
+            DataError: a number is beyond float32 once it is transformed or, if its rule is to be fitted, the column is
+                empty in all rows.
         """
         numbers = self._numbers(feature)
-        if np.isnan(numbers).all():
+        if self.given is None and np.isnan(numbers).all():
             raise DataError(_all_empty(self.rows, feature))
-        rule = DenseRule.fit(feature, numbers[self.rows_for(feature.column, TRAIN)])
-        self.rules[feature.name] = rule
-        dense = rule.apply(numbers)
+        dense = self._rule(feature, numbers, DenseRule).apply(numbers)
         if (wrong := np.flatnonzero(~np.isfinite(dense))).size:
             raise DataError(
                 f"{self.rows.place(int(wrong[0]))}, column {feature.column!r}: {feature.transform} takes "
@@ -277,6 +236,33 @@ class Assembly:
         path = self.sources.scratch / f"dense-{len(self.rules)}.npy"
         create_array(path, np.float32, numbers.shape)[...] = dense
         return np.load(path, mmap_mode="r")
+
+    # what rows and events are to a model
+
+    def ids(self, feature: FeatureRecipe, rows: np.ndarray) -> np.ndarray:
+        """int64 [m]: the feature's ids of staged rows (int64 [m])."""
+        encoded = self.encoded[feature.vocabulary]
+        return encoded.id_of_code[encoded.codes.arrays[feature_key(feature)][rows]]
+
+    def event_ids(self, order: EventOrder, sequence: SequenceRecipe) -> np.ndarray:
+        """int64 [E]: ids of the events in stored order."""
+        encoded = self.encoded[self.vocabulary_of(sequence.target, sequence.vocabulary)]
+        return encoded.id_of_code[event_codes(order, sequence.column, encoded.codes)]
+
+    def context_store(self, order: EventOrder, split: int) -> HistoryStore:
+        """The context features of a behaviour, over the rows of a split."""
+        source = self.chosen.splits[split].source
+        features = context_features(order.history)
+        values = tuple(order.times if f.context == "time_gap" else None for f in features)
+        row_times = None if order.row_times is None else order.row_times[source]
+        return HistoryStore(features, order.cut()[source], values, row_times)
+
+
+def context_features(history: HistoryRecipe) -> tuple[Feature, ...]:
+    """What the schema says of a behaviour's context; each has a vocabulary of its own."""
+    return tuple(
+        Feature(c.name, c.name, "sequence", history.behaviour, context=c.of, edges=c.edges) for c in history.context
+    )
 
 
 def feature_key(feature: FeatureRecipe) -> str:

@@ -9,11 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from rectab.data.assemble import Assembly, feature_key
+from rectab.data.assemble import Assembly, context_features
 from rectab.data.context import bucket_names
-from rectab.data.dataset import HistoryStore
-from rectab.data.histories import EventOrder, event_codes
-from rectab.data.recipe_parts import FeatureRecipe, HistoryRecipe
+from rectab.data.recipe_parts import FeatureRecipe
 from rectab.data.splits import TRAIN
 from rectab.data.staging import PROBABILITY
 from rectab.data.storage import SPLITS, ArrayWriter
@@ -47,21 +45,20 @@ class DatasetWriter:
     def _schema(self) -> Schema:
         vocabularies = []
         for name, encoded in self.data.encoded.items():
-            fitted = encoded.fitted
+            fitted = encoded.of_training()
             vocabularies.append(Vocabulary(name, len(fitted.counts), encoded.hashed, fitted.counts, fitted.ids))
         features = [Feature(f.name, f.vocabulary) for f in self.data.categorical()]
         for history in self.data.made.histories:
             for s in history.sequences:
                 vocabulary = self.data.vocabulary_of(s.target, s.vocabulary)
                 features.append(Feature(s.name, vocabulary, "sequence", history.behaviour, s.target))
-            features += _context_features(history)
-        training = np.arange(len(self.data.final[TRAIN].source))
+            features += context_features(history)
+        training = np.arange(len(self.data.chosen.splits[TRAIN].source))
         for order in self.data.orders:
-            counted = self._context_store(order, TRAIN).context_counts(training, None)
+            counted = self.data.context_store(order, TRAIN).context_counts(training, None)
             vocabularies += [Vocabulary(name, len(counts), counts=counts) for name, counts in counted.items()]
-        largest = max(
-            self.data.categorical(), key=lambda f: len(self.data.encoded[f.vocabulary].fitted.counts), default=None
-        )
+        sizes = {f: len(self.data.encoded[f.vocabulary].of_training().counts) for f in self.data.categorical()}
+        largest = max(sizes, key=sizes.__getitem__, default=None)
         default = self.data.made.negatives.item if self.data.made.negatives is not None else None
         by_column = [f.name for f in self.data.categorical() if f.column == default]
         return Schema(
@@ -73,20 +70,13 @@ class DatasetWriter:
             slice_by=self.data.made.slice_by or next(iter(by_column), largest.name if largest else None),
         )
 
-    def _context_store(self, order: EventOrder, split: int) -> HistoryStore:
-        """The context features of a behaviour, over the rows of a split."""
-        source = self.data.final[split].source
-        features = _context_features(order.history)
-        values = tuple(order.times if f.context == "time_gap" else None for f in features)
-        row_times = None if order.row_times is None else order.row_times[source]
-        return HistoryStore(features, order.cut()[source], values, row_times)
-
     def _write_vocabularies(self, schema: Schema) -> None:
         for index, encoded in enumerate(self.data.encoded.values()):
-            self.writer.save(f"vocabularies/{index}_counts.npy", encoded.fitted.counts)
-            if encoded.fitted.ids is not None:
-                self.writer.save(f"vocabularies/{index}_ids.npy", encoded.fitted.ids)
-            encoded.fitted.values.write_parquet(self.writer.folder / f"vocabularies/{index}_values.parquet")
+            fitted = encoded.of_training()
+            self.writer.save(f"vocabularies/{index}_counts.npy", fitted.counts)
+            if fitted.ids is not None:
+                self.writer.save(f"vocabularies/{index}_ids.npy", fitted.ids)
+            fitted.values.write_parquet(self.writer.folder / f"vocabularies/{index}_values.parquet")
         for feature in (f for f in schema.features if f.context is not None):
             index = schema.vocabulary_index(feature.vocabulary)
             self.writer.save(f"vocabularies/{index}_counts.npy", np.asarray(schema.vocabularies[index].counts))
@@ -96,18 +86,18 @@ class DatasetWriter:
         described = []
         for b, order in enumerate(self.data.orders):
             for s, sequence in enumerate(order.history.sequences):
-                encoded = self.data.encoded[self.data.vocabulary_of(sequence.target, sequence.vocabulary)]
-                ids = encoded.fitted.id_of_code[event_codes(order, sequence.column, encoded.codes)]
-                self.writer.save(f"histories/{b}_{s}.npy", ids if encoded.hashed else ids.astype(np.int32))
+                hashed = self.data.encoded[self.data.vocabulary_of(sequence.target, sequence.vocabulary)].hashed
+                ids = self.data.event_ids(order, sequence)
+                self.writer.save(f"histories/{b}_{s}.npy", ids if hashed else ids.astype(np.int32))
             for c, context in enumerate(order.history.context, len(order.history.sequences)):
                 if context.of == "time_gap":
                     self.writer.save(f"histories/{b}_{c}.npy", np.asarray(order.times))
             ranges = order.cut()
-            chosen = [ranges[rows.source] for rows in self.data.final]
+            chosen = [ranges[rows.source] for rows in self.data.chosen.splits]
             for name, part in zip(SPLITS, chosen, strict=True):
                 self.writer.save(f"{name}/history_{b}.npy", part)
             if order.row_times is not None:
-                for name, rows in zip(SPLITS, self.data.final, strict=True):
+                for name, rows in zip(SPLITS, self.data.chosen.splits, strict=True):
                     self.writer.save(f"{name}/history_{b}_time.npy", order.row_times[rows.source])
             lengths = np.concatenate([part[:, 1] for part in chosen])
             described.append(
@@ -129,7 +119,7 @@ class DatasetWriter:
     @cached_property
     def _id_type(self) -> type:
         encoded = self.data.encoded.values()
-        wide = any(e.hashed or len(e.fitted.counts) >= 2**31 for e in encoded)
+        wide = any(e.hashed or len(e.of_training().counts) >= 2**31 for e in encoded)
         return np.int64 if wide else np.int32
 
     def _write_negatives(self) -> dict[str, Any] | None:
@@ -138,33 +128,28 @@ class DatasetWriter:
         Returns:
             The columns of ids and of dense inputs that belong to the item; None where negatives stay.
         """
-        if self.data.redrawn is None:
+        if self.data.chosen.redrawn is None:
             return None
-        candidates, rows = self.data.redrawn.candidates, self.data.redrawn.first_row
+        candidates, rows = self.data.chosen.redrawn.candidates, self.data.chosen.redrawn.first_row
         for name in candidates.array_names():
             self.writer.save(f"negatives/{name}.npy", getattr(candidates, name))
         categorical, dense = (
-            [f for f in fs if self.data.is_item(f.column)] for fs in (self.data.categorical(), self.data.dense())
+            [f for f in fs if self.data.chosen.is_item(f.column)] for fs in (self.data.categorical(), self.data.dense())
         )
         ids = self.writer.create("negatives/ids.npy", self._id_type, (len(rows), len(categorical)))
         for j, feature in enumerate(categorical):
-            ids[:, j] = self._ids(feature, rows)
+            ids[:, j] = self.data.ids(feature, rows)
         floats = self.writer.create("negatives/dense.npy", np.float32, (len(rows), len(dense)))
         for j, feature in enumerate(dense):
             floats[:, j] = self._dense[self.data.dense().index(feature)][rows]
         return {"id_columns": [f.name for f in categorical], "dense_columns": [f.name for f in dense]}
-
-    def _ids(self, feature: FeatureRecipe, rows: np.ndarray) -> np.ndarray:
-        """int64 [m]: the feature's ids of staged rows (int64 [m])."""
-        encoded = self.data.encoded[feature.vocabulary]
-        return encoded.fitted.id_of_code[encoded.codes.arrays[feature_key(feature)][rows]]
 
     def _write_rows(self, schema: Schema) -> list[dict[str, Any]]:
         """Write ids, dense, labels, groups and probability of every split; returns what to say about the columns."""
         dense = self._dense
         columns = [self._describe(f) for f in self.data.categorical()]
         for split, name in enumerate(SPLITS):
-            rows = self.data.final[split]
+            rows = self.data.chosen.splits[split]
             n = len(rows.labels)
             ids = self.writer.create(f"{name}/ids.npy", self._id_type, (n, len(columns)))
             floats = self.writer.create(f"{name}/dense.npy", np.float32, (n, len(dense)))
@@ -172,7 +157,7 @@ class DatasetWriter:
                 chunk = slice(start, start + _CHUNK_ROWS)
                 ids[chunk] = self._id_block(split, chunk, columns, ids.dtype)
                 for j, feature in enumerate(self.data.dense()):
-                    floats[chunk, j] = dense[j][self.data.rows_for(feature.column, split)[chunk]]
+                    floats[chunk, j] = dense[j][self.data.chosen.rows_for(feature.column, split)[chunk]]
             for described in columns:
                 described["unseen"][name] = described["unseen"].get(name, 0) / n
             self.writer.save(f"{name}/labels.npy", rows.labels.astype(np.float32))
@@ -184,17 +169,17 @@ class DatasetWriter:
 
     def _id_block(self, split: int, chunk: slice, columns: list[dict[str, Any]], dtype: Any) -> np.ndarray:
         """The ids of some rows, [m, F]; counts the unseen ones into ``columns`` on the way."""
-        block = np.empty((len(self.data.final[split].labels[chunk]), len(columns)), dtype)
+        block = np.empty((len(self.data.chosen.splits[split].labels[chunk]), len(columns)), dtype)
         for j, feature in enumerate(self.data.categorical()):
-            block[:, j] = ids = self._ids(feature, self.data.rows_for(feature.column, split)[chunk])
-            known = self.data.encoded[feature.vocabulary].fitted.ids
+            block[:, j] = ids = self.data.ids(feature, self.data.chosen.rows_for(feature.column, split)[chunk])
+            known = self.data.encoded[feature.vocabulary].of_training().ids
             unseen = ids == 0 if known is None else known[np.searchsorted(known, ids).clip(0, len(known) - 1)] != ids
             counted = columns[j]["unseen"]
             counted[SPLITS[split]] = counted.get(SPLITS[split], 0) + int(unseen.sum())
         return block
 
     def _describe(self, feature: FeatureRecipe) -> dict[str, Any]:
-        cardinality = len(self.data.encoded[feature.vocabulary].fitted.counts)
+        cardinality = len(self.data.encoded[feature.vocabulary].of_training().counts)
         return {
             "name": feature.name,
             "vocabulary": feature.vocabulary,
@@ -238,7 +223,7 @@ class DatasetWriter:
         )
 
     def _split_facts(self, split: int) -> dict[str, Any]:
-        rows = self.data.final[split]
+        rows = self.data.chosen.splits[split]
         facts: dict[str, Any] = {"rows": len(rows.labels), "positive_rate": float(rows.labels.mean(dtype=np.float64))}
         if self.data.made.probability is not None:
             from torchmetrics.functional.classification import binary_auroc
@@ -246,10 +231,3 @@ class DatasetWriter:
             probability = torch.from_numpy(self.data.rows.column(PROBABILITY).to_numpy()[rows.source])
             facts["best_auc"] = float(binary_auroc(probability, torch.from_numpy(rows.labels).long()))
         return facts
-
-
-def _context_features(history: HistoryRecipe) -> tuple[Feature, ...]:
-    """What the schema says of a behaviour's context; each has a vocabulary of its own."""
-    return tuple(
-        Feature(c.name, c.name, "sequence", history.behaviour, context=c.of, edges=c.edges) for c in history.context
-    )
