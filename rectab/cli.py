@@ -41,6 +41,9 @@ TrainMemory = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(help="Most bytes that training the table may take: rows, optimizer, best weights. 4GiB, 40%."),
 ]
+CountIds = Annotated[
+    bool, typer.Option("--count-ids", help="The budget is for the table and the map from raw values to ids together.")
+]
 Without = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option("--without", help="A feature, float column or behaviour to leave out; may be repeated."),
@@ -113,6 +116,7 @@ def plan(
     table: Annotated[Optional[list[str]], typer.Option(help="Method; all of them if not given.")] = None,  # noqa: UP045
     rows: Rows = "fp32",
     train_memory: TrainMemory = None,
+    count_ids: CountIds = False,
     without: Without = None,
     option: Options = None,
     plugin: Plugins = None,
@@ -120,13 +124,24 @@ def plan(
 ) -> None:
     """What every method would make of a memory budget: configuration, counted bytes, expected collisions."""
     from rectab.data import PreparedDataset, without_features
+    from rectab.id_bytes import map_bytes
     from rectab.tables import TableOptions
     from rectab.tables.planning import plan_all, plan_renderables
 
     dataset = without_features(PreparedDataset.open(data), without or ())
     held = TableOptions(rows=rows)
     vocabularies = dataset.schema.vocabularies
-    plans = plan_all(vocabularies, dim, budget, table, key_values(option), options=held, train_memory=train_memory)
+    plans = plan_all(
+        vocabularies,
+        dim,
+        budget,
+        table,
+        key_values(option),
+        options=held,
+        train_memory=train_memory,
+        map_bytes=map_bytes(dataset.schema),
+        count_ids=count_ids,
+    )
     if json_output:
         print_json([entry.to_json() for entry in plans])
     else:
@@ -156,6 +171,7 @@ def train(
     dim: Annotated[int, typer.Option(help="embedding_dim.")] = 16,
     rows: Rows = "fp32",
     train_memory: TrainMemory = None,
+    count_ids: CountIds = False,
     seed: Annotated[int, typer.Option(help="Of everything: weights, batches, dropout.")] = 0,
     out: Annotated[Optional[Path], typer.Option(help="Folder for checkpoints, weights and the result.")] = None,  # noqa: UP045
     trained: Trained = None,
@@ -189,6 +205,7 @@ def train(
         method_options=key_values(option),
         rows=rows,
         train_memory=train_memory,
+        count_ids=count_ids,
         model=model,
         history=history,
         embedding_dim=dim,
@@ -221,6 +238,7 @@ def compress(
         Optional[float],  # noqa: UP045
         typer.Option(help="The fewest bytes that lose at most so much of the full model's validation AUC (0.001)."),
     ] = None,
+    count_ids: CountIds = False,
     without: Without = None,
     test: Annotated[bool, typer.Option("--test", help="Measure on the test split, too.")] = False,
     json_output: Json = False,
@@ -232,7 +250,7 @@ def compress(
     from rectab.training.compress.rendering import render_curve
 
     dataset = without_features(PreparedDataset.open(data), without or ())
-    curve = run_compress(dataset, run, out, budget or (), loss, read_test=test, say=say)
+    curve = run_compress(dataset, run, out, budget or (), loss, count_ids=count_ids, read_test=test, say=say)
     page = write_curve_page(curve, out)
     if json_output:
         print_json(curve.to_json())

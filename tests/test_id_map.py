@@ -14,9 +14,11 @@ from data_helpers import prepared, recipe, values_of
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rectab import id_bytes
 from rectab.data import DataError, PreparedDataset, prepare
-from rectab.data import id_map as module
-from rectab.data.id_map import IdMap, VocabularyMap, key_bits, map_bytes
+from rectab.data.id_map import IdMap, VocabularyMap
+from rectab.data.ids import canonical_ids
+from rectab.id_bytes import key_bits, map_bytes
 from rectab.tables.files import write_file
 from rectab.training.ids_file import IDS_FILE, load_ids, save_ids, write_ids
 
@@ -75,7 +77,7 @@ def test_seven_is_seven_in_every_type_and_null_values_are_missing(tmp_path: Path
 
 @given(st.lists(st.one_of(st.none(), st.text(max_size=5)), unique=True, min_size=1, max_size=60), st.data())
 def test_known_values_are_exact_and_omitted_ones_are_rare(texts: list[str | None], data: st.DataObject) -> None:
-    values = module.canonical_ids(pl.Series(texts, dtype=pl.String)).unique(maintain_order=True)
+    values = canonical_ids(pl.Series(texts, dtype=pl.String)).unique(maintain_order=True)
     border = data.draw(st.integers(1, len(values)))
     omitted = [(border, len(values) + 1)] if data.draw(st.booleans()) else []
     held = VocabularyMap.build("v", values, omitted)
@@ -89,7 +91,7 @@ def test_known_values_are_exact_and_omitted_ones_are_rare(texts: list[str | None
 
 @pytest.mark.parametrize("omitted", [(), ((2, 5), (900, 1001)), ((1, 1001),)])
 def test_values_whose_keys_are_equal_get_another_salt(monkeypatch: pytest.MonkeyPatch, omitted: Any) -> None:
-    monkeypatch.setattr(module, "FALSE_BITS", 0)
+    monkeypatch.setattr(id_bytes, "FALSE_BITS", 0)
     salts = []
     for start in range(0, 20_000, 1000):
         values = pl.Series([str(i) for i in range(start, start + 1000)])
@@ -103,7 +105,7 @@ def test_values_whose_keys_are_equal_get_another_salt(monkeypatch: pytest.Monkey
 
 
 def test_new_values_read_id_0_but_for_the_stated_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "FALSE_BITS", 6)
+    monkeypatch.setattr(id_bytes, "FALSE_BITS", 6)
     held = VocabularyMap.build("v", pl.Series([f"v{i}" for i in range(40)]))
     assert 2**-7 < held.false_positive_rate <= 2**-6
     found = held.ids_of(pl.Series([f"new{i}" for i in range(100_000)]))

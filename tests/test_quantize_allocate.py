@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from rectab.id_bytes import RANGE_BYTES
 from rectab.quantize.allocate import Allocation, allocate, smallest_bytes
 from rectab.quantize.blocks import Block, finest_blocks
 from rectab.quantize.encodings import Float16, encoding_of
-from rectab.quantize.options import RANGE_BYTES, OptionTable, candidates
+from rectab.quantize.options import OptionTable, candidates
 from rectab.quantize.predict import Inflation, Separation, expected_auc
 from rectab.quantize.sensitivity import table_sensitivity
 from rectab.quantize.traffic import expected_lookups

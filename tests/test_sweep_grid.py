@@ -47,6 +47,13 @@ def test_a_methods_new_revision_makes_its_runs_other_runs(monkeypatch: pytest.Mo
     assert len(set(hashes)) == 3
 
 
+def test_counting_ids_makes_another_run() -> None:
+    assert replace(SPEC, count_ids=True).hash != SPEC.hash == replace(SPEC, count_ids=False).hash
+    old = SPEC.to_json()
+    del old["count_ids"]
+    assert RunSpec.from_json(old) == SPEC
+
+
 def test_labels_and_paths_do_not_change_a_hash() -> None:
     assert replace(SPEC, dataset="x", dataset_path="y", model_label="z", method_label="w").hash == SPEC.hash
     assert replace(SPEC, seed=4).hash != SPEC.hash

@@ -26,36 +26,14 @@ from rectab.data.ids import canonical_ids, id_problem, identifier
 from rectab.data.missing import present
 from rectab.data.values import read_values
 from rectab.data.vocabularies import hash_values
+from rectab.id_bytes import IdRange, key_bits
 from rectab.ops.packing import pack_codes, packed_bytes, unpack_codes
-from rectab.schema import Schema
 
-__all__ = ["FALSE_BITS", "IdMap", "IdRange", "VocabularyMap", "key_bits", "map_bytes"]
-
-FALSE_BITS = 16
-"""A value outside a vocabulary is taken for one of its values with a probability of at most 2**-16."""
-
-IdRange = tuple[int, int]
-"""The first id, and the one after the last."""
+__all__ = ["IdMap", "VocabularyMap"]
 
 _SALTS = 256  # a salt fails with a probability of at most 0.63
 _PLANE = 16  # bits that are packed at a time
 _PIECE = 1 << 16  # keys that are unpacked at a time
-
-
-def key_bits(kept: int, omitted: int = 0) -> int:
-    """Bits of a key of a vocabulary that keeps so many values and omits others that must not be taken for them.
-
-    As many as make a false positive as rare as it shall be, and as let about every third salt tell all values apart.
-    """
-    if not kept:
-        return 0
-    return (kept * max(1 << FALSE_BITS, (kept + 2 * omitted + 1) // 2) - 1).bit_length()
-
-
-def map_bytes(schema: Schema) -> int:
-    """Bytes of the map of every value of a data set: a salt a vocabulary, and the keys."""
-    sizes = [v.num_embeddings - 1 for v in schema.mapped_vocabularies]
-    return len(sizes) + sum(packed_bytes(size, key_bits(size)) for size in sizes)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rectab.id_bytes import RANGE_BYTES
 from rectab.ops.packing import packed_bytes
 from rectab.quantize.blocks import Block
 from rectab.quantize.encodings import Bits, Codebook, Encoding, Float16, Rare, Shared, Ternary
@@ -15,13 +16,10 @@ from rectab.quantize.kmeans import QUICK
 from rectab.quantize.metric import Metric
 from rectab.quantize.sampling import draw_rows
 
-__all__ = ["RANGE_BYTES", "OptionTable", "Options", "candidates"]
+__all__ = ["OptionTable", "Options", "candidates"]
 
 SAMPLE = 4096
 """Vectors of a block that its options are measured on, at most, drawn by weight."""
-
-RANGE_BYTES = 12
-"""What the map takes for a range of ids that are not in it."""
 
 _MEASURED = (1, 2, 4, 6)  # bits of the codebooks that are fitted
 _LEAST = 1e-30  # error, so that it has a logarithm

@@ -204,6 +204,7 @@ class SweepConfig(_Entry):
         budgets: shares of the full table ("10%") or bytes ("1MiB"), of the serving form, all vocabularies together.
         train_budgets: bytes that training the table may take, as ``budgets``. What needs more than the largest is not
             trained; the report says which table is best within each.
+        count_ids: budgets are for the table and the map from raw values to ids together.
         seeds: one run each; seed decides initial weights and batch order, equal for all methods.
         embedding_dim: width of the vectors.
         jobs: runs at a time, each in its own process.
@@ -217,6 +218,7 @@ class SweepConfig(_Entry):
     methods: tuple[MethodEntry, ...] = Field(min_length=1)
     budgets: tuple[str, ...] = Field(min_length=1)
     train_budgets: tuple[str, ...] = ()
+    count_ids: bool = False
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
     embedding_dim: Annotated[int, Field(ge=1)] = 16
     jobs: Annotated[int, Field(ge=1)] = 1

@@ -65,6 +65,7 @@ class RunSpec:
         training: settings of the trainer.
         train_memory: most bytes that training the table may take; None sets no limit. It changes no run, only whether
             there is one.
+        count_ids: the budget is for the table and the map from raw values to ids together.
         trained: folder of finished runs that this one may be, or be encoded of, see :mod:`rectab.training.shared`; None
             if it shares its training with no other.
     """
@@ -86,6 +87,7 @@ class RunSpec:
     training: Settings = field(default_factory=dict)
     rows: str = "fp32"
     train_memory: int | None = None
+    count_ids: bool = False
     trained: str | None = None
 
     @property
@@ -98,6 +100,8 @@ class RunSpec:
         content = asdict(self)
         for label in ("dataset", "dataset_path", "model_label", "method_label", "train_memory", "trained"):
             del content[label]
+        if not self.count_ids:  # left out, so that runs from before there was a choice keep their files
+            del content["count_ids"]
         if self.rows == "fp32":  # left out, so that runs from before there were formats keep their files
             del content["rows"]
         revision = get_method(self.method).revision
@@ -164,6 +168,7 @@ def _spec(
         embedding_dim=embedding_dim,
         training={**config.training, **entry.training, **model.training},
         rows=method.rows,
+        count_ids=config.count_ids and budget != "none",
         train_memory=limits[-1] if limits else None,
     )
 

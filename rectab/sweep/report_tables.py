@@ -114,7 +114,7 @@ def _all_cells(section: Section) -> ReportTable:
     rows = []
     for cell in _in_order(section):
         measured = [cell.estimate(name) for name in ("auc", "gauc", "logloss", "calibration", "valid_auc")]
-        sizes = [cell.estimate(name) for name in ("training_bytes", "dense_bytes")]
+        sizes = [cell.estimate(name) for name in ("training_bytes", "map_bytes", "dense_bytes")]
         small = "" if cell is section.full else "serve" if cell.serves_small_only else "train, serve"
         further = [*(_size(size.mean if size else None) for size in sizes), Value(small)]
         rows.append([*cell_head(cell), *map(estimate_value, measured), *further, Value(str(cell.auc.n), cell.auc.n)])
@@ -124,11 +124,11 @@ def _all_cells(section: Section) -> ReportTable:
         "Means over seeds on the test split, ± the half-width of the 95 % Student-t interval for the mean. Bytes are "
         "those of the deployed table, counted, indexes included; the share is of the fp32 full table. Calibration is "
         "mean prediction over mean label. Training: bytes of table, gradients, optimizer state and copy of the best "
-        "weights. Network: the model beside the table. Small to: whether training takes a full table. Click a heading "
-        "to sort.",
+        "weights. Id map: what new rows need to find their ids in the table. Network: the model beside the table. "
+        "Small to: whether training takes a full table. Click a heading to sort.",
         _columns(
             *("Table", "Budget", "Bytes", "Share", "AUC", "GAUC", "Logloss", "Calibration", "Validation AUC"),
-            *("Training", "Network", "Small to", "Seeds"),
+            *("Training", "Id map", "Network", "Small to", "Seeds"),
             text=("Table", "Budget", "Small to"),
         ),
         rows,

@@ -32,6 +32,7 @@ RESULT_COLUMNS: dict[str, Any] = {
     "serving_bytes": pl.Int64,
     "training_bytes": pl.Int64,
     "dense_bytes": pl.Int64,
+    "map_bytes": pl.Int64,  # of the map from raw values to ids; null in results of before it was counted
     "full_bytes": pl.Int64,
     "ratio": pl.Float64,
     "embedding_dim": pl.Int64,
@@ -73,7 +74,7 @@ predicted of the encoded one (:attr:`rectab.training.result.RunResult.encoded`).
 
 
 _RESULT_KEYS = (
-    *("serving_bytes", "training_bytes", "dense_bytes", "train_seconds", "samples", "samples_per_second"),
+    *("serving_bytes", "training_bytes", "dense_bytes", "map_bytes", "train_seconds", "samples", "samples_per_second"),
     *("peak_memory_bytes", "precision", "gradient", "kernel"),
 )
 

@@ -55,6 +55,7 @@ def _train(spec: RunSpec, work: Path) -> dict[str, Any]:
         method_options=spec.method_options,
         rows=spec.rows,
         train_memory=spec.train_memory,
+        count_ids=spec.count_ids,
         model=spec.model,
         history=spec.history,
         embedding_dim=spec.embedding_dim,

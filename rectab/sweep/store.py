@@ -76,6 +76,7 @@ class _Result:
     serving_bytes: int
     training_bytes: int | None = None
     dense_bytes: int | None = None
+    map_bytes: int | None = None
     peak_memory_bytes: int | None = None
     samples: int | None = None
     train_seconds: float | None = None

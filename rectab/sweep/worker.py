@@ -83,8 +83,10 @@ def _problem_of(spec: RunSpec, result: dict[str, Any]) -> str | None:
     if auc is None or not 0 <= auc <= 1:  # also catches NaN
         return f"AUC of the {split} split is {auc}: not a number between 0 and 1"
     budget = result.get("budget_bytes")
-    if budget is not None and result["serving_bytes"] > budget:
-        return f"the table takes {result['serving_bytes']} bytes, more than its budget of {budget}"
+    beside = (result.get("map_bytes") or 0) if spec.count_ids else 0
+    if budget is not None and result["serving_bytes"] + beside > budget:
+        held = f" and the id map {beside}" if beside else ""
+        return f"the table takes {result['serving_bytes']} bytes{held}, more than its budget of {budget}"
     return None
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from typing import Any
 
 from rectab.schema import Vocabulary
 from rectab.tables.base import EmbeddingTable, TableOptions
-from rectab.tables.family import Choice, InfeasibleBudget, largest_within
+from rectab.tables.family import Choice, Family, InfeasibleBudget, largest_within
 from rectab.tables.ledger import Ledger
 from rectab.tables.registry import build_table, bytes_of, config_to_json, get_method
 from rectab.tables.training_bytes import training_ledger
@@ -47,6 +47,8 @@ class Plan:
         training: ledger while training, see :func:`rectab.tables.training_bytes.training_ledger`.
         full_bytes: bytes of the fp32 full table of the same vocabularies, the denominator of every ratio.
         next_bytes: serving bytes of the method's next larger table; None if there is none, or without a budget.
+        map_bytes: of the map from raw values to ids, which travels beside the table; 0 where ids are given.
+        count_ids: whether the map is within the budget.
     """
 
     method: str
@@ -59,6 +61,8 @@ class Plan:
     training: Ledger
     full_bytes: int
     next_bytes: int | None = None
+    map_bytes: int = 0
+    count_ids: bool = False
 
     @property
     def at_most(self) -> bool:
@@ -67,8 +71,19 @@ class Plan:
 
     @property
     def budget_share(self) -> float | None:
-        """Serving bytes over the budget; None without a budget."""
-        return None if self.budget_bytes is None else self.serving.bytes / self.budget_bytes
+        """Serving bytes over the budget, the map's among them where it counts; None without a budget."""
+        return None if self.budget_bytes is None else self.within_budget(self.serving.bytes) / self.budget_bytes
+
+    def within_budget(self, table_bytes: int, map_bytes: int | None = None) -> int:
+        """What of a table's bytes, and of the map's (None: the whole one), the budget is for.
+
+        A table that is encoded after training says only then which ids its map needs.
+        """
+        if not self.count_ids:
+            return table_bytes
+        if map_bytes is None:
+            map_bytes = self.map_bytes if get_method(self.method).trained_as is None else 0
+        return table_bytes + map_bytes
 
     @property
     def ratio(self) -> float:
@@ -103,6 +118,8 @@ class Plan:
             "next_bytes": self.next_bytes,
             "full_bytes": self.full_bytes,
             "ratio": self.ratio,
+            "map_bytes": self.map_bytes,
+            "count_ids": self.count_ids,
         }
 
 
@@ -182,6 +199,8 @@ def plan(
     options: TableOptions | None = None,
     train_memory: str | int | None = None,
     optimizer: str = "adam",
+    map_bytes: int = 0,
+    count_ids: bool = False,
     **method_options: Any,
 ) -> Plan:
     """The best use ``method`` makes of ``budget``. Nothing is allocated: tables are built on the meta device.
@@ -196,6 +215,8 @@ def plan(
         train_memory: most bytes that training the table may take (:mod:`rectab.tables.training_bytes`), read as
             ``budget`` is; None sets no limit.
         optimizer: of that training: ``adam``, ``adagrad`` or ``sgd``.
+        map_bytes: of the map from raw values to ids (:func:`rectab.id_bytes.map_bytes`).
+        count_ids: the budget, if there is one, is for table and map together.
         **method_options: the method's own (``num_chunks=4``).
 
     Raises:
@@ -213,16 +234,16 @@ def plan(
         choice = Choice(family.without_budget())
     else:
         size = partial(bytes_of, method, vocabularies, embedding_dim, options=on_meta)
-        choice = largest_within(family, budget_bytes, size, method)
+        # What is encoded after training pays for its ids then: it may leave some out.
+        beside = map_bytes if count_ids and record.trained_as is None else 0
+        choice = _largest(family, budget_bytes, size, method, beside)
     table = build_table(method, vocabularies, embedding_dim, choice.config, on_meta)
     serving = table.planned_serving()
-    if budget_bytes is not None and serving.bytes > budget_bytes:
-        raise AssertionError(f"{method} planned {serving.bytes} bytes for a budget of {budget_bytes}: a bug of rectab")
     training = training_ledger(table, optimizer)
     limit = resolve_budget(train_memory, full_bytes)
     if limit is not None and training.bytes > limit:
         raise InfeasibleTraining(method, limit, training)
-    return Plan(
+    made = Plan(
         method,
         choice.config,
         tuple(vocabularies),
@@ -233,4 +254,22 @@ def plan(
         training,
         full_bytes,
         choice.next_bytes,
+        map_bytes,
+        count_ids and budget_bytes is not None,
     )
+    if budget_bytes is not None and made.within_budget(serving.bytes) > budget_bytes:
+        raise AssertionError(f"{method} planned {serving.bytes} bytes for a budget of {budget_bytes}: a bug of rectab")
+    return made
+
+
+def _largest(
+    family: Family[Any], budget: int, bytes_of_config: Callable[[Any], int], method: str, beside: int
+) -> Choice[Any]:
+    """The largest member within the budget, of which ``beside`` bytes are taken already."""
+    try:
+        return largest_within(family, budget - beside, bytes_of_config, method)
+    except InfeasibleBudget as error:
+        if not beside or error.smallest_bytes is None:
+            raise
+        reason = f"{error.reason}, and {beside} bytes for the id map, which --count-ids puts under the budget"
+        raise InfeasibleBudget(method, budget, error.smallest_bytes + beside, reason) from None

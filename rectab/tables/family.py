@@ -23,6 +23,7 @@ class InfeasibleBudget(ValueError):
         method: name of the method.
         budget_bytes: what was asked for.
         smallest_bytes: the smallest budget the method can serve; None if it can serve none.
+        reason: what the smallest is.
     """
 
     def __init__(self, method: str, budget_bytes: int, smallest_bytes: int | None, reason: str = "") -> None:
@@ -30,6 +31,7 @@ class InfeasibleBudget(ValueError):
         self.budget_bytes = budget_bytes
         self.smallest_bytes = smallest_bytes
         smallest = "no budget is feasible" if smallest_bytes is None else f"the smallest feasible is {smallest_bytes}"
+        self.reason = reason
         super().__init__(
             f"{method}: a budget of {budget_bytes} bytes is infeasible; {smallest}" + (f" ({reason})" if reason else "")
         )

@@ -72,6 +72,8 @@ def plan_all(
     *,
     options: TableOptions | None = None,
     train_memory: str | int | None = None,
+    map_bytes: int = 0,
+    count_ids: bool = False,
 ) -> list[PlannedMethod]:
     """Plans of the named methods (all registered ones if None), of those that know every one of ``method_options``;
     other arguments as for :func:`rectab.tables.budget.plan`.
@@ -91,6 +93,7 @@ def plan_all(
     for record in chosen:  # and so is an option of another type
         record.read_options({name: value for name, value in given.items() if name in record.option_hints()})
     keywords = {"options": options, "train_memory": train_memory, **given}
+    keywords |= {"map_bytes": map_bytes, "count_ids": count_ids}
     return [
         _planned(
             record, given, partial(plan, record.name, vocabularies, embedding_dim, budget, **keywords), bool(names)
@@ -125,6 +128,7 @@ def plan_renderables(
     """For a terminal of 80 columns: bytes and expected sharing of every method, then what each is made of."""
     feasible = [entry.plan for entry in plans if entry.plan is not None]
     full = f", full table {format_bytes(feasible[0].full_bytes)}" if feasible else ""
+    full += "".join({_map_text(made) for made in feasible})
     rows = "".join({f", rows in {made.options.rows}" for made in feasible if made.options.rows != "fp32"})
     overview = Table(
         title=f"Budget {budget}, embedding_dim {embedding_dim}{rows}{full}",
@@ -151,6 +155,12 @@ def plan_renderables(
         " state, the copy of the best weights, and gradients if they are as large as the table; no activations."
     )
     return [overview, parts, notes, *(_squeezed(entry) for entry in plans if entry.squeezed)]
+
+
+def _map_text(made: Plan) -> str:
+    if not made.map_bytes:
+        return ""
+    return f", id map {format_bytes(made.map_bytes)} {'within the budget' if made.count_ids else 'beside it'}"
 
 
 def _squeezed(entry: PlannedMethod) -> str:

@@ -108,4 +108,5 @@ def _identity(
     # How often a run was saved changes nothing of its result.
     settings = {key: value for key, value in train.items() if key != "checkpoint_seconds"}
     planned |= {"revision": table.get("revision", 1), "rows": table.get("rows", "fp32")}
+    planned |= {"count_ids": True} if table.get("count_ids") else {}  # left out where it was, before there was a choice
     return {"dataset": fingerprint, "table": planned, "model": model, "train": settings}

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from rectab.data.dataset import PreparedDataset
-from rectab.data.id_map import IdMap, IdRange
+from rectab.data.id_map import IdMap
+from rectab.id_bytes import IdRange
 from rectab.plain import read_plain
 from rectab.tables.files import read_file, write_file
 

@@ -21,6 +21,7 @@ from rectab.training.compress.results import encoded_result
 from rectab.training.compress.widths import Widths, open_runs
 from rectab.training.config import TrainConfig
 from rectab.training.finished import RESULT_FILE, complete, load_result, planned_identity
+from rectab.training.ids_file import write_ids
 from rectab.training.measuring import attention_weights, metrics_on_test
 from rectab.training.precision import device_of, peak_memory_bytes
 from rectab.training.progress import ProgressMode
@@ -58,6 +59,7 @@ class OneRun:
         result = _measure(trainer, self.planned, self.read_test, self.explain_rows, self.begin)
         if out_dir is not None:
             save_model(trainer.model, out_dir / MODEL_FILE)
+            write_ids(self.dataset, out_dir)
             result.save(out_dir / RESULT_FILE)
             trainer.checkpoints.remove()
         return result
@@ -66,6 +68,7 @@ class OneRun:
         """Copy what ``shared`` has of this run; it is trained there if it has not."""
         folder = self._trained(shared)
         shutil.copyfile(folder / MODEL_FILE, out_dir / MODEL_FILE)
+        write_ids(self.dataset, out_dir)
         result = load_result(folder)
         assert result is not None
         result = replace(result, table=self.planned.to_json(), test=None, slices={}, attention=[])
@@ -86,14 +89,20 @@ class OneRun:
                 shared = scratch or Path(stack.enter_context(tempfile.TemporaryDirectory()))
             folders = [run._trained(shared) for run in self._sources()]
             begin = time.perf_counter()
-            widths = Widths(open_runs(folders, self.dataset), self.planned.full_bytes)
-            choice = widths.encode(self.planned.serving.bytes)
+            widths = Widths(open_runs(folders, self.dataset), self.planned.full_bytes, self.planned.count_ids)
+            choice = widths.encode(self._encoded_bytes())
             result = encoded_result(choice, widths, self.planned, self.read_test, begin)
             attention = attention_weights(choice.encoded.model, self.dataset, self.explain_rows)
             result = replace(result, attention=attention)
             if out_dir is not None:
-                write_run(out_dir, choice.encoded.model, result)
+                write_run(out_dir, choice.encoded, result)
         return result
+
+    def _encoded_bytes(self) -> int:
+        """What is encoded to: the budget, as far as the largest table needs it."""
+        planned = self.planned
+        most = planned.serving.bytes + (planned.map_bytes if planned.count_ids else 0)
+        return most if planned.budget_bytes is None else min(planned.budget_bytes, most)
 
     def _sources(self) -> list[OneRun]:
         """The runs whose tables are encoded, one a width."""
@@ -127,6 +136,7 @@ def _measure(trainer: Trainer, planned: Plan, read_test: bool, explain_rows: int
         budget_bytes=planned.budget_bytes,
         serving_bytes=_serving_bytes(table, planned),
         training_bytes=max((stage["table_training_bytes"] for stage in trainer.stages), default=0),
+        map_bytes=planned.map_bytes,
         dense_bytes=sum(p.numel() * p.element_size() for p in trainer.model.dense_parameters()),
         train_seconds=train_seconds,
         evaluation_seconds=sum(stage["evaluation_seconds"] for stage in trainer.stages),
@@ -151,6 +161,6 @@ def _measure(trainer: Trainer, planned: Plan, read_test: bool, explain_rows: int
 
 def _serving_bytes(table: EmbeddingTable, planned: Plan) -> int:
     size = table.ledger().bytes
-    if planned.budget_bytes is not None and size > planned.budget_bytes:
+    if planned.budget_bytes is not None and planned.within_budget(size) > planned.budget_bytes:
         raise AssertionError(f"{planned.method}: {size} bytes for a budget of {planned.budget_bytes}: a bug of rectab")
     return size

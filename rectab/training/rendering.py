@@ -50,13 +50,15 @@ def _slices(result: RunResult) -> list[RenderableType]:
 def _costs(result: RunResult) -> Table:
     table = Table(title="Bytes and times", title_justify="left", show_header=False, box=box.SIMPLE)
     budget = "none" if result.budget_bytes is None else format_bytes(result.budget_bytes)
-    share = "" if result.budget_bytes is None else f", {result.serving_bytes / result.budget_bytes:.1%} of the budget"
+    within = result.bytes_within_budget
+    share = "" if result.budget_bytes is None else f", {within / result.budget_bytes:.1%} of the budget"
     of_full = f"{result.serving_bytes / result.table['full_bytes']:.1%} of the full table"
     kernels = f"{result.precision}, gradient {result.gradient}, kernel {result.kernel}"
     rows = {
         "budget": budget,
         "table, serving": f"{format_bytes(result.serving_bytes)} ({of_full}{share})",
         "table, training": format_bytes(result.training_bytes),
+        "id map": _map_text(result),
         "model beside the table": format_bytes(result.dense_bytes),
         "peak memory of the process": format_bytes(result.peak_memory_bytes),
         "training": f"{result.train_seconds:.1f} s, {result.samples_per_second:,.0f} rows/s",
@@ -64,8 +66,16 @@ def _costs(result: RunResult) -> Table:
         "how": f"{result.device}, {result.threads} thread{'s' if result.threads != 1 else ''}, {kernels}",
     }
     for name, text in rows.items():
-        table.add_row(name, text)
+        if text:
+            table.add_row(name, text)
     return table
+
+
+def _map_text(result: RunResult) -> str:
+    if result.map_bytes is None:  # of before it was counted
+        return ""
+    counted = result.table.get("count_ids") and result.budget_bytes is not None
+    return format_bytes(result.map_bytes) + (", within the budget" if counted else "")
 
 
 def _number(value: object) -> str:

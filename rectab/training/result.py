@@ -41,6 +41,7 @@ class RunResult:
         training_bytes: most that the table, its gradients, its optimizer and the copy of its best weights took in any
             stage, counted.
         dense_bytes: of the model outside the table.
+        map_bytes: of the map from raw values to ids; None in results of before it was counted.
         train_seconds: on training steps and on searches for a shape, all stages.
         evaluation_seconds: on the evaluations that select models.
         test_seconds: on the final evaluations.
@@ -101,6 +102,12 @@ class RunResult:
     learned: list[Any] | dict[str, Any] = field(default_factory=list)
     attention: list[dict[str, Any]] = field(default_factory=list)
     encoded: dict[str, Any] | None = None
+    map_bytes: int | None = None
+
+    @property
+    def bytes_within_budget(self) -> int:
+        """What the budget was for: the table, and the map where it was put under the budget (``table.count_ids``)."""
+        return self.serving_bytes + ((self.map_bytes or 0) if self.table.get("count_ids") else 0)
 
     def advice(self) -> list[str]:
         """What the course of the training says about its settings, see :func:`rectab.training.advice.advice`."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rectab.data.dataset import PreparedDataset
+from rectab.id_bytes import map_bytes
 from rectab.models import ModelConfig
 from rectab.tables import TableOptions, get_method, plan
 from rectab.tables.registry import shares_training
@@ -30,6 +31,7 @@ def train_once(
     method_options: Mapping[str, Any] | None = None,
     rows: str = "fp32",
     train_memory: str | int | None = None,
+    count_ids: bool = False,
     model: str = "deepfm",
     history: str = "none",
     model_options: Mapping[str, Any] | None = None,
@@ -51,6 +53,7 @@ def train_once(
         method_options: of the method, see ``rectab plan``.
         rows: how the table's rows are held, see :mod:`rectab.ops.formats`.
         train_memory: most bytes that training the table may take; None sets no limit.
+        count_ids: the budget is for the table and the map from raw values to ids together.
         model: the interaction.
         history: the history tower.
         model_options: of the interaction; under the key ``history`` a mapping of the tower's options.
@@ -86,6 +89,8 @@ def train_once(
         options=TableOptions(gradient=config.gradient, seed=config.seed, rows=rows),
         train_memory=train_memory,
         optimizer=config.row_optimizer or config.optimizer,
+        map_bytes=map_bytes(dataset.schema),
+        count_ids=count_ids,
         **(method_options or {}),
     )
     made = model_config(model, history, model_options)

@@ -10,6 +10,7 @@ from typing import Any
 
 from rectab.atomic_file import write_atomic
 from rectab.data.dataset import PreparedDataset
+from rectab.id_bytes import map_bytes
 from rectab.models import CTRModel
 from rectab.tables.budget import parse_budget
 from rectab.training.compress.encoder import Encoder
@@ -33,6 +34,7 @@ class Source:
         run: its folder.
         embedding_dim: its width.
         serving_bytes: of its table.
+        map_bytes: of the map from raw values to ids.
         valid: metrics on validation, measured anew.
         test: metrics on test; None if not asked for.
         train_seconds: of its training.
@@ -42,6 +44,7 @@ class Source:
     run: str
     embedding_dim: int
     serving_bytes: int
+    map_bytes: int
     valid: dict[str, float]
     test: dict[str, float] | None
     train_seconds: float
@@ -56,6 +59,7 @@ class Point:
         budget: as it was asked for; it names the folder.
         budget_bytes: in bytes.
         serving_bytes: of the table that was written, counted.
+        map_bytes: of the map from raw values to ids, without those that read what id 0 reads.
         share: of the full table at the first run's width.
         run, embedding_dim: of the run whose table it is.
         expected, valid: metrics on validation, as predicted and as measured.
@@ -67,6 +71,7 @@ class Point:
     budget: str
     budget_bytes: int
     serving_bytes: int
+    map_bytes: int
     share: float
     run: str
     embedding_dim: int
@@ -84,6 +89,7 @@ class Curve:
 
     Attributes:
         dataset, fingerprint: what it was measured on.
+        count_ids: whether budgets are for table and map together.
         full_bytes: of the full table at the first run's width, in bytes; shares are of it.
         sources: the runs, the first one first.
         points: one a budget, in the order they were asked for.
@@ -97,6 +103,7 @@ class Curve:
     sources: list[Source] = field(default_factory=list)
     points: list[Point] = field(default_factory=list)
     loss: float | None = None
+    count_ids: bool = False
     measured: dict[int, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -111,6 +118,7 @@ def compress(
     budgets: Sequence[str] = (),
     loss: float | None = None,
     *,
+    count_ids: bool = False,
     read_test: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Curve:
@@ -122,6 +130,7 @@ def compress(
         out: gets ``BUDGET/`` for every budget, a run folder, and ``curve.json``.
         budgets: bytes, ``"10%"`` of the full table at the first run's width, ``"1MiB"``.
         loss: find the fewest bytes that lose at most so much of the first run's validation AUC, too.
+        count_ids: budgets are for the table and the map from raw values to ids together.
         read_test: measure on the test split, each budget once.
         say: called with a line of text before what takes time.
 
@@ -138,11 +147,11 @@ def compress(
         raise ValueError("nothing to do: give at least one --budget (10%, 4MiB), or --loss (0.001)")
     if loss is not None and not 0 <= loss < 1:
         raise ValueError(f"--loss is a difference in validation AUC, such as 0.001; got {loss:g}")
-    widths = Widths(open_runs(folders, dataset))
+    widths = Widths(open_runs(folders, dataset), count_ids=count_ids)
     sizes = _sizes(budgets, widths)
     for size in sizes.values():
         widths.check(size)
-    curve = Curve(dataset.name, dataset.fingerprint(), widths.full_bytes, loss=loss)
+    curve = Curve(dataset.name, dataset.fingerprint(), widths.full_bytes, loss=loss, count_ids=count_ids)
     for encoder in widths.encoders:
         say(f"{encoder.run.folder}: options of every block")
         _ = encoder.options
@@ -193,6 +202,7 @@ def _written(budget: str, choice: Choice, widths: Widths, out: Path, read_test: 
         budget=budget,
         budget_bytes=made.budget_bytes,
         serving_bytes=made.serving_bytes,
+        map_bytes=made.map_bytes,
         share=made.serving_bytes / widths.full_bytes,
         run=str(made.run.folder),
         embedding_dim=made.run.embedding_dim,
@@ -211,6 +221,7 @@ def _source(encoder: Encoder, read_test: bool) -> Source:
         run=str(run.folder),
         embedding_dim=run.embedding_dim,
         serving_bytes=run.model.table.ledger().bytes,
+        map_bytes=map_bytes(run.dataset.schema),
         valid=run.valid,
         test=_test(run, run.model) if read_test else None,
         train_seconds=run.result.train_seconds,

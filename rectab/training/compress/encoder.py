@@ -11,10 +11,11 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from rectab.id_bytes import IdRange, map_bytes
 from rectab.models import CTRModel
 from rectab.quantize.allocate import Allocation, allocate
 from rectab.quantize.blocks import Block, finest_blocks
-from rectab.quantize.encodings import Shared
+from rectab.quantize.encodings import Rare, Shared
 from rectab.quantize.options import OptionTable
 from rectab.quantize.predict import Inflation, expected_auc
 from rectab.tables.base import EmbeddingTable, TableOptions
@@ -22,6 +23,7 @@ from rectab.tables.family import InfeasibleBudget
 from rectab.tables.full import FullConfig
 from rectab.tables.registry import build_table
 from rectab.training.compress.expected import expected_metrics
+from rectab.training.compress.mapped import id_bits, omitted_ids, salt_bytes, smallest_map
 from rectab.training.compress.source import FullRun
 from rectab.training.evaluation import evaluate, predict
 
@@ -40,7 +42,7 @@ class Encoded:
 
     Attributes:
         run: the run that it was made of.
-        budget_bytes: what the table had to fit into.
+        budget_bytes: what the table, or it and the map from raw values to ids, had to fit into.
         allocation: what every block is held in.
         model: with the encoded table; all else is the run's.
         expected: metrics on validation that were predicted before the table was encoded.
@@ -59,7 +61,19 @@ class Encoded:
     @property
     def serving_bytes(self) -> int:
         """Of the table, with the first id of every block, headers, and what every table has."""
-        return self.allocation.bytes + FIXED_BYTES * len(self.model.table.vocabularies)
+        blocks = zip(self.allocation.blocks, self.allocation.encodings, strict=True)
+        payload = sum(encoding.bytes(len(block), self.run.embedding_dim) for block, encoding in blocks)
+        return payload + HEADER_BYTES * len(self.allocation.blocks) + FIXED_BYTES * len(self.model.table.vocabularies)
+
+    @property
+    def omitted(self) -> dict[str, list[IdRange]]:
+        """By vocabulary, the ids that read what id 0 reads, and need not be in the map."""
+        return omitted_ids(self.allocation, self.run.dataset.schema)
+
+    @property
+    def map_bytes(self) -> int:
+        """Of the map without the ids that it can leave out."""
+        return map_bytes(self.run.dataset.schema, self.omitted)
 
 
 @dataclass
@@ -68,11 +82,13 @@ class Encoder:
 
     Attributes:
         run: the run.
+        count_ids: budgets are of the table and the map from raw values to ids together.
         seconds: of what is done once: ``sensitivity`` (traffic and gradients), ``options`` (the option table),
             ``full validation`` and ``prediction`` (its probes).
     """
 
     run: FullRun
+    count_ids: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
 
     @cached_property
@@ -87,7 +103,8 @@ class Encoder:
             weights, sensitivity = self.run.weights, self.run.sensitivity
         with _timed(self.seconds, "options"):
             seed = self.run.result.train["seed"]
-            table = OptionTable(self.run.vectors, weights, sensitivity, HEADER_BYTES, seed, self.run.rare)
+            bits = id_bits(self.run.dataset.schema) if self.count_ids else None
+            table = OptionTable(self.run.vectors, weights, sensitivity, HEADER_BYTES, seed, self.run.rare, bits)
             for block in (block for blocks in self.blocks for block in blocks):
                 table.of(block)
         with _timed(self.seconds, "full validation"):
@@ -122,7 +139,11 @@ class Encoder:
     def smallest_bytes(self) -> int:
         """Bytes of the smallest table that the run can be encoded to."""
         shared = Shared().bytes(1, self.run.embedding_dim) + HEADER_BYTES
-        return self._fixed_bytes + len(self.blocks) * shared
+        return FIXED_BYTES * len(self.blocks) + len(self.blocks) * shared + self._smallest_map
+
+    @property
+    def _smallest_map(self) -> int:
+        return smallest_map(self.run.dataset.schema, self.blocks, HEADER_BYTES) if self.count_ids else 0
 
     def allocate(self, budget: int) -> Allocation:
         """The allocation of least error. Raises InfeasibleBudget if nothing fits into ``budget`` bytes."""
@@ -151,8 +172,8 @@ class Encoder:
 
     @cached_property
     def _fixed_bytes(self) -> int:
-        """Bytes of a table beside its blocks."""
-        return FIXED_BYTES * len(self.blocks)
+        """Bytes beside the blocks."""
+        return FIXED_BYTES * len(self.blocks) + (salt_bytes(self.run.dataset.schema) if self.count_ids else 0)
 
     def _table(self, allocation: Allocation) -> EmbeddingTable:
         """The run's table, encoded."""
@@ -163,7 +184,10 @@ class Encoder:
         first = np.cumsum([0, *(len(v) for v in self.run.vectors)])
         for block, encoding in zip(allocation.blocks, allocation.encodings, strict=True):
             at = first[block.vocabulary]
-            rows[at + block.first : at + block.last] = self.options.fit(block, encoding).decode()
+            is_rare = encoding == Rare()  # id 0 is in a block before this one, so its vector has been encoded
+            rows[at + block.first : at + block.last] = (
+                rows[at] if is_rare else self.options.fit(block, encoding).decode()
+            )
         table.store.weight.data.copy_(torch.from_numpy(rows))
         return table
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rectab.models import CTRModel
 from rectab.tables.io import save_table
 from rectab.training.artifact import MODEL_FILE, save_model
+from rectab.training.compress.encoder import Encoded
 from rectab.training.finished import RESULT_FILE
+from rectab.training.ids_file import write_ids
 from rectab.training.result import RunResult
 
 __all__ = ["TABLE_FILE", "write_run"]
@@ -16,9 +17,10 @@ TABLE_FILE = "table.safetensors"
 """The table alone, for :func:`rectab.tables.load_table`."""
 
 
-def write_run(folder: Path, model: CTRModel, result: RunResult) -> None:
-    """Write model, table and result; each file appears whole, the result last."""
+def write_run(folder: Path, made: Encoded, result: RunResult) -> None:
+    """Write model, table, id map and result; each file appears whole, the result last."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_model(model, folder / MODEL_FILE)
-    save_table(model.table, folder / TABLE_FILE)
+    save_model(made.model, folder / MODEL_FILE)
+    save_table(made.model.table, folder / TABLE_FILE)
+    write_ids(made.run.dataset, folder, made.omitted)
     result.save(folder / RESULT_FILE)

@@ -17,8 +17,18 @@ def render_curve(curve: Curve) -> list[RenderableType]:
     """Every budget: bytes, and metrics on validation before, predicted and after; then what took how long."""
     first = curve.sources[0]
     title = f"{curve.dataset}: full table {format_bytes(curve.full_bytes)}, embedding_dim {first.embedding_dim}"
-    losses = _table(f"{title}; AUC on validation", ("budget", "bytes", "of full", "dim", "AUC", "lost", "predicted"))
-    full = (format_bytes(first.serving_bytes), "100%", str(first.embedding_dim), f"{first.valid['auc']:.4f}", "", "")
+    losses = _table(
+        f"{title}; AUC on validation", ("budget", "table", "of full", "id map", "dim", "AUC", "lost", "predicted")
+    )
+    full = (
+        format_bytes(first.serving_bytes),
+        "100%",
+        format_bytes(first.map_bytes),
+        str(first.embedding_dim),
+        f"{first.valid['auc']:.4f}",
+        "",
+        "",
+    )
     losses.add_row("full", *full)
     others = _table(
         "Logloss and calibration (predicted over actual clicks) on validation",
@@ -36,6 +46,8 @@ def render_curve(curve: Curve) -> list[RenderableType]:
 def _notes(curve: Curve) -> list[str]:
     first = curve.sources[0]
     notes = ["lost, predicted: AUC of the full model less this one's, as measured and as foretold"]
+    if curve.count_ids:
+        notes.append("budgets are for table and id map together")
     if len(curve.sources) > 1:
         notes.append(f"budgets are shares of the full table at embedding_dim {first.embedding_dim}, the first run's")
     if curve.loss is not None:
@@ -46,7 +58,8 @@ def _notes(curve: Curve) -> list[str]:
 
 def _loss_row(point: Point) -> tuple[str, ...]:
     auc = (f"{point.valid['auc']:.4f}", f"{point.lost:+.4f}", f"{point.expected_lost:+.4f}")
-    return (point.budget, format_bytes(point.serving_bytes), f"{point.share:.2%}", str(point.embedding_dim), *auc)
+    sizes = (format_bytes(point.serving_bytes), f"{point.share:.2%}", format_bytes(point.map_bytes))
+    return (point.budget, *sizes, str(point.embedding_dim), *auc)
 
 
 def _table(title: str, columns: tuple[str, ...]) -> Table:

@@ -49,6 +49,7 @@ def encoded_result(choice: Choice, widths: Widths, planned: Plan, read_test: boo
         budget_bytes=planned.budget_bytes,
         serving_bytes=made.serving_bytes,
         training_bytes=max(r.training_bytes for r in results),
+        map_bytes=made.map_bytes,
         dense_bytes=sum(p.numel() * p.element_size() for p in made.model.dense_parameters()),
         train_seconds=train_seconds,
         evaluation_seconds=sum(r.evaluation_seconds for r in results),

@@ -76,10 +76,11 @@ class Widths:
     Args:
         runs: of different widths, at least one; losses are against the first one.
         full_bytes: what shares of a budget are of; None: the fp32 full table at the first one's width.
+        count_ids: budgets are of the table and the map from raw values to ids together.
     """
 
-    def __init__(self, runs: Sequence[FullRun], full_bytes: int | None = None) -> None:
-        self.encoders = [Encoder(run) for run in runs]
+    def __init__(self, runs: Sequence[FullRun], full_bytes: int | None = None, count_ids: bool = False) -> None:
+        self.encoders = [Encoder(run, count_ids) for run in runs]
         vocabularies = self.first.dataset.schema.vocabularies
         self.full_bytes = full_bytes or full_table_bytes(vocabularies, self.first.embedding_dim)
 
@@ -96,7 +97,8 @@ class Widths:
         """Raises InfeasibleBudget if no width has a table of ``budget`` bytes or less."""
         if budget < self.smallest_bytes:
             share = f"{self.smallest_bytes / self.full_bytes:.2g} of the full table's {format_bytes(self.full_bytes)}"
-            raise InfeasibleBudget("quantized", budget, self.smallest_bytes, f"a vector a vocabulary, {share}")
+            smallest = "a vector a vocabulary" + (" and the id map" if self.encoders[0].count_ids else "")
+            raise InfeasibleBudget("quantized", budget, self.smallest_bytes, f"{smallest}, {share}")
 
     def encode(self, budget: int) -> Choice:
         """Encode every width to ``budget`` bytes. Raises InfeasibleBudget if none fits."""
