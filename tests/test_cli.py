@@ -122,3 +122,33 @@ def test_sweep_names_the_raw_setting(rectab: CommandLine, tmp_path: Path, monkey
     _, err = rectab("sweep", sweep, "--out", tmp_path / "out", code=1)
     assert f"{sweep}: datasets[0].raw: no such folder" in err
     assert "export RECTAB_DATA=" in err
+
+
+def test_compress_encodes_a_finished_run_and_says_what_it_costs(
+    rectab: CommandLine, data: Path, tmp_path: Path
+) -> None:
+    rectab("train", data, *TRAIN, "--no-test", "--out", tmp_path / "full")
+    out, said = rectab("compress", data, tmp_path / "full", "--budget", "30%", "--out", tmp_path / "small")
+    curve = json.loads((tmp_path / "small" / "curve.json").read_text())
+    (point,) = curve["points"]
+    assert f"{point['valid']['auc']:.4f}" in out
+    assert f"{point['expected']['logloss']:.4f}" in out
+    assert "30%: encoding and validation" in said
+    assert (tmp_path / "small" / "curve.html").exists()
+    told = rectab.json("compress", data, tmp_path / "full", "--budget", "30%", "--test", "--out", tmp_path / "again")
+    assert told["points"][0]["valid"] == point["valid"]
+    assert told["points"][0]["test"]["auc"] != point["valid"]["auc"]
+    _, err = rectab("compress", data, tmp_path / "small" / "30%", "--budget", "9%", "--out", tmp_path / "x", code=1)
+    assert "its table is 'quantized'; only a run of --table full can be compressed" in err
+    _, err = rectab("compress", data, tmp_path / "full", "--budget", "30%", "--out", tmp_path / "small", code=1)
+    assert "small: exists already; give another --out" in err
+
+
+def test_a_finished_full_run_is_taken_for_an_encoded_one(rectab: CommandLine, data: Path, tmp_path: Path) -> None:
+    full = rectab.json("train", data, *TRAIN, "--no-test", "--out", tmp_path / "mine" / "full")
+    quantized = ("--table", "quantized", "--budget", "20%", "--trained", tmp_path / "mine")
+    result = rectab.json("train", data, *TRAIN, *quantized, "--out", tmp_path / "q")
+    assert result["train_seconds"] == full["train_seconds"]
+    assert result["encoded"]["full_valid"]["auc"] == pytest.approx(full["valid"]["auc"], abs=1e-6)
+    out, _ = rectab("train", data, *TRAIN, *quantized, "--out", tmp_path / "q")
+    assert "encoding" in out

@@ -1,6 +1,6 @@
 """Embedding tables on one contract: one file a method, or a folder where it has several parts (DNIS, OptEmbed)."""
 
-from rectab.tables import dhe, dnis, full, hashed, narrow, optembed, qr, unified
+from rectab.tables import dhe, dnis, full, hashed, narrow, optembed, qr, quantizing, unified
 from rectab.tables.addressing import Address
 from rectab.tables.base import EmbeddingTable, TableOptions
 from rectab.tables.budget import InfeasibleTraining, Plan, format_bytes, full_table_bytes, parse_budget, plan
@@ -48,6 +48,7 @@ __all__ = [
     "parse_budget",
     "plan",
     "qr",
+    "quantizing",
     "register",
     "save_table",
     "unified",

@@ -187,7 +187,7 @@ def _parts(entry: PlannedMethod) -> list[str]:
         smallest = "" if entry.smallest_bytes is None else f" ({format_bytes(entry.smallest_bytes)})"
         return [f"{entry.error}{smallest}"]
     serving = f"at most {format_bytes(made.serving.bytes)}" if made.at_most else _ledger_text(made.serving)
-    if made.next_bytes is not None and get_method(made.method).fills == "steps":
+    if made.next_bytes is not None and get_method(made.method).fills == "steps" and not made.at_most:
         serving += f"; the next size takes {format_bytes(made.next_bytes)} ({made.next_bytes / made.full_bytes:.1%})"
     training = _ledger_text(made.training)
     if get_method(made.method).needs_full_table:

@@ -26,7 +26,9 @@ def render_result(result: RunResult) -> RenderableType:
     metrics.add_column("")
     for name in result.valid:
         metrics.add_column(name.replace("_", " "), justify="right")
-    for split, values in (("validation", result.valid), ("test", result.test)):
+    encoded = result.encoded or {}
+    before = (("validation, full table", encoded.get("full_valid")), ("validation, predicted", encoded.get("expected")))
+    for split, values in (*before, ("validation", result.valid), ("test", result.test)):
         if values is not None:
             metrics.add_row(split, *(_number(values.get(name)) for name in result.valid))
     told = [Text(f"{sentence[0].upper()}{sentence[1:]}", style="yellow") for sentence in result.advice()]
@@ -62,6 +64,7 @@ def _costs(result: RunResult) -> Table:
         "model beside the table": format_bytes(result.dense_bytes),
         "peak memory of the process": format_bytes(result.peak_memory_bytes),
         "training": f"{result.train_seconds:.1f} s, {result.samples_per_second:,.0f} rows/s",
+        **_encoding(result),
         "evaluation": f"{result.evaluation_seconds + result.test_seconds:.1f} s",
         "how": f"{result.device}, {result.threads} thread{'s' if result.threads != 1 else ''}, {kernels}",
     }
@@ -76,6 +79,15 @@ def _map_text(result: RunResult) -> str:
         return ""
     counted = result.table.get("count_ids") and result.budget_bytes is not None
     return format_bytes(result.map_bytes) + (", within the budget" if counted else "")
+
+
+def _encoding(result: RunResult) -> dict[str, str]:
+    """Of a table that was encoded after training; nothing of any other."""
+    if result.encoded is None:
+        return {}
+    seconds, width = sum(result.encoded["seconds"].values()), result.encoded["embedding_dim"]
+    several = f", embedding_dim {width} chosen" if len(result.encoded["widths"]) > 1 else ""
+    return {"encoding": f"{seconds:.1f} s; the training is the same for every budget{several}"}
 
 
 def _number(value: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,11 +11,15 @@ from typing import Any
 
 from rectab.atomic_file import write_atomic
 from rectab.data.dataset import PreparedDataset
+from rectab.data.storage import atomic_folder
 from rectab.id_bytes import map_bytes
 from rectab.models import CTRModel
+from rectab.tables import Plan, TableOptions, plan
 from rectab.tables.budget import parse_budget
 from rectab.training.compress.encoder import Encoder
+from rectab.training.compress.folder import write_run
 from rectab.training.compress.loss import Search, fewest_bytes, predicted_bytes
+from rectab.training.compress.results import encoded_result
 from rectab.training.compress.source import FullRun
 from rectab.training.compress.widths import Attempt, Choice, Widths, open_runs
 from rectab.training.config import TrainConfig
@@ -155,16 +160,17 @@ def compress(
     for encoder in widths.encoders:
         say(f"{encoder.run.folder}: options of every block")
         _ = encoder.options
-    for budget, size in sizes.items():
-        say(f"{budget}: encoding and validation")
-        curve.points.append(_written(budget, widths.encode(size), widths, out, read_test))
-    if loss is not None:
-        say(f"loss {loss:g}: looking for the fewest bytes")
-        search, choice = _search(widths, loss)
-        curve.measured = search.measured
-        curve.points.append(_written(f"loss-{loss:g}", choice, widths, out, read_test))
-    curve.sources += [_source(encoder, read_test) for encoder in widths.encoders]
-    write_atomic(out / CURVE_FILE, json.dumps(curve.to_json(), indent=1, allow_nan=False) + "\n")
+    with atomic_folder(out) as draft:
+        for budget, size in sizes.items():
+            say(f"{budget}: encoding and validation")
+            curve.points.append(_written(budget, widths.encode(size), widths, draft, read_test))
+        if loss is not None:
+            say(f"loss {loss:g}: looking for the fewest bytes")
+            search, choice = _search(widths, loss)
+            curve.measured = search.measured
+            curve.points.append(_written(f"loss-{loss:g}", choice, widths, draft, read_test))
+        curve.sources += [_source(encoder, read_test) for encoder in widths.encoders]
+        write_atomic(draft / CURVE_FILE, json.dumps(curve.to_json(), indent=1, allow_nan=False) + "\n")
     return curve
 
 
@@ -197,7 +203,8 @@ def _search(widths: Widths, loss: float) -> tuple[Search, Choice]:
 def _written(budget: str, choice: Choice, widths: Widths, out: Path, read_test: bool) -> Point:
     """The point of a budget; its folder is written."""
     made, first = choice.encoded, widths.first
-    test = _test(made.run, made.model) if read_test else None
+    result = encoded_result(choice, widths, _plan(widths, made.budget_bytes), read_test, time.perf_counter())
+    write_run(out / budget, made, result)
     return Point(
         budget=budget,
         budget_bytes=made.budget_bytes,
@@ -208,10 +215,27 @@ def _written(budget: str, choice: Choice, widths: Widths, out: Path, read_test: 
         embedding_dim=made.run.embedding_dim,
         expected=made.expected,
         valid=made.valid,
-        test=test,
+        test=result.test,
         lost=first.valid["auc"] - made.valid["auc"],
         expected_lost=first.valid["auc"] - made.expected["auc"],
         attempts=choice.attempts,
+    )
+
+
+def _plan(widths: Widths, budget: int) -> Plan:
+    """What would train these runs and encode them to ``budget`` bytes."""
+    runs = [encoder.run for encoder in widths.encoders]
+    train, table = widths.first.result.train, widths.first.model.table
+    return plan(
+        "quantized",
+        table.vocabularies,
+        max(run.embedding_dim for run in runs),
+        budget,
+        options=TableOptions(gradient=train["gradient"], seed=train["seed"], rows=table.options.rows),
+        optimizer=train["row_optimizer"] or train["optimizer"],
+        map_bytes=map_bytes(widths.first.dataset.schema),
+        count_ids=widths.encoders[0].count_ids,
+        widths=[run.embedding_dim for run in runs] if len(runs) > 1 else [],
     )
 
 

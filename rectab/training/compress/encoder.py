@@ -9,19 +9,18 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-import torch
 
 from rectab.id_bytes import IdRange, map_bytes
 from rectab.models import CTRModel
 from rectab.quantize.allocate import Allocation, allocate
 from rectab.quantize.blocks import Block, finest_blocks
-from rectab.quantize.encodings import Rare, Shared
+from rectab.quantize.encodings import Shared
 from rectab.quantize.options import OptionTable
 from rectab.quantize.predict import Inflation, expected_auc
 from rectab.tables.base import EmbeddingTable, TableOptions
 from rectab.tables.family import InfeasibleBudget
-from rectab.tables.full import FullConfig
-from rectab.tables.registry import build_table
+from rectab.tables.quantized import FIXED_BYTES, HEADER_BYTES, encode_table
+from rectab.tables.quantizing import uniform_bytes
 from rectab.training.compress.expected import expected_metrics
 from rectab.training.compress.mapped import id_bits, omitted_ids, salt_bytes, smallest_map
 from rectab.training.compress.source import FullRun
@@ -29,9 +28,6 @@ from rectab.training.evaluation import evaluate, predict
 
 _PROBES = (0.2, 0.05, 0.015, 0.004)  # shares of the full table whose encodings are tried for the prediction
 _PROBE_ROWS = 20_000
-
-HEADER_BYTES = 8
-FIXED_BYTES = 8
 
 __all__ = ["Encoded", "Encoder"]
 
@@ -60,10 +56,8 @@ class Encoded:
 
     @property
     def serving_bytes(self) -> int:
-        """Of the table, with the first id of every block, headers, and what every table has."""
-        blocks = zip(self.allocation.blocks, self.allocation.encodings, strict=True)
-        payload = sum(encoding.bytes(len(block), self.run.embedding_dim) for block, encoding in blocks)
-        return payload + HEADER_BYTES * len(self.allocation.blocks) + FIXED_BYTES * len(self.model.table.vocabularies)
+        """Of the table, counted."""
+        return self.model.table.ledger().bytes
 
     @property
     def omitted(self) -> dict[str, list[IdRange]]:
@@ -138,8 +132,9 @@ class Encoder:
     @property
     def smallest_bytes(self) -> int:
         """Bytes of the smallest table that the run can be encoded to."""
-        shared = Shared().bytes(1, self.run.embedding_dim) + HEADER_BYTES
-        return FIXED_BYTES * len(self.blocks) + len(self.blocks) * shared + self._smallest_map
+        return (
+            uniform_bytes(self.run.dataset.schema.vocabularies, self.run.embedding_dim, Shared()) + self._smallest_map
+        )
 
     @property
     def _smallest_map(self) -> int:
@@ -177,19 +172,8 @@ class Encoder:
 
     def _table(self, allocation: Allocation) -> EmbeddingTable:
         """The run's table, encoded."""
-        table = build_table(
-            "full", self.run.dataset.schema.vocabularies, self.run.embedding_dim, FullConfig(), TableOptions()
-        )
-        rows = np.concatenate(self.run.vectors)
-        first = np.cumsum([0, *(len(v) for v in self.run.vectors)])
-        for block, encoding in zip(allocation.blocks, allocation.encodings, strict=True):
-            at = first[block.vocabulary]
-            is_rare = encoding == Rare()  # id 0 is in a block before this one, so its vector has been encoded
-            rows[at + block.first : at + block.last] = (
-                rows[at] if is_rare else self.options.fit(block, encoding).decode()
-            )
-        table.store.weight.data.copy_(torch.from_numpy(rows))
-        return table
+        schema = self.run.dataset.schema
+        return encode_table(schema.vocabularies, self.run.embedding_dim, self.options, allocation, TableOptions())
 
     def _around(self, table: EmbeddingTable) -> CTRModel:
         """The run's model with another table; the tensors outside it are the same ones."""

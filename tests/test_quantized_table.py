@@ -1,0 +1,113 @@
+"""The packed table gives back exactly what its encodings decode to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rectab.quantize.allocate import Allocation
+from rectab.quantize.blocks import Block
+from rectab.quantize.encodings import encoding_of
+from rectab.quantize.options import OptionTable
+from rectab.schema import Vocabulary
+from rectab.tables import build_table, load_table, save_table
+from rectab.tables.quantized import FIXED_BYTES, HEADER_BYTES, QuantizedConfig, QuantizedTable, encode_table
+
+ENCODINGS = [
+    *("shared", "fp16", "ternary/dimension", "ternary/row", "ternary/block"),
+    *(f"int{bits}/{steps}" for bits in (1, 2, 3, 4, 6, 8) for steps in ("dimension", "row", "block")),
+    *(f"codebook/{book}/{entries}" for book in ("1x4", "1x16", "2x3", "2x8", "3x5") for entries in ("int8", "fp16")),
+]
+
+
+def encoded(names: list[str], sizes: list[int], dim: int, seed: int = 0) -> tuple[QuantizedTable, list[np.ndarray]]:
+    """Three blocks a vocabulary; and the vectors that the encodings decode to."""
+    rng = np.random.default_rng(seed)
+    vectors = [rng.normal(size=(n, dim)).astype(np.float32) for n in sizes]
+    table = OptionTable(vectors, [np.ones(n) for n in sizes], None, HEADER_BYTES)
+    blocks = [
+        Block(v, a, b)
+        for v, n in enumerate(sizes)
+        for a, b in zip((0, n // 3, n // 2), (n // 3, n // 2, n), strict=True)
+        if a < b
+    ]
+    chosen = tuple(encoding_of(names[i % len(names)]) for i in range(len(blocks)))
+    wanted = [np.empty_like(v) for v in vectors]
+    for block, encoding in zip(blocks, chosen, strict=True):
+        wanted[block.vocabulary][block.first : block.last] = table.fit(block, encoding).decode()
+    size = sum(e.bytes(len(b), dim) + HEADER_BYTES for b, e in zip(blocks, chosen, strict=True))
+    vocabularies = [Vocabulary(f"v{i}", n) for i, n in enumerate(sizes)]
+    made = encode_table(vocabularies, dim, table, Allocation(tuple(blocks), chosen, np.zeros(len(blocks)), size))
+    assert made.ledger().bytes == size + FIXED_BYTES * len(sizes)
+    return made, wanted
+
+
+@given(
+    names=st.lists(st.sampled_from(ENCODINGS), min_size=1, max_size=6),
+    sizes=st.lists(st.integers(1, 60), min_size=1, max_size=3),
+    dim=st.integers(3, 9),
+)
+@settings(deadline=None, max_examples=40)
+def test_every_id_reads_what_its_encoding_decodes_to(names: list[str], sizes: list[int], dim: int) -> None:
+    table, wanted = encoded(names, sizes, dim)
+    for index, vectors in enumerate(wanted):
+        found = table(torch.arange(len(vectors)), index)
+        torch.testing.assert_close(found, torch.from_numpy(vectors), rtol=1e-6, atol=1e-7)
+
+
+def test_rare_ids_read_the_vector_of_id_0_and_take_no_bytes() -> None:
+    vectors = [np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)] * 2
+    options = OptionTable(vectors, [np.ones(30)] * 2, None, HEADER_BYTES)
+    blocks = (Block(0, 0, 10), Block(0, 10, 30), Block(1, 0, 30))
+    names = ("int8/dimension", "rare", "fp16")
+    allocation = Allocation(blocks, tuple(map(encoding_of, names)), np.zeros(3), 0)
+    vocabularies = [Vocabulary("a", 30), Vocabulary("b", 30)]
+    table = encode_table(vocabularies, 4, options, allocation)
+    assert torch.equal(table(torch.arange(10, 30), 0), table(torch.zeros(20, dtype=torch.int64), 0))
+    assert not torch.equal(table(torch.tensor(9), 0), table(torch.tensor(0), 0))
+    assert len(table.payload) == 8 + 40 + 240
+
+
+def test_graphs_decode_the_same(tmp_path: Path) -> None:
+    table, _ = encoded(ENCODINGS, [60, 45, 50, 9], 5)
+    ids, columns = torch.stack([torch.arange(9)] * 4, 1), torch.arange(4)
+    program = torch.export.export(table, (ids, columns))
+    assert torch.equal(program.module()(ids, columns), table(ids, columns))
+    save_table(table, tmp_path / "t.safetensors")
+    assert torch.equal(load_table(tmp_path / "t.safetensors")(ids, columns), table(ids, columns))
+
+
+@pytest.mark.parametrize(
+    ("vocabularies", "first_ids", "encodings", "message"),
+    [
+        ((0, 0), (0, 5), ("fp16",), "must be equally long"),
+        ((0, 0), (0, 40), ("fp16", "fp16"), "has no ids 0..40"),
+        ((0, 0), (0, 0), ("fp16", "fp16"), "in order of vocabulary and first id"),
+        ((0,), (3,), ("fp16",), "from id 0 of each on"),
+        ((1,), (0,), ("fp16",), "from id 0 of each on"),
+        ((0,), (0,), ("rare",), "the block of id 0 cannot be rare"),
+        ((0,), (0,), ("int5/row",), "there is no encoding"),
+    ],
+)
+def test_a_config_that_is_no_table_is_refused(
+    vocabularies: tuple[int, ...], first_ids: tuple[int, ...], encodings: tuple[str, ...], message: str
+) -> None:
+    def build() -> None:
+        config = QuantizedConfig(vocabularies, first_ids, encodings)
+        build_table("quantized.packed", [Vocabulary("a", 30)], 4, config)
+
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_blocks_that_lie_elsewhere_are_refused(tmp_path: Path) -> None:
+    table, _ = encoded(["fp16", "int4/row"], [60], 4)
+    table.blocks[1, 0] += 1
+    save_table(table, tmp_path / "t.safetensors")
+    with pytest.raises(ValueError, match="blocks are not those of its config"):
+        load_table(tmp_path / "t.safetensors")
