@@ -239,6 +239,13 @@ def compress(
         typer.Option(help="The fewest bytes that lose at most so much of the full model's validation AUC (0.001)."),
     ] = None,
     count_ids: CountIds = False,
+    shape: Annotated[
+        Literal["best", "int8", "threshold"],
+        typer.Option(
+            help="best: the encodings that err least. To compare with: int8 for every id; threshold: ids seen k times "
+            "and more in int8, the rest one shared row, k by the budget."
+        ),
+    ] = "best",
     without: Without = None,
     test: Annotated[bool, typer.Option("--test", help="Measure on the test split, too.")] = False,
     json_output: Json = False,
@@ -250,7 +257,9 @@ def compress(
     from rectab.training.compress.rendering import render_curve
 
     dataset = without_features(PreparedDataset.open(data), without or ())
-    curve = run_compress(dataset, run, out, budget or (), loss, count_ids=count_ids, read_test=test, say=say)
+    curve = run_compress(
+        dataset, run, out, budget or (), loss, count_ids=count_ids, shape=shape, read_test=test, say=say
+    )
     page = write_curve_page(curve, out)
     if json_output:
         print_json(curve.to_json())

@@ -147,3 +147,17 @@ def test_a_folder_that_holds_something_is_left_alone(
     with pytest.raises(FileExistsError, match=r"exists already; give another --out"):
         compress(dataset, runs[:1], tmp_path, ["10%"])
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize(("shape", "budget"), [("int8", "60%"), ("threshold", "25%")])
+def test_rivals_are_made_to_the_same_budgets(
+    dataset: PreparedDataset, runs: list[Path], tmp_path: Path, shape: Any, budget: str
+) -> None:
+    best = compress(dataset, runs[:1], tmp_path / "best", [budget]).points[0]
+    curve = compress(dataset, runs[:1], tmp_path / "rival", [budget], shape=shape)
+    made = curve.points[0]
+    assert made.serving_bytes <= made.budget_bytes == best.budget_bytes
+    assert curve.to_json()["shape"] == shape
+    assert made.expected["auc"] <= best.expected["auc"] + 1e-3
+    with pytest.raises(InfeasibleBudget, match="smallest feasible"):
+        compress(dataset, runs[:1], tmp_path / "none", ["50B"], shape=shape)

@@ -9,7 +9,7 @@ from rectab.quantize.allocate import Allocation
 from rectab.quantize.blocks import Block
 from rectab.quantize.encodings import Bits, Shared
 from rectab.quantize.options import OptionTable
-from rectab.quantize.rivals import threshold, uniform
+from rectab.quantize.rivals import Shape, smallest_rival, threshold, uniform
 
 SIZES, DIM, HEADER = (5, 160, 700), 4, 3
 
@@ -65,3 +65,39 @@ def test_threshold_keeps_as_many_as_fit(held: tuple[OptionTable, list[np.ndarray
 
 def test_threshold_says_when_nothing_fits(held: tuple[OptionTable, list[np.ndarray]]) -> None:
     assert threshold(*held, budget=60) is None
+
+
+def test_where_ids_are_counted_the_rest_leaves_the_map(held: tuple[OptionTable, list[np.ndarray]]) -> None:
+    options, counts = held
+    counting = OptionTable(options.vectors, options.weights, None, HEADER, id_bits=[20, 20, 20])
+    made = threshold(counting, counts, 3000)
+    assert made is not None
+    assert {e.name for e, b in zip(made.encodings, made.blocks, strict=True) if b.first > 0} == {"rare"}
+    assert made.bytes == sum(counting.bytes(b, e) for b, e in zip(made.blocks, made.encodings, strict=True)) <= 3000
+
+
+@pytest.mark.parametrize("shape", ["int8", "threshold"])
+def test_the_smallest_rival_is_made_and_nothing_smaller(
+    held: tuple[OptionTable, list[np.ndarray]], shape: Shape
+) -> None:
+    options, counts = held
+    size = smallest_rival(options, shape)
+    made = {"int8": uniform, "threshold": lambda table, budget: threshold(table, counts, budget)}[shape]
+    found = made(options, size)
+    assert found is not None
+    assert found.bytes == size
+    assert made(options, size - 1) is None
+
+
+def test_counts_that_do_not_quite_fall_keep_every_id_that_is_frequent(
+    held: tuple[OptionTable, list[np.ndarray]],
+) -> None:
+    options, counts = held
+    uneven = [c.copy() for c in counts]
+    uneven[2][300] = 10**6
+    made = threshold(options, uneven, 2500)
+    assert made is not None
+    assert (
+        max(b.last for b, e in zip(made.blocks, made.encodings, strict=True) if b.vocabulary == 2 and e == Bits(8))
+        > 300
+    )

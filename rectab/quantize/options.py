@@ -106,6 +106,11 @@ class OptionTable:
     def __len__(self) -> int:
         return len(self._known)
 
+    @property
+    def counts_ids(self) -> bool:
+        """Whether ids in the map from raw values are part of a block's bytes."""
+        return self._id_bits is not None
+
     def of(self, block: Block) -> Options:
         """The options of ``block``."""
         if block not in self._known:

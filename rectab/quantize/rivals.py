@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
 from rectab.quantize.allocate import Allocation
 from rectab.quantize.blocks import Block
-from rectab.quantize.encodings import Bits, Encoding, Shared
+from rectab.quantize.encodings import Bits, Encoding, Rare, Shared
 from rectab.quantize.options import OptionTable
 
-__all__ = ["INT8", "threshold", "uniform"]
+__all__ = ["INT8", "Shape", "smallest_rival", "threshold", "uniform"]
+
+Shape = Literal["best", "int8", "threshold"]
+"""``best``: what errs least. The rivals are ``int8``, every id in int8, and ``threshold``, ids seen k times and more
+in int8, the rest one shared row."""
 
 INT8 = Bits(8)
 
@@ -27,26 +32,46 @@ def threshold(
 ) -> Allocation | None:
     """Ids seen at least k times in one encoding, the others one shared row a vocabulary; None if nothing fits.
 
-    k is the least that fits into the budget. Each vocabulary keeps its first id, whatever its count.
+    k is the least that fits into the budget. Each vocabulary keeps its first id, whatever its count. Where the map from
+    raw values to ids is counted, the shared row is that of the first id, and the ids that read it leave the map.
 
     Args:
         table: of the vectors; its options are not asked for.
-        counts: int64 [n] of every vocabulary, training lookups, falling from the second id on.
+        counts: int64 [n] of every vocabulary, training lookups, roughly falling from the second id on: an id is kept if
+            one behind it is.
         budget: bytes of all blocks, headers included.
         encoding: of the ids that are kept.
     """
+    rest = Rare() if table.counts_ids else Shared()
+    counts = [np.r_[held[:1], np.maximum.accumulate(held[:0:-1])[::-1]] for held in counts]
+
+    def cut(least: int) -> tuple[list[Block], list[Encoding]]:
+        return _cut(counts, least, encoding, rest)
+
     tried = np.unique(np.concatenate([[1], *(c[1:] + 1 for c in counts)]))
     low, high = 0, len(tried) - 1  # bytes fall as k rises
-    if _bytes(table, *_cut(counts, int(tried[high]), encoding)) > budget:
+    if _bytes(table, *cut(int(tried[high]))) > budget:
         return None
     while low < high:
         middle = (low + high) // 2
-        fits = _bytes(table, *_cut(counts, int(tried[middle]), encoding)) <= budget
+        fits = _bytes(table, *cut(int(tried[middle]))) <= budget
         low, high = (low, middle) if fits else (middle + 1, high)
-    return _within(table, *_cut(counts, int(tried[low]), encoding), budget)
+    return _within(table, *cut(int(tried[low])), budget)
 
 
-def _cut(counts: Sequence[np.ndarray], least: int, encoding: Encoding) -> tuple[list[Block], list[Encoding]]:
+def smallest_rival(table: OptionTable, shape: Shape) -> int:
+    """Bytes of the smallest allocation of a rival's shape, headers included."""
+    if shape == "int8":
+        blocks = [Block(index, 0, len(vectors)) for index, vectors in enumerate(table.vectors)]
+        return _bytes(table, blocks, [INT8] * len(blocks))
+    rest = Rare() if table.counts_ids else Shared()
+    none = [np.zeros(len(vectors), np.int64) for vectors in table.vectors]
+    return _bytes(table, *_cut(none, 1, INT8, rest))
+
+
+def _cut(
+    counts: Sequence[np.ndarray], least: int, encoding: Encoding, rest: Encoding
+) -> tuple[list[Block], list[Encoding]]:
     """Blocks of the ids seen ``least`` times and more, and of the others."""
     blocks: list[Block] = []
     encodings: list[Encoding] = []
@@ -56,7 +81,7 @@ def _cut(counts: Sequence[np.ndarray], least: int, encoding: Encoding) -> tuple[
         encodings.append(encoding)
         if border < len(held):
             blocks.append(Block(index, border, len(held)))
-            encodings.append(Shared())
+            encodings.append(rest)
     return blocks, encodings
 
 

@@ -14,6 +14,7 @@ from rectab.data.dataset import PreparedDataset
 from rectab.data.storage import atomic_folder
 from rectab.id_bytes import map_bytes
 from rectab.models import CTRModel
+from rectab.quantize.rivals import Shape
 from rectab.tables import Plan, TableOptions, plan
 from rectab.tables.budget import parse_budget
 from rectab.training.compress.encoder import Encoder
@@ -95,6 +96,7 @@ class Curve:
     Attributes:
         dataset, fingerprint: what it was measured on.
         count_ids: whether budgets are for table and map together.
+        shape: of the encodings, ``best`` or that of a rival.
         full_bytes: of the full table at the first run's width, in bytes; shares are of it.
         sources: the runs, the first one first.
         points: one a budget, in the order they were asked for.
@@ -109,6 +111,7 @@ class Curve:
     points: list[Point] = field(default_factory=list)
     loss: float | None = None
     count_ids: bool = False
+    shape: str = "best"
     measured: dict[int, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -124,6 +127,7 @@ def compress(
     loss: float | None = None,
     *,
     count_ids: bool = False,
+    shape: Shape = "best",
     read_test: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Curve:
@@ -136,6 +140,7 @@ def compress(
         budgets: bytes, ``"10%"`` of the full table at the first run's width, ``"1MiB"``.
         loss: find the fewest bytes that lose at most so much of the first run's validation AUC, too.
         count_ids: budgets are for the table and the map from raw values to ids together.
+        shape: ``best``, or that of a rival, see :mod:`rectab.quantize.rivals`.
         read_test: measure on the test split, each budget once.
         say: called with a line of text before what takes time.
 
@@ -152,11 +157,11 @@ def compress(
         raise ValueError("nothing to do: give at least one --budget (10%, 4MiB), or --loss (0.001)")
     if loss is not None and not 0 <= loss < 1:
         raise ValueError(f"--loss is a difference in validation AUC, such as 0.001; got {loss:g}")
-    widths = Widths(open_runs(folders, dataset), count_ids=count_ids)
+    widths = Widths(open_runs(folders, dataset), count_ids=count_ids, shape=shape)
     sizes = _sizes(budgets, widths)
     for size in sizes.values():
         widths.check(size)
-    curve = Curve(dataset.name, dataset.fingerprint(), widths.full_bytes, loss=loss, count_ids=count_ids)
+    curve = Curve(dataset.name, dataset.fingerprint(), widths.full_bytes, loss=loss, count_ids=count_ids, shape=shape)
     for encoder in widths.encoders:
         say(f"{encoder.run.folder}: options of every block")
         _ = encoder.options

@@ -17,6 +17,7 @@ from rectab.quantize.blocks import Block, finest_blocks
 from rectab.quantize.encodings import Shared
 from rectab.quantize.options import OptionTable
 from rectab.quantize.predict import Inflation, expected_auc
+from rectab.quantize.rivals import Shape, smallest_rival, threshold, uniform
 from rectab.tables.base import EmbeddingTable, TableOptions
 from rectab.tables.family import InfeasibleBudget
 from rectab.tables.quantized import FIXED_BYTES, HEADER_BYTES, encode_table
@@ -29,7 +30,14 @@ from rectab.training.evaluation import evaluate, predict
 _PROBES = (0.2, 0.05, 0.015, 0.004)  # shares of the full table whose encodings are tried for the prediction
 _PROBE_ROWS = 20_000
 
-__all__ = ["Encoded", "Encoder"]
+SMALLEST = {
+    "best": "a shared vector a vocabulary",
+    "int8": "int8 for every id",
+    "threshold": "an int8 row and a shared one a vocabulary",
+}
+"""What the smallest table of a shape is, for errors."""
+
+__all__ = ["SMALLEST", "Encoded", "Encoder"]
 
 
 @dataclass(frozen=True)
@@ -77,12 +85,14 @@ class Encoder:
     Attributes:
         run: the run.
         count_ids: budgets are of the table and the map from raw values to ids together.
+        shape: ``best``, or that of a rival (:mod:`rectab.quantize.rivals`), whose loss is predicted without probes.
         seconds: of what is done once: ``sensitivity`` (traffic and gradients), ``options`` (the option table),
             ``full validation`` and ``prediction`` (its probes).
     """
 
     run: FullRun
     count_ids: bool = False
+    shape: Shape = "best"
     seconds: dict[str, float] = field(default_factory=dict)
 
     @cached_property
@@ -91,15 +101,19 @@ class Encoder:
         return [finest_blocks(index, traffic) for index, traffic in enumerate(self.run.traffic)]
 
     @cached_property
-    def options(self) -> OptionTable:
-        """The option table, with the options of the finest blocks in it."""
+    def _unmeasured(self) -> OptionTable:
         with _timed(self.seconds, "sensitivity"):
             weights, sensitivity = self.run.weights, self.run.sensitivity
+        seed = self.run.result.train["seed"]
+        bits = id_bits(self.run.dataset.schema) if self.count_ids else None
+        return OptionTable(self.run.vectors, weights, sensitivity, HEADER_BYTES, seed, self.run.rare, bits)
+
+    @cached_property
+    def options(self) -> OptionTable:
+        """The option table, with the options of the finest blocks in it; a rival asks for none."""
+        table = self._unmeasured
         with _timed(self.seconds, "options"):
-            seed = self.run.result.train["seed"]
-            bits = id_bits(self.run.dataset.schema) if self.count_ids else None
-            table = OptionTable(self.run.vectors, weights, sensitivity, HEADER_BYTES, seed, self.run.rare, bits)
-            for block in (block for blocks in self.blocks for block in blocks):
+            for block in (block for blocks in self.blocks for block in blocks if self.shape == "best"):
                 table.of(block)
         with _timed(self.seconds, "full validation"):
             _ = self.run.separation
@@ -117,7 +131,7 @@ class Encoder:
         full = sum(vectors.nbytes for vectors in self.run.vectors)
         _ = self.options
         with _timed(self.seconds, "prediction"):
-            for share in _PROBES:
+            for share in _PROBES if self.shape == "best" else ():
                 if share * full >= self.smallest_bytes:
                     made = self.allocate(int(share * full))
                     after = predict(self._around(self._table(made)), valid.restrict(rows))
@@ -132,20 +146,33 @@ class Encoder:
     @property
     def smallest_bytes(self) -> int:
         """Bytes of the smallest table that the run can be encoded to."""
-        return (
-            uniform_bytes(self.run.dataset.schema.vocabularies, self.run.embedding_dim, Shared()) + self._smallest_map
-        )
+        if self.shape != "best":
+            return self._fixed_bytes + smallest_rival(self._unmeasured, self.shape)
+        vocabularies = self.run.dataset.schema.vocabularies
+        return uniform_bytes(vocabularies, self.run.embedding_dim, Shared()) + self._smallest_map
 
     @property
     def _smallest_map(self) -> int:
         return smallest_map(self.run.dataset.schema, self.blocks, HEADER_BYTES) if self.count_ids else 0
 
     def allocate(self, budget: int) -> Allocation:
-        """The allocation of least error. Raises InfeasibleBudget if nothing fits into ``budget`` bytes."""
-        made = allocate(self.options, self.blocks, budget - self._fixed_bytes)
+        """The allocation of least error, or a rival's. Raises InfeasibleBudget if none fits into ``budget`` bytes."""
+        within = budget - self._fixed_bytes
+        if self.shape == "int8":
+            made = uniform(self.options, within)
+        elif self.shape == "threshold":
+            made = threshold(self.options, self._counts, within)
+        else:
+            made = allocate(self.options, self.blocks, within)
         if made is None:
-            raise InfeasibleBudget("quantized", budget, self.smallest_bytes, "a shared vector a vocabulary")
+            raise InfeasibleBudget("quantized", budget, self.smallest_bytes, SMALLEST[self.shape])
         return made
+
+    @property
+    def _counts(self) -> list[np.ndarray]:
+        """By which ids are numbered; of a data set that does not keep them, what training looks up."""
+        held = [v.counts for v in self.run.dataset.schema.vocabularies]
+        return [known if counts is None else counts for counts, known in zip(held, self.run.counts, strict=True)]
 
     def encode(self, budget: int) -> Encoded:
         """Encode to ``budget`` bytes and measure on validation.

@@ -58,17 +58,18 @@ class FullRun:
     @cached_property
     def traffic(self) -> list[np.ndarray]:
         """float64 [n] of every vocabulary: lookups of every id that as many new rows would make."""
-        return [expected_lookups(counts, unseen_id=0) for counts in self._counts]
+        return [expected_lookups(counts, unseen_id=0) for counts in self.counts]
 
     @cached_property
-    def _counts(self) -> list[np.ndarray]:
+    def counts(self) -> list[np.ndarray]:
+        """int64 [n] of every vocabulary: lookups of every id in training."""
         counts = self.dataset.train.occurrences(self.model.config.max_history)
         return [counts[v.name] for v in self.dataset.schema.vocabularies]
 
     @cached_property
     def rare(self) -> list[np.ndarray]:
         """fp32 [D] of every vocabulary: what values outside it read, see :func:`rectab.quantize.rare.rare_vector`."""
-        return [rare_vector(*held) for held in zip(self.vectors, self._counts, self.traffic, strict=True)]
+        return [rare_vector(*held) for held in zip(self.vectors, self.counts, self.traffic, strict=True)]
 
     @cached_property
     def sensitivity(self) -> np.ndarray:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rectab.data.dataset import PreparedDataset
+from rectab.quantize.rivals import Shape
 from rectab.tables.budget import format_bytes, full_table_bytes
 from rectab.tables.family import InfeasibleBudget
-from rectab.training.compress.encoder import Encoded, Encoder
+from rectab.training.compress.encoder import SMALLEST, Encoded, Encoder
 from rectab.training.compress.source import FullRun, open_run
 
 __all__ = ["Attempt", "Choice", "Widths", "open_runs"]
@@ -77,10 +78,13 @@ class Widths:
         runs: of different widths, at least one; losses are against the first one.
         full_bytes: what shares of a budget are of; None: the fp32 full table at the first one's width.
         count_ids: budgets are of the table and the map from raw values to ids together.
+        shape: ``best``, or that of a rival, see :mod:`rectab.quantize.rivals`.
     """
 
-    def __init__(self, runs: Sequence[FullRun], full_bytes: int | None = None, count_ids: bool = False) -> None:
-        self.encoders = [Encoder(run, count_ids) for run in runs]
+    def __init__(
+        self, runs: Sequence[FullRun], full_bytes: int | None = None, count_ids: bool = False, shape: Shape = "best"
+    ) -> None:
+        self.encoders = [Encoder(run, count_ids, shape) for run in runs]
         vocabularies = self.first.dataset.schema.vocabularies
         self.full_bytes = full_bytes or full_table_bytes(vocabularies, self.first.embedding_dim)
 
@@ -97,7 +101,8 @@ class Widths:
         """Raises InfeasibleBudget if no width has a table of ``budget`` bytes or less."""
         if budget < self.smallest_bytes:
             share = f"{self.smallest_bytes / self.full_bytes:.2g} of the full table's {format_bytes(self.full_bytes)}"
-            smallest = "a vector a vocabulary" + (" and the id map" if self.encoders[0].count_ids else "")
+            first = self.encoders[0]
+            smallest = SMALLEST[first.shape] + (" and the id map" if first.count_ids else "")
             raise InfeasibleBudget("quantized", budget, self.smallest_bytes, f"{smallest}, {share}")
 
     def encode(self, budget: int) -> Choice:
