@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training_helpers import run_with_kills, tiny_dataset
+from training_helpers import counted, run_with_kills, tiny_dataset
 
 from rectab.data.dataset import PreparedDataset
 from rectab.tables import InfeasibleBudget, full_table_bytes, load_table, plan
@@ -147,6 +147,47 @@ def test_the_trainer_alone_ends_in_an_encoded_table(dataset: PreparedDataset) ->
     assert table.method == "quantized.packed"
     assert table.ledger().bytes <= planned.budget_bytes
     assert trainer.evaluate()["auc"] > 0.5
+
+
+def test_shapes_made_by_hand_are_encoded_of_the_same_training(
+    dataset: PreparedDataset, tmp_path: Path, trainings: list[int]
+) -> None:
+    shared = tmp_path / "trained"
+    for shape, budget in (("best", "60%"), ("int8", "60%"), ("threshold", "30%")):
+        made = run(dataset, tmp_path / shape, budget, shared=shared, method_options={"shape": shape})
+        assert made.budget_bytes is not None
+        assert made.serving_bytes <= made.budget_bytes
+        assert made.encoded is not None
+        encodings = {block[3] for block in made.encoded["blocks"]}
+        hand = {"int8": {"int8/dimension"}, "threshold": {"int8/dimension", "shared"}}
+        assert encodings == hand.get(shape, encodings)
+    assert trainings == [6]
+    for shape in ("int8", "threshold"):
+        with pytest.raises(InfeasibleBudget) as caught:
+            plan_of(dataset, "10B", shape=shape)
+        smallest = f"{caught.value.smallest_bytes}B"
+        options = {"shared": shared, "method_options": {"shape": shape}}
+        assert run(dataset, None, smallest, **options).serving_bytes == caught.value.smallest_bytes
+    with pytest.raises(ValueError, match=r"quantized.shape must be"):
+        run(dataset, None, "60%", method_options={"shape": "int4"})
+
+
+def test_the_trainer_alone_makes_these_shapes_too(dataset: PreparedDataset) -> None:
+    planned = plan_of(counted(dataset), "30%", shape="threshold")
+    table = planned.build().serving()
+    assert set(table.config.encodings) == {"int8/dimension", "shared"}
+    assert table.ledger().bytes <= planned.budget_bytes
+
+
+def test_ids_are_counted_after_training(dataset: PreparedDataset, tmp_path: Path) -> None:
+    shared = tmp_path / "trained"
+    beside, within = (
+        run(dataset, tmp_path / str(counted), "30%", shared=shared, count_ids=counted) for counted in (False, True)
+    )
+    assert beside.map_bytes is not None
+    assert within.map_bytes is not None
+    assert beside.serving_bytes + beside.map_bytes > beside.budget_bytes
+    assert within.bytes_within_budget == within.serving_bytes + within.map_bytes <= within.budget_bytes
 
 
 def test_plan_tells_what_is_known_before_training(dataset: PreparedDataset) -> None:

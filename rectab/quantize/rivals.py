@@ -7,18 +7,46 @@ from typing import Literal
 
 import numpy as np
 
-from rectab.quantize.allocate import Allocation
+from rectab.quantize.allocate import Allocation, allocate
 from rectab.quantize.blocks import Block
 from rectab.quantize.encodings import Bits, Encoding, Rare, Shared
 from rectab.quantize.options import OptionTable
 
-__all__ = ["INT8", "Shape", "smallest_rival", "threshold", "uniform"]
+__all__ = ["INT8", "SMALLEST", "Shape", "allocate_shape", "smallest_rival", "threshold", "uniform"]
 
 Shape = Literal["best", "int8", "threshold"]
 """``best``: what errs least. The rivals are ``int8``, every id in int8, and ``threshold``, ids seen k times and more
 in int8, the rest one shared row."""
 
+SMALLEST: dict[Shape, str] = {
+    "best": "a shared vector a vocabulary",
+    "int8": "int8 for every id",
+    "threshold": "an int8 row and a shared one a vocabulary",
+}
+"""What the smallest table of a shape is, for errors."""
+
 INT8 = Bits(8)
+
+
+def allocate_shape(
+    shape: Shape,
+    table: OptionTable,
+    blocks: Sequence[Sequence[Block]],
+    counts: Sequence[np.ndarray],
+    budget: int,
+) -> Allocation | None:
+    """The allocation of a shape within ``budget`` bytes, headers included; None if there is none.
+
+    Args:
+        shape: which.
+        table: of the vectors.
+        blocks: the finest blocks of every vocabulary, for ``best``.
+        counts: as for :func:`threshold`.
+        budget: bytes of all blocks.
+    """
+    if shape == "int8":
+        return uniform(table, budget)
+    return threshold(table, counts, budget) if shape == "threshold" else allocate(table, blocks, budget)
 
 
 def uniform(table: OptionTable, budget: int, encoding: Encoding = INT8) -> Allocation | None:

@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
-from rectab.quantize.allocate import allocate
 from rectab.quantize.blocks import finest_blocks
-from rectab.quantize.encodings import Bits, Encoding, Float16, Shared
+from rectab.quantize.encodings import Encoding, Float16, Shared
 from rectab.quantize.options import OptionTable
+from rectab.quantize.rare import rare_vector
+from rectab.quantize.rivals import INT8, SMALLEST, Shape, allocate_shape
 from rectab.quantize.sensitivity import ROWS, table_sensitivity
 from rectab.quantize.traffic import expected_lookups
 from rectab.schema import Vocabulary
@@ -41,12 +42,17 @@ class QuantizeConfig:
     budget_bytes: most bytes of the encoded table.
     widths: of the models that are trained, of which validation chooses one; none: one model, of the table's own width.
         A budget's share is of the full table at the table's own width, whichever is chosen.
+    shape: ``best``: the encodings that err least. To compare with: ``int8`` for every id; ``threshold``: ids seen k
+        times and more in int8, the rest one shared row a vocabulary, k by the budget.
     """
 
     budget_bytes: int = field(metadata={"planned": True})
     widths: tuple[int, ...] = ()
+    shape: Shape = "best"
 
     def __post_init__(self) -> None:
+        if self.shape not in get_args(Shape):
+            raise ValueError(f"quantized: shape must be one of {', '.join(get_args(Shape))}, got {self.shape!r}")
         if len(set(self.widths)) < len(self.widths) or min(self.widths, default=1) < 1:
             raise ValueError(f"quantized: widths must be different numbers of at least 1, got {list(self.widths)}")
 
@@ -69,7 +75,8 @@ class FullToQuantize(RangeTable[QuantizeConfig]):
 
     def planned_serving(self) -> Ledger:
         """The most that it may be encoded to: the budget, or halves."""
-        return bound(self.config.budget_bytes, *_limits(self.vocabularies, self.embedding_dim, self.config.widths))
+        config = self.config
+        return bound(config.budget_bytes, *_limits(self.vocabularies, self.embedding_dim, config.widths, config.shape))
 
     def serving(self) -> EmbeddingTable:
         """Encoded by its vectors and training counts alone; with a model around it :meth:`train_with` does better."""
@@ -96,9 +103,11 @@ class FullToQuantize(RangeTable[QuantizeConfig]):
         rows = self.store.read(slice(None)).float().cpu().numpy()
         borders = np.cumsum([0, *self.range_sizes])
         vectors = [rows[a:b] for a, b in pairwise(borders)]
-        table = OptionTable(vectors, traffic, sensitivity, HEADER_BYTES, self.options.seed)
+        rare = [rare_vector(*held) for held in zip(vectors, counts, traffic, strict=True)]
+        table = OptionTable(vectors, traffic, sensitivity, HEADER_BYTES, self.options.seed, rare)
         blocks = [finest_blocks(index, lookups) for index, lookups in enumerate(traffic)]
-        made = allocate(table, blocks, self.planned_serving().bytes - FIXED_BYTES * len(blocks))
+        budget = self.planned_serving().bytes - FIXED_BYTES * len(blocks)
+        made = allocate_shape(self.config.shape, table, blocks, counts, budget)
         assert made is not None
         return encode_table(self.vocabularies, self.embedding_dim, table, made, self.options)
 
@@ -109,10 +118,21 @@ def uniform_bytes(vocabularies: Sequence[Vocabulary], width: int, encoding: Enco
     return fixed + sum(encoding.bytes(v.num_embeddings, width) for v in vocabularies)
 
 
-def _limits(vocabularies: Sequence[Vocabulary], embedding_dim: int, widths: Sequence[int]) -> tuple[int, int]:
+def _limits(
+    vocabularies: Sequence[Vocabulary], embedding_dim: int, widths: Sequence[int], shape: Shape
+) -> tuple[int, int]:
     """(smallest, largest) bytes of an encoded table."""
     narrow, wide = min(widths, default=embedding_dim), max(widths, default=embedding_dim)
-    return uniform_bytes(vocabularies, narrow, Shared()), uniform_bytes(vocabularies, wide, Float16())
+    if shape == "best":
+        return uniform_bytes(vocabularies, narrow, Shared()), uniform_bytes(vocabularies, wide, Float16())
+    low, high = (uniform_bytes(vocabularies, width, INT8) for width in (narrow, wide))
+    return low if shape == "int8" else _one_row_and_the_rest(vocabularies, narrow), high
+
+
+def _one_row_and_the_rest(vocabularies: Sequence[Vocabulary], width: int) -> int:
+    rest = HEADER_BYTES + Shared().bytes(1, width)
+    sizes = [INT8.bytes(1, width) + (rest if v.num_embeddings > 1 else 0) for v in vocabularies]
+    return sum(sizes) + (FIXED_BYTES + HEADER_BYTES) * len(sizes)
 
 
 def _check_widths(widths: Sequence[int], embedding_dim: int) -> None:
@@ -123,18 +143,23 @@ def _check_widths(widths: Sequence[int], embedding_dim: int) -> None:
 
 
 def quantized_family(
-    vocabularies: Sequence[Vocabulary], embedding_dim: int, options: TableOptions, *, widths: tuple[int, ...] = ()
+    vocabularies: Sequence[Vocabulary],
+    embedding_dim: int,
+    options: TableOptions,
+    *,
+    widths: tuple[int, ...] = (),
+    shape: Shape = "best",
 ) -> Family[QuantizeConfig]:
     """By bytes; without a budget those of int8."""
     _check_widths(widths, embedding_dim)
-    low, high = _limits(vocabularies, embedding_dim, widths)
-    int8 = uniform_bytes(vocabularies, max(widths, default=embedding_dim), Bits(8))
+    low, high = _limits(vocabularies, embedding_dim, widths, shape)
+    int8 = uniform_bytes(vocabularies, max(widths, default=embedding_dim), INT8)
     return Family(
-        lambda size: QuantizeConfig(size, widths),
+        lambda size: QuantizeConfig(size, widths, shape),
         low=low,
         high=high,
-        own=lambda: QuantizeConfig(max(int8, low), widths),
-        smallest="a shared vector a vocabulary",
+        own=lambda: QuantizeConfig(max(int8, low), widths, shape),
+        smallest=SMALLEST.get(shape, ""),
     )
 
 

@@ -89,9 +89,11 @@ class OneRun:
                 shared = scratch or Path(stack.enter_context(tempfile.TemporaryDirectory()))
             folders = [run._trained(shared) for run in self._sources()]
             begin = time.perf_counter()
-            widths = Widths(open_runs(folders, self.dataset), self.planned.full_bytes, self.planned.count_ids)
+            planned = self.planned
+            runs = open_runs(folders, self.dataset)
+            widths = Widths(runs, planned.full_bytes, planned.count_ids, planned.config.shape)
             choice = widths.encode(self._encoded_bytes())
-            result = encoded_result(choice, widths, self.planned, self.read_test, begin)
+            result = encoded_result(choice, widths, planned, self.read_test, begin)
             attention = attention_weights(choice.encoded.model, self.dataset, self.explain_rows)
             result = replace(result, attention=attention)
             if out_dir is not None:

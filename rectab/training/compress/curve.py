@@ -240,6 +240,7 @@ def _plan(widths: Widths, budget: int) -> Plan:
         optimizer=train["row_optimizer"] or train["optimizer"],
         map_bytes=map_bytes(widths.first.dataset.schema),
         count_ids=widths.encoders[0].count_ids,
+        shape=widths.encoders[0].shape,
         widths=[run.embedding_dim for run in runs] if len(runs) > 1 else [],
     )
 

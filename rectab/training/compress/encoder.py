@@ -12,12 +12,12 @@ import numpy as np
 
 from rectab.id_bytes import IdRange, map_bytes
 from rectab.models import CTRModel
-from rectab.quantize.allocate import Allocation, allocate
+from rectab.quantize.allocate import Allocation
 from rectab.quantize.blocks import Block, finest_blocks
 from rectab.quantize.encodings import Shared
 from rectab.quantize.options import OptionTable
 from rectab.quantize.predict import Inflation, expected_auc
-from rectab.quantize.rivals import Shape, smallest_rival, threshold, uniform
+from rectab.quantize.rivals import SMALLEST, Shape, allocate_shape, smallest_rival
 from rectab.tables.base import EmbeddingTable, TableOptions
 from rectab.tables.family import InfeasibleBudget
 from rectab.tables.quantized import FIXED_BYTES, HEADER_BYTES, encode_table
@@ -30,14 +30,7 @@ from rectab.training.evaluation import evaluate, predict
 _PROBES = (0.2, 0.05, 0.015, 0.004)  # shares of the full table whose encodings are tried for the prediction
 _PROBE_ROWS = 20_000
 
-SMALLEST = {
-    "best": "a shared vector a vocabulary",
-    "int8": "int8 for every id",
-    "threshold": "an int8 row and a shared one a vocabulary",
-}
-"""What the smallest table of a shape is, for errors."""
-
-__all__ = ["SMALLEST", "Encoded", "Encoder"]
+__all__ = ["Encoded", "Encoder"]
 
 
 @dataclass(frozen=True)
@@ -157,13 +150,7 @@ class Encoder:
 
     def allocate(self, budget: int) -> Allocation:
         """The allocation of least error, or a rival's. Raises InfeasibleBudget if none fits into ``budget`` bytes."""
-        within = budget - self._fixed_bytes
-        if self.shape == "int8":
-            made = uniform(self.options, within)
-        elif self.shape == "threshold":
-            made = threshold(self.options, self._counts, within)
-        else:
-            made = allocate(self.options, self.blocks, within)
+        made = allocate_shape(self.shape, self.options, self.blocks, self._counts, budget - self._fixed_bytes)
         if made is None:
             raise InfeasibleBudget("quantized", budget, self.smallest_bytes, SMALLEST[self.shape])
         return made

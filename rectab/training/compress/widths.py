@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rectab.data.dataset import PreparedDataset
-from rectab.quantize.rivals import Shape
+from rectab.quantize.rivals import SMALLEST, Shape
 from rectab.tables.budget import format_bytes, full_table_bytes
 from rectab.tables.family import InfeasibleBudget
-from rectab.training.compress.encoder import SMALLEST, Encoded, Encoder
+from rectab.training.compress.encoder import Encoded, Encoder
 from rectab.training.compress.source import FullRun, open_run
 
 __all__ = ["Attempt", "Choice", "Widths", "open_runs"]
