@@ -1,4 +1,4 @@
-"""The command line: ``rectab prepare | plan | train | compress | explain | sweep | report | tables``.
+"""The command line: ``rectab prepare | describe | plan | train | compress | explain | sweep | report | tables``.
 
 Thin: every command parses, calls one function of the library and prints. Errors that a user can mend are one line on
 standard error and exit code 1; a traceback means a bug (or ``RECTAB_TRACEBACK=1``).
@@ -99,6 +99,22 @@ def prepare(
     dataset = run_prepare(recipe, raw, out, bad_rows=bad_rows, overwrite=overwrite)
     if json_output:
         print_json(dataset.summary)
+    else:
+        Console().print(render_summary(dataset))
+
+
+@app.command()
+def describe(
+    data: Annotated[Path, typer.Argument(help="Prepared data set.")],
+    without: Without = None,
+    json_output: Json = False,
+) -> None:
+    """What a prepared data set holds: rows, columns, ids, how many are seen once, and the bytes of the id map."""
+    from rectab.data import PreparedDataset, describe_ids, render_summary, without_features
+
+    dataset = without_features(PreparedDataset.open(data), without or ())
+    if json_output:
+        print_json({"name": dataset.name, **dataset.summary, "ids": describe_ids(dataset.schema)})
     else:
         Console().print(render_summary(dataset))
 

@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rectab import cli
-from rectab.data import Recipe, prepare
+from rectab.data import PreparedDataset, Recipe, prepare
+from rectab.data.id_map import IdMap
 from rectab.tables import methods
 
 SMALL = {"rows": 900, "users": 60, "items": 90, "fields": {"page": 30}, "categories": 6}
@@ -57,6 +59,29 @@ def test_tables_prints_what_is_true(rectab: CommandLine, data: Path) -> None:
     assert {entry["status"] for entry in planned} == {"planned"}, "every method plans without a budget"
 
 
+def test_describe_says_how_rare_ids_are_and_what_their_map_takes(rectab: CommandLine, data: Path) -> None:
+    told, dataset = rectab.json("describe", data)["ids"], PreparedDataset.open(data)
+    counts = [np.asarray(v.counts)[1:] for v in dataset.schema.vocabularies]
+    assert told["ids"] == sum(len(c) + 1 for c in counts)
+    assert told["seen_once"] == pytest.approx(np.mean(np.concatenate(counts) == 1))
+    assert told["map_bytes"] == IdMap.build(dataset).bytes  # type: ignore[union-attr]
+    out, _ = rectab("describe", data)
+    assert f"{told['ids']:,} ids in {len(counts)} vocabularies; {told['seen_once']:.1%} of the values seen once" in out
+    less = rectab.json("describe", data, "--without", "page")["ids"]
+    assert less["vocabularies"] == len(counts) - 1
+    assert less["map_bytes"] < told["map_bytes"]
+
+
+def test_count_ids_is_a_choice_of_plan_and_train(rectab: CommandLine, data: Path) -> None:
+    asked = (data, "--table", "unified", "--dim", 4, "--budget", "60%")
+    (beside,), (within,) = (rectab.json("plan", *asked, *more) for more in ((), ("--count-ids",)))
+    assert beside["map_bytes"] == within["map_bytes"] > 0
+    assert within["serving_bytes"] + within["map_bytes"] <= within["budget_bytes"]
+    assert beside["serving_bytes"] + beside["map_bytes"] > beside["budget_bytes"]
+    result = rectab.json("train", data, *TRAIN, "--table", "unified", "--budget", "60%", "--count-ids")
+    assert result["serving_bytes"] == within["serving_bytes"]
+
+
 def test_plan_tells_a_bound_from_a_count(rectab: CommandLine, data: Path) -> None:
     out, _ = rectab("plan", data, "--budget", "50%", "--dim", 4, "--table", "optembed")
     assert "serving: at most" in out
@@ -71,7 +96,7 @@ def test_plan_with_an_option_of_some_methods(rectab: CommandLine, data: Path) ->
     assert "no option 'num_chunks'" in out
     assert "num_chunks=4" in out
     _, err = rectab("plan", data, "--budget", "50%", "-o", "num_chunk=4", code=1)
-    assert "no option 'num_chunk' of dnis, full," in err
+    assert "no option 'num_chunk' of dhe, dnis, full," in err
     assert "did you mean 'num_chunks'?" in err
 
 
@@ -103,7 +128,7 @@ def test_train_leaves_test_alone_and_measures_the_finished_run_later(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--table", "zzz"], "no table method 'zzz'. There are: dnis, full"),
+        (["--table", "zzz"], "no table method 'zzz'. There are: dhe, dnis, full"),
         (["--model", "deepmf"], "no interaction 'deepmf'; did you mean 'deepfm'? There are: lr"),
         (["--budget", "ten"], "budget 'ten' is not understood"),
         (["--table", "hashed", "-o", "chunks=2"], "hashed: unknown option 'chunks'. There are: whole_below, seed"),

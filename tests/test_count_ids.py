@@ -156,7 +156,7 @@ def test_an_encoded_table_and_its_map_fit_together_and_values_read_their_vectors
 
 def check_vectors(dataset: PreparedDataset, table: torch.nn.Module, ids: Any) -> None:
     for index, vocabulary in enumerate(dataset.schema.vocabularies):
-        values = read_values(dataset, index)
+        values = read_values(dataset, vocabulary.name)
         assert values is not None
         read = ids.vocabularies[vocabulary.name].ids_of(pl.concat([values["value"], pl.Series(["never seen"])]))
         wanted = np.r_[values["id"].to_numpy(), 0]

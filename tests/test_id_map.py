@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rectab import id_bytes
-from rectab.data import DataError, PreparedDataset, prepare
+from rectab.data import DataError, PreparedDataset, prepare, without_features
 from rectab.data.id_map import IdMap, VocabularyMap
 from rectab.data.ids import canonical_ids
+from rectab.data.values import RawValues
 from rectab.id_bytes import key_bits, map_bytes
 from rectab.tables.files import write_file
 from rectab.training.ids_file import IDS_FILE, load_ids, save_ids, write_ids
@@ -167,6 +168,19 @@ def test_buckets_of_a_context_have_no_map(tmp_path: Path) -> None:
     dataset = prepared(tmp_path, histories=[history])
     assert "gap" in [v.name for v in dataset.schema.vocabularies]
     assert list(IdMap.build(dataset).vocabularies) == ["user", "item"]  # type: ignore[union-attr]
+
+
+def test_features_that_are_left_out_need_no_map(tmp_path: Path) -> None:
+    whole = prepared(tmp_path)
+    part = without_features(whole, ["user"])
+    made, all_of_it = IdMap.build(part), IdMap.build(whole)
+    assert made is not None
+    assert all_of_it is not None
+    assert list(made.vocabularies) == ["item"]
+    items = pl.Series(list(values_of(whole, "item").values()))
+    assert made.vocabularies["item"].ids_of(items).tolist() == all_of_it.vocabularies["item"].ids_of(items).tolist()
+    assert RawValues(part).of("item", [1, 2]) == RawValues(whole).of("item", [1, 2])
+    assert map_bytes(part.schema) == made.bytes < all_of_it.bytes
 
 
 def forged(path: Path, **changes: Any) -> None:

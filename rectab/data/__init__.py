@@ -6,7 +6,7 @@ from rectab.data.loader import batches, num_batches
 from rectab.data.prepare import prepare
 from rectab.data.recipe import Recipe, bundled_recipes, load_recipe
 from rectab.data.selection import without_features
-from rectab.data.summary import render_summary
+from rectab.data.summary import describe_ids, render_summary
 
 __all__ = [
     "DataError",
@@ -16,6 +16,7 @@ __all__ = [
     "Split",
     "batches",
     "bundled_recipes",
+    "describe_ids",
     "load_recipe",
     "num_batches",
     "prepare",

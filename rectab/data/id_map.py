@@ -158,7 +158,7 @@ class IdMap:
         """
         found = {}
         for vocabulary in dataset.schema.mapped_vocabularies:
-            frame = read_values(dataset, dataset.schema.vocabulary_index(vocabulary.name))
+            frame = read_values(dataset, vocabulary.name)
             if frame is None:
                 return None
             if not np.array_equal(frame["id"].to_numpy(), np.arange(1, vocabulary.num_embeddings)):

@@ -1,4 +1,4 @@
-"""What ``rectab prepare`` tells about a data set: plain data for ``schema.json``, and the same as terminal tables."""
+"""What ``prepare`` and ``describe`` tell of a data set: plain data for ``schema.json``, and as terminal tables."""
 
 from __future__ import annotations
 
@@ -8,10 +8,32 @@ from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
+from rectab.id_bytes import map_bytes
+from rectab.schema import Schema
+
 if TYPE_CHECKING:
     from rectab.data.dataset import PreparedDataset
 
-__all__ = ["render_summary"]
+__all__ = ["describe_ids", "render_summary"]
+
+
+def describe_ids(schema: Schema) -> dict[str, Any]:
+    """How many ids there are, how rare they are, and what it takes to find them, as plain data.
+
+    ``ids`` (rows of the full table, one a vocabulary for unseen values among them), ``vocabularies``, ``seen_once``
+    (the share of the training values that occur once in training; None where counts are not known), ``map_bytes`` (of
+    the map from raw values to ids) and ``mapped_values`` (values in it).
+    """
+    counts = [v.counts if v.hashed or v.counts is None else v.counts[1:] for v in schema.vocabularies]
+    known = [c for c in counts if c is not None]
+    values = sum(len(c) for c in known)
+    return {
+        "ids": sum(v.num_embeddings for v in schema.vocabularies),
+        "vocabularies": len(schema.vocabularies),
+        "seen_once": sum(int((c == 1).sum()) for c in known) / values if values and len(known) == len(counts) else None,
+        "map_bytes": map_bytes(schema),
+        "mapped_values": sum(v.num_embeddings - 1 for v in schema.mapped_vocabularies),
+    }
 
 
 def render_summary(dataset: PreparedDataset) -> RenderableType:
@@ -22,6 +44,7 @@ def render_summary(dataset: PreparedDataset) -> RenderableType:
     if negatives := dataset.description["recipe"].get("negatives"):
         parts.append(_negatives(negatives, redrawn="negatives" in dataset.description))
     parts.append(_columns(summary))
+    parts.append(_ids(describe_ids(dataset.schema)))
     if summary["histories"]:
         parts.append(_histories(summary))
     if summary["dropped"]["rows"]:
@@ -68,6 +91,16 @@ def _columns(summary: dict[str, Any]) -> Table:
     for name in summary["dense"]:
         table.add_row(name, "a number", "", "", "")
     return table
+
+
+def _ids(told: dict[str, Any]) -> Text:
+    parts = [f"{told['ids']:,} ids in {told['vocabularies']} vocabularies"]
+    if told["seen_once"] is not None:
+        parts.append(f"{told['seen_once']:.1%} of the values seen once in training")
+    if told["mapped_values"]:
+        each = told["map_bytes"] / told["mapped_values"]
+        parts.append(f"id map {told['map_bytes']:,} bytes, {each:.1f} a value")
+    return Text("; ".join(parts))
 
 
 def _histories(summary: dict[str, Any]) -> Table:

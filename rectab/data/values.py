@@ -32,14 +32,17 @@ class RawValues:
         return [_text(id_, names, hashed) for id_ in ids]
 
     def _read(self, vocabulary: str) -> dict[int, str | None]:
-        index = self.dataset.schema.vocabulary_index(vocabulary)
-        frame = read_values(self.dataset, index)
+        frame = read_values(self.dataset, vocabulary)
         return {} if frame is None else dict(zip(frame["id"].to_list(), frame["value"].to_list(), strict=True))
 
 
-def read_values(dataset: PreparedDataset, vocabulary: int) -> pl.DataFrame | None:
-    """(value as text, id) of every known id of a vocabulary by its index; None where they were not kept."""
-    path = dataset.path / f"vocabularies/{vocabulary}_values.parquet"
+def read_values(dataset: PreparedDataset, vocabulary: str) -> pl.DataFrame | None:
+    """(value as text, id) of every known id of a vocabulary; None where they were not kept."""
+    stored = dataset.description.get("schema", {}).get("vocabularies", [])  # also those of features left out since
+    names = [entry["name"] for entry in stored]
+    if vocabulary not in names:
+        return None
+    path = dataset.path / f"vocabularies/{names.index(vocabulary)}_values.parquet"
     return pl.read_parquet(path, glob=False) if path.exists() else None
 
 
