@@ -12,10 +12,12 @@ from training_helpers import counted, run_with_kills, tiny_dataset
 
 from rectab.data.dataset import PreparedDataset
 from rectab.tables import InfeasibleBudget, full_table_bytes, load_table, plan
-from rectab.training import CheckpointError, RunResult, TrainConfig, Trainer, evaluate, load_model, train_once
+from rectab.training import CheckpointError, RunResult, TrainConfig, Trainer, evaluate, load_model, one_run, train_once
 from rectab.training.compress.curve import compress
+from rectab.training.compress.widths import open_runs
 from rectab.training.config import TrainConfig as Config
 from rectab.training.run import model_config
+from rectab.training.shared import SharedRuns
 
 SETTINGS: dict[str, Any] = {"batch_size": 200, "max_epochs": 2, "lr": 0.01, "precision": "fp32"}
 
@@ -127,6 +129,21 @@ def test_compress_of_several_widths_is_the_method_at_these_widths(dataset: Prepa
     back = run(dataset, tmp_path / "out" / "20%", **options)
     assert back.valid == result.valid
     assert back.test == result.test
+
+
+def test_one_after_another_opens_what_was_trained_once(
+    dataset: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Path] = []
+    monkeypatch.setattr(one_run, "open_runs", lambda folders, data: opened.append(folders) or open_runs(folders, data))
+    shared = SharedRuns(tmp_path / "trained")
+    together = [run(dataset, tmp_path / b, b, shared=shared) for b in ("40%", "10%")]
+    assert len(opened) == 1
+    alone = run(dataset, tmp_path / "alone", "10%", shared=tmp_path / "trained")
+    assert len(opened) == 2
+    assert alone.valid == together[1].valid
+    run(dataset, tmp_path / "other", "10%", shared=shared, training={"seed": 1})
+    assert len(opened) == 3
 
 
 def test_a_kill_at_any_checkpoint_loses_nothing(

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from rectab.sweep.report import write_report
-from rectab.sweep.sweep import SweepPlan, run_sweep
+from rectab.sweep.sweep import SweepPlan, _sharing, plan_from_folder, run_sweep
 
 RECIPE = """
 name = "small"
@@ -75,6 +75,17 @@ def test_all_budgets_of_a_seed_and_its_full_table_are_one_training(finished: Pat
         assert encoded["full_valid_auc"].to_list() == pytest.approx([full["valid_auc"].item()] * 2, abs=1e-6)
         assert (encoded["serving_bytes"] <= encoded["budget_bytes"]).all()
         assert (encoded["training_bytes"] == full["training_bytes"].item()).all()
+
+
+def test_runs_of_one_training_come_in_a_row(finished: Path) -> None:
+    specs = plan_from_folder(finished / "out").runs()
+    told = _sharing(specs, finished)
+    assert [(s.method, s.seed, s.budget) for s in told] == [
+        *(("quantized", seed, budget) for seed in (0, 1) for budget in ("30%", "10%")),
+        *(("full", seed, None) for seed in (0, 1)),
+    ]
+    assert all(s.trained == str(finished) for s in told)
+    assert _sharing(specs, None) == specs
 
 
 def test_what_was_trained_is_removed_when_all_runs_are_there(finished: Path) -> None:

@@ -146,3 +146,15 @@ def test_checkpoints_that_are_damaged_start_over(
     (place / "checkpoints" / "run.json").write_text("{")
     again = run(dataset, tmp_path / "b", shared, read_test=False)
     assert again.valid == finished.valid
+
+
+def test_the_last_thing_that_was_made_is_kept_and_no_other(tmp_path: Path) -> None:
+    shared, made = SharedRuns(tmp_path), []
+
+    def make(name: str) -> str:
+        made.append(name)
+        return name.upper()
+
+    asked = ["a", "a", "b", "b", "a"]
+    assert [shared.last(name, lambda name=name: make(name)) for name in asked] == ["A", "A", "B", "B", "A"]
+    assert made == ["a", "b", "a"]

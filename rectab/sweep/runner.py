@@ -12,6 +12,7 @@ from rectab.sweep.grid import RunSpec
 from rectab.training.config import TrainConfig
 from rectab.training.errors import CheckpointError
 from rectab.training.run import train_once
+from rectab.training.shared import SharedRuns
 
 __all__ = ["train_run"]
 
@@ -24,6 +25,11 @@ def _open(path: str, fingerprint: str) -> PreparedDataset:
     if dataset.fingerprint() != fingerprint:
         raise ValueError(f"{path}: not the data set that the sweep started with; start the sweep again")
     return dataset
+
+
+@lru_cache(maxsize=1)
+def _shared(folder: str) -> SharedRuns:
+    return SharedRuns(Path(folder))
 
 
 def train_run(spec: RunSpec, work: Path) -> dict[str, Any]:
@@ -66,7 +72,7 @@ def _train(spec: RunSpec, work: Path) -> dict[str, Any]:
         read_test=spec.role == "run",
         # The report draws what the attention looks at, on the full table.
         explain_rows=EXPLAINED_ROWS if spec.role == "run" and spec.method == "full" else 0,
-        shared=None if spec.trained is None else Path(spec.trained),
+        shared=None if spec.trained is None else _shared(spec.trained),
         progress="off",
     )
     return result.to_json()

@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +97,12 @@ def run_sweep(
 
 
 def _sharing(specs: Sequence[RunSpec], folder: Path | None) -> list[RunSpec]:
-    """The runs, told where trainings that several of them share lie."""
-    return [replace(s, trained=str(folder)) if folder and shares_training(s.method) else s for s in specs]
+    """The runs, told where trainings that several of them share lie; those of one method that share one in a row."""
+    if folder is None:
+        return list(specs)
+    told = [replace(s, trained=str(folder)) if shares_training(s.method) else s for s in specs]
+    groups = (list(group) for _, group in groupby(told, lambda s: (s.dataset, s.model_label, s.method_label)))
+    return [s for group in groups for s in (sorted(group, key=lambda s: s.seed) if group[0].trained else group)]
 
 
 def _say(console: Console | None, line: str) -> None:

@@ -64,7 +64,7 @@ class OneRun:
             trainer.checkpoints.remove()
         return result
 
-    def take(self, shared: Path, out_dir: Path) -> RunResult:
+    def take(self, shared: SharedRuns, out_dir: Path) -> RunResult:
         """Copy what ``shared`` has of this run; it is trained there if it has not."""
         folder = self._trained(shared)
         shutil.copyfile(folder / MODEL_FILE, out_dir / MODEL_FILE)
@@ -75,30 +75,37 @@ class OneRun:
         result.save(out_dir / RESULT_FILE)
         return complete(result, out_dir, self.dataset, self.config, self.read_test, self.explain_rows)
 
-    def _trained(self, shared: Path) -> Path:
+    def _trained(self, shared: SharedRuns) -> Path:
         """The folder of this run in ``shared``, finished."""
         blind = replace(self, read_test=False, explain_rows=0)
         identity = planned_identity(self.dataset, self.planned, self.model, self.config)
-        return SharedRuns(shared).get(identity, blind.train)
+        return shared.get(identity, blind.train)
 
-    def encode(self, shared: Path | None, out_dir: Path | None) -> RunResult:
+    def encode(self, shared: SharedRuns | None, out_dir: Path | None) -> RunResult:
         """Train the method that this one's table is encoded of, at every width, and encode."""
         with ExitStack() as stack:
             if shared is None:
-                scratch = None if out_dir is None else out_dir / "trained"
-                shared = scratch or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+                own = None if out_dir is None else out_dir / "trained"
+                shared = SharedRuns(own or Path(stack.enter_context(tempfile.TemporaryDirectory())))
             folders = [run._trained(shared) for run in self._sources()]
             begin = time.perf_counter()
-            planned = self.planned
-            runs = open_runs(folders, self.dataset)
-            widths = Widths(runs, planned.full_bytes, planned.count_ids, planned.config.shape)
+            widths = self._widths(shared, folders)
             choice = widths.encode(self._encoded_bytes())
-            result = encoded_result(choice, widths, planned, self.read_test, begin)
+            result = encoded_result(choice, widths, self.planned, self.read_test, begin)
             attention = attention_weights(choice.encoded.model, self.dataset, self.explain_rows)
             result = replace(result, attention=attention)
             if out_dir is not None:
                 write_run(out_dir, choice.encoded, result)
         return result
+
+    def _widths(self, shared: SharedRuns, folders: list[Path]) -> Widths:
+        written = [(folder, (folder / RESULT_FILE).stat().st_mtime_ns) for folder in folders]
+        planned = self.planned
+        shape = planned.config.shape
+        key = (self.dataset.fingerprint(), planned.full_bytes, planned.count_ids, shape, *written)
+        return shared.last(
+            key, lambda: Widths(open_runs(folders, self.dataset), planned.full_bytes, planned.count_ids, shape)
+        )
 
     def _encoded_bytes(self) -> int:
         """What is encoded to: the budget, as far as the largest table needs it."""

@@ -19,6 +19,7 @@ from rectab.training.one_run import OneRun
 from rectab.training.precision import reset_peak_memory
 from rectab.training.progress import ProgressMode
 from rectab.training.result import RunResult
+from rectab.training.shared import SharedRuns
 
 __all__ = ["model_config", "train_once"]
 
@@ -40,7 +41,7 @@ def train_once(
     out_dir: Path | None = None,
     read_test: bool = True,
     explain_rows: int = 0,
-    shared: Path | None = None,
+    shared: Path | SharedRuns | None = None,
     progress: ProgressMode = "auto",
     say: Callable[[str], None] | None = None,
 ) -> RunResult:
@@ -102,6 +103,8 @@ def train_once(
                 say(f"{path}: this run has finished and is read back; delete the file to train it again")
             return complete(finished, out_dir, dataset, config, read_test, explain_rows)
         out_dir.mkdir(parents=True, exist_ok=True)
+    if isinstance(shared, Path):
+        shared = SharedRuns(shared)
     run = OneRun(dataset, planned, made, config, read_test, explain_rows, progress, begin)
     if get_method(method).trained_as is not None:
         return run.encode(shared, out_dir)

@@ -9,15 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rectab.training.errors import CheckpointError
 from rectab.training.finished import RESULT_FILE, identity_of, load_result
 
 __all__ = ["SharedRuns"]
+
+ValueT = TypeVar("ValueT")
 
 
 class SharedRuns:
@@ -29,6 +31,16 @@ class SharedRuns:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._last: tuple[Hashable, Any] | None = None
+
+    def last(self, key: Hashable, make: Callable[[], ValueT]) -> ValueT:
+        """What ``make`` gave for this key, if it is the key that was asked for last; else it is made. So runs that are
+        encoded of the same trainings, one after another, open them once."""
+        if self._last is None or self._last[0] != key:
+            self._last = None  # what was kept may be large
+            self._last = (key, make())
+        value: ValueT = self._last[1]
+        return value
 
     def find(self, identity: Mapping[str, Any]) -> Path | None:
         """The folder of the finished run that is this one (:func:`rectab.training.finished.identity_of`), or None."""
