@@ -36,7 +36,7 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
-Rows = Annotated[str, typer.Option(help="How rows are held: fp32, bf16, fp16, int8.")]
+Rows = Annotated[str, typer.Option(help="How rows are held: fp32, bf16, int8, int4, ... (rectab tables --formats).")]
 TrainMemory = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(help="Most bytes that training the table may take: rows, optimizer, best weights. 4GiB, 40%."),
@@ -165,12 +165,21 @@ def plan(
 
 
 @app.command()
-def tables(plugin: Plugins = None, json_output: Json = False) -> None:
-    """The methods there are and what they can do."""
+def tables(
+    formats: Annotated[bool, typer.Option("--formats", help="List row formats (--rows) instead of methods.")] = False,
+    plugin: Plugins = None,
+    json_output: Json = False,
+) -> None:
+    """The methods there are and what they can do; or the formats that rows can be held in."""
     from rectab.tables import methods
+    from rectab.tables.format_list import formats_renderable, formats_to_json
     from rectab.tables.planning import methods_renderable
 
-    if json_output:
+    if formats and json_output:
+        print_json(formats_to_json())
+    elif formats:
+        Console().print(*formats_renderable(), sep="\n")
+    elif json_output:
         print_json([{"name": m.name, "summary": m.summary, "paper": m.paper, **m.capabilities()} for m in methods()])
     else:
         Console().print(methods_renderable())

@@ -13,6 +13,7 @@ import pytest
 from rectab import cli
 from rectab.data import PreparedDataset, Recipe, prepare
 from rectab.data.id_map import IdMap
+from rectab.ops import formats
 from rectab.tables import methods
 
 SMALL = {"rows": 900, "users": 60, "items": 90, "fields": {"page": 30}, "categories": 6}
@@ -55,6 +56,19 @@ def test_tables_prints_what_is_true(rectab: CommandLine, data: Path) -> None:
     out, _ = rectab("tables")
     assert "needs budget" not in out
     assert {entry["name"] for entry in rectab.json("tables")} == {method.name for method in methods()}
+    listed = {entry["name"]: entry for entry in rectab.json("tables", "--formats")}
+    assert list(listed) == [row_format.name for row_format in formats()]
+    assert {
+        name: entry["row_bytes_at_16"] for name, entry in listed.items() if name in ("fp32", "int4", "ternary")
+    } == {
+        "fp32": 64,
+        "int4": 10,
+        "ternary": 6,
+    }
+    assert listed["int4"]["gradients"] == ["row"]
+    assert list(listed["int4"]["refused_by"]) == ["dhe"]
+    assert listed["fp32"]["refused_by"] == {}
+    assert "dhe: holds no rows" in rectab("tables", "--formats")[0]
     planned = rectab.json("plan", data, "--budget", "none")
     assert {entry["status"] for entry in planned} == {"planned"}, "every method plans without a budget"
 

@@ -27,7 +27,7 @@ class Unrounded(Int8Format):
     def tensors(self, num_rows: int, row_dim: int, device: torch.device | str | None = None) -> Tensors:
         return {"codes": torch.zeros(num_rows, row_dim, device=device)}
 
-    def read(self, tensors: Tensors, rows: Tensor) -> Tensor:
+    def read(self, tensors: Tensors, rows: Tensor, row_dim: int) -> Tensor:
         return tensors["codes"][rows]
 
     def write(self, tensors: Tensors, rows: Tensor, values: Tensor, salt: int | None) -> None:

@@ -4,6 +4,7 @@ from rectab.ops.bags import segment_sum, spread_bags
 from rectab.ops.dispatch import KernelName, kernel_name, use_kernel
 from rectab.ops.formats import (
     FloatFormat,
+    GridFormat,
     Int8Format,
     RowFormat,
     float_format,
@@ -18,6 +19,7 @@ __all__ = [
     "MAX_ROWS",
     "FloatFormat",
     "Gradient",
+    "GridFormat",
     "Int8Format",
     "KernelName",
     "RowFormat",

@@ -17,12 +17,15 @@ import torch
 from torch import Tensor
 
 from rectab.named import find_named
+from rectab.ops.coded_formats import GridFormat, Int8Format
+from rectab.ops.grids import GRIDS
 from rectab.ops.kernels_torch import gather
 from rectab.ops.memory import empty_rows
-from rectab.ops.rounding import random_bits, store_rows
+from rectab.ops.rounding import store_rows
 
 __all__ = [
     "FloatFormat",
+    "GridFormat",
     "Int8Format",
     "RowFormat",
     "float_format",
@@ -54,8 +57,8 @@ class RowFormat(Protocol):
         """What holds ``num_rows`` rows of ``row_dim`` elements, not filled. Every byte counts as rows."""
         ...
 
-    def read(self, tensors: Tensors, rows: Tensor) -> Tensor:
-        """int64 [*] row numbers -> float32 [*, D] (float64 for rows held so). Raises IndexError outside."""
+    def read(self, tensors: Tensors, rows: Tensor, row_dim: int) -> Tensor:
+        """int64 [*] row numbers -> float32 [*, row_dim] (float64 for rows held so). Raises IndexError outside."""
         ...
 
     def write(self, tensors: Tensors, rows: Tensor, values: Tensor, salt: int | None) -> None:
@@ -92,7 +95,7 @@ class FloatFormat:
     def tensors(self, num_rows: int, row_dim: int, device: torch.device | str | None = None) -> Tensors:
         return {"weight": empty_rows(num_rows, row_dim, dtype=self.dtype, device=device)}
 
-    def read(self, tensors: Tensors, rows: Tensor) -> Tensor:
+    def read(self, tensors: Tensors, rows: Tensor, row_dim: int) -> Tensor:
         weight = tensors["weight"]
         return gather(weight, rows, torch.float64 if weight.dtype == torch.float64 else torch.float32)
 
@@ -105,50 +108,6 @@ class FloatFormat:
 
     def row_bytes(self, row_dim: int) -> float:
         return row_dim * self.dtype.itemsize
-
-
-@dataclass(frozen=True)
-class Int8Format:
-    """One byte an element and an fp16 scale a row: ``value = code * scale``, codes in -127..127.
-
-    A new scale is that of the row's largest element, rounded up, so that no code is clipped. A row keeps the scale it
-    has while its largest element takes a code of 96 to 127: elements that did not move are then not rounded again.
-    """
-
-    name: str = "int8"
-    trains: bool = True
-
-    def tensors(self, num_rows: int, row_dim: int, device: torch.device | str | None = None) -> Tensors:
-        return {
-            "codes": empty_rows(num_rows, row_dim, dtype=torch.int8, device=device),
-            "scale": torch.zeros(num_rows, dtype=torch.float16, device=device),
-        }
-
-    def read(self, tensors: Tensors, rows: Tensor) -> Tensor:
-        codes = torch.nn.functional.embedding(rows, tensors["codes"])
-        return codes.float() * tensors["scale"][rows].float().unsqueeze(-1)
-
-    def write(self, tensors: Tensors, rows: Tensor, values: Tensor, salt: int | None) -> None:
-        values = values.float()
-        largest, held = values.abs().amax(1), tensors["scale"][rows]
-        fits = (largest <= 127 * held.float()) & (largest >= 96 * held.float())
-        scale = torch.where(fits, held, _rounded_up_to_fp16(largest / 127))
-        steps = values / torch.where(scale > 0, scale, 1.0).float().unsqueeze(1)
-        if salt is None:
-            codes = steps.round()
-        else:
-            codes = (steps + random_bits(rows, values.shape[1], salt).float() * 2.0**-16).floor()
-        tensors["codes"][rows] = codes.clamp(-127, 127).to(torch.int8)
-        tensors["scale"][rows] = scale
-
-    def row_bytes(self, row_dim: int) -> float:
-        return row_dim + 2
-
-
-def _rounded_up_to_fp16(values: Tensor) -> Tensor:
-    """float32 [n], at least 0 -> fp16 [n]: the smallest that is not below; what is not finite stays so."""
-    nearest = values.half()
-    return (nearest.view(torch.int16) + (nearest.float() < values).to(torch.int16)).view(torch.float16)
 
 
 _FORMATS: dict[str, RowFormat] = {}
@@ -186,4 +145,5 @@ for _float in (
     FloatFormat("fp64", torch.float64),
 ):
     register_format(_float)
-register_format(Int8Format())
+for _coded in (Int8Format(), *(GridFormat(grid) for grid in GRIDS.values() if grid.name != "int8")):
+    register_format(_coded)

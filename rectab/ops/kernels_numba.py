@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rectab.ops import numba_bags as bag_kernels
+from rectab.ops import numba_coded as coded_kernels
 from rectab.ops import numba_rows as row_kernels
 from rectab.ops.numba_optim import (
     adagrad_refresh,
@@ -31,6 +32,7 @@ __all__ = [
     "adam_update",
     "address",
     "coalesce",
+    "coded_gather",
     "gather",
     "segment_dot",
     "segment_sum",
@@ -71,6 +73,35 @@ def gather(weight: Tensor, rows: Tensor, dtype: torch.dtype) -> Tensor:
     launch(row_kernels.gather, thread_count(out.numel()), source, flat, as_array(out), outside)
     raise_if_outside(outside, source.shape[0])
     return out.view(*rows.shape, weight.shape[1]).to(dtype)
+
+
+def coded_gather(codes: Tensor, scale: Tensor, rows: Tensor, row_dim: int, bits: int, offset: float) -> Tensor:
+    """Rows held as codes: int8 [N, row_dim], or uint8 streams of ``bits`` bits a code, 0 bits for ternary digits.
+
+    Args:
+        codes: [N, bytes of a row].
+        scale: fp16 [N].
+        rows: int64 [*].
+        row_dim: codes of a row.
+        bits, offset: see :class:`rectab.ops.grids.Grid`.
+
+    Returns:
+        fp32 [*, row_dim]: ``(code - offset) * scale``. Raises IndexError for a row outside the store.
+    """
+    flat = flat_rows(rows)
+    out = torch.empty(flat.size, row_dim)
+    outside = np.zeros(2, dtype=np.int64)
+    held = (as_array(codes), as_array(scale.unsqueeze(1)))
+    asked = (flat, out.numpy(), outside)
+    threads = thread_count(out.numel())
+    if codes.dtype == torch.int8:
+        launch(coded_kernels.gather_bytes, threads, *held, *asked)
+    elif bits:
+        launch(coded_kernels.gather_bits, threads, *held, bits, np.float32(offset), *asked)
+    else:
+        launch(coded_kernels.gather_trits, threads, *held, *asked)
+    raise_if_outside(outside, codes.shape[0])
+    return out.view(*rows.shape, row_dim)
 
 
 def coalesce(pending: Sequence[tuple[Tensor, Tensor]], row_dim: int) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,7 @@ from rectab.ops.numba_values import LOW_16, copy_row, load, mix, round_to_bf16, 
 
 __all__ = [
     "LANES",
+    "lanes_type",
     "load_lanes",
     "read_block",
     "scratch",
@@ -49,7 +50,7 @@ class _LanesType(types.Type):
         super().__init__(name=f"float32x{LANES}")
 
 
-_lanes = _LanesType()
+lanes_type = _LanesType()
 
 
 @register_model(_LanesType)
@@ -75,7 +76,7 @@ def splat(context, value):
         first = builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), arguments[0], _index(0))
         return _shuffle(builder, first, [0] * LANES)
 
-    return _lanes(types.float32), generate
+    return lanes_type(types.float32), generate
 
 
 @intrinsic
@@ -90,7 +91,7 @@ def sum_lanes(context, value):
             vector = builder.fadd(low, high)
         return builder.extract_element(vector, _index(0))
 
-    return types.float32(_lanes), generate
+    return types.float32(lanes_type), generate
 
 
 @intrinsic
@@ -102,7 +103,7 @@ def sqrt_lanes(context, value):
         function = cgutils.get_or_insert_function(builder.module, function_type, f"llvm.sqrt.v{LANES}f32")
         return builder.call(function, arguments)
 
-    return _lanes(_lanes), generate
+    return lanes_type(lanes_type), generate
 
 
 def _arithmetic(python_operator, instruction):
@@ -113,7 +114,7 @@ def _arithmetic(python_operator, instruction):
         def generate(context, builder, signature, arguments):
             return getattr(builder, instruction)(*arguments, flags=_FLAGS)
 
-        return _lanes(_lanes, _lanes), generate
+        return lanes_type(lanes_type, lanes_type), generate
 
     @overload(python_operator, jit_options=_INLINE)
     def implementation(left, right):
@@ -139,7 +140,7 @@ def _load_floats(context, address):
     def generate(context, builder, signature, arguments):
         return builder.load(builder.inttoptr(arguments[0], _FLOATS.as_pointer()), align=4)
 
-    return _lanes(types.intp), generate
+    return lanes_type(types.intp), generate
 
 
 @intrinsic
@@ -152,7 +153,7 @@ def _load_upper_halves(context, address):
         shifted = builder.shl(builder.zext(loaded, words), ir.Constant(words, [16] * LANES))
         return builder.bitcast(shifted, _FLOATS)
 
-    return _lanes(types.intp), generate
+    return lanes_type(types.intp), generate
 
 
 @intrinsic
@@ -161,7 +162,7 @@ def _store_floats(context, address, value):
         builder.store(arguments[1], builder.inttoptr(arguments[0], _FLOATS.as_pointer()), align=4)
         return context.get_dummy_value()
 
-    return types.void(types.intp, _lanes), generate
+    return types.void(types.intp, lanes_type), generate
 
 
 @intrinsic
@@ -175,7 +176,7 @@ def _keep_first(context, value, count):
         kept = builder.icmp_signed("<", ir.Constant(words, list(range(LANES))), _shuffle(builder, first, [0] * LANES))
         return builder.select(kept, vector, ir.Constant(_FLOATS, [0.0] * LANES))
 
-    return _lanes(_lanes, types.int64), generate
+    return lanes_type(lanes_type, types.int64), generate
 
 
 @intrinsic
@@ -183,7 +184,7 @@ def _with_lane(context, value, lane, element):
     def generate(context, builder, signature, arguments):
         return builder.insert_element(arguments[0], arguments[2], arguments[1])
 
-    return _lanes(_lanes, types.int64, types.float32), generate
+    return lanes_type(lanes_type, types.int64, types.float32), generate
 
 
 @intrinsic
@@ -191,7 +192,7 @@ def _lane(context, value, lane):
     def generate(context, builder, signature, arguments):
         return builder.extract_element(*arguments)
 
-    return types.float32(_lanes, types.int64), generate
+    return types.float32(lanes_type, types.int64), generate
 
 
 @njit(error_model="numpy")

@@ -15,7 +15,18 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
-__all__ = ["LOW_16", "copy_row", "load", "mix", "owner_of", "prefetch", "round_to_bf16", "round_to_fp16", "spread"]
+__all__ = [
+    "LOW_16",
+    "copy_row",
+    "load",
+    "mix",
+    "owner_of",
+    "prefetch",
+    "prefetch_element",
+    "round_to_bf16",
+    "round_to_fp16",
+    "spread",
+]
 
 
 @intrinsic
@@ -120,6 +131,12 @@ def spread(row):
 def owner_of(spread_row, threads):
     """Which thread alone reads and writes a row."""
     return np.int64(((spread_row & _LOW_32) * np.uint64(threads)) >> _U32)
+
+
+@njit(inline="always")
+def prefetch_element(array, index):
+    """Ask for the cache line of ``array.ravel()[index]``; any index is harmless."""
+    _prefetch_address(array.ctypes.data + index * array.itemsize)
 
 
 # Values of any dtype.

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -25,6 +26,7 @@ __all__ = ["Gradient", "RowStore"]
 Gradient = Literal["row", "sparse", "dense"]
 
 _ROWS_AT_A_TIME = 1 << 16
+_NOTICED = 0.02  # deviation of a standard deviation
 
 
 class RowStore(nn.Module):
@@ -93,9 +95,12 @@ class RowStore(nn.Module):
             self.weight.normal_(0.0, std, generator=generator)
             return
         for start in range(0, self.num_rows, _ROWS_AT_A_TIME):
-            end = min(start + _ROWS_AT_A_TIME, self.num_rows)
-            values = self.new_zeros(end - start, self.row_dim).normal_(0.0, std, generator=generator)
-            self.write(slice(start, end), values)
+            rows = slice(start, min(start + _ROWS_AT_A_TIME, self.num_rows))
+            values = self.new_zeros(rows.stop - start, self.row_dim).normal_(0.0, std, generator=generator)
+            self.write(rows, values)
+            shrunk = float(values.std(correction=0) / self.read(rows).std(correction=0).clamp(min=1e-30))
+            if abs(shrunk - 1) > _NOTICED:  # the nearest values of few levels are smaller on the whole
+                self.write(rows, shrunk * values)
 
     # What it holds.
 
@@ -111,7 +116,7 @@ class RowStore(nn.Module):
     @torch.no_grad()
     def read(self, rows: Tensor | slice) -> Tensor:
         """int64 [*] row numbers -> float [*, row_dim]: the values as they are held, without a gradient."""
-        return self.format.read(self.tensors, self._numbers(rows))
+        return self.format.read(self.tensors, self._numbers(rows), self.row_dim)
 
     @torch.no_grad()
     def write(self, rows: Tensor | slice, values: Tensor, salt: int | None = None) -> None:
@@ -177,8 +182,8 @@ class RowStore(nn.Module):
             if is_eager(self.weight, rows):
                 return kernels_for(self.device).gather(self.weight, rows, self.dtype)
             return self._embedded(rows)
-        vectors = self.format.read(self.tensors, rows) if self.read_as is None else self.read_as(rows)
-        return vectors.to(self.dtype)
+        read = self.read_as or partial(self.format.read, self.tensors, row_dim=self.row_dim)
+        return read(rows).to(self.dtype)
 
     # What torch's modules do.
 

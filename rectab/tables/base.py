@@ -51,7 +51,7 @@ class TableOptions:
         gradient: how gradients reach an optimizer, see :mod:`rectab.ops.rows`.
         init_std: standard deviation of the table's *output* at step 0, whatever it sums or multiplies.
         seed: of the initial values.
-        rows: name of the format that rows are held in (``fp32``, ``bf16``, ``fp16``, ``int8``, ...), see
+        rows: name of the format that rows are held in (``fp32``, ``bf16``, ``int8``, ``int4``, ...), see
             :mod:`rectab.ops.formats`.
         device: where the table is built; ``meta`` allocates nothing and still counts bytes.
         unseen: what an id outside its fitted vocabulary reads, see :mod:`rectab.tables.unseen`. None leaves it to the

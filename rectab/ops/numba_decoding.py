@@ -1,0 +1,93 @@
+"""Codes of few bits as 16 fp32 lanes: what the kernels of :mod:`rectab.ops.numba_coded` decode rows with."""
+
+# Kernels have no type hints: numba infers them, and mypy misreads numba's decorators.
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+from rectab.ops.numba_lanes import LANES, lanes_type
+
+__all__ = ["bytes_read", "bytes_to_lanes", "codes_to_lanes"]
+
+_FLOATS = ir.VectorType(ir.FloatType(), LANES)
+_HALF = LANES // 2
+
+
+def _vector(bits, count):
+    return ir.VectorType(ir.IntType(bits), count)
+
+
+@intrinsic
+def _signed_bytes(context, address):
+    def generate(context, builder, signature, arguments):
+        loaded = builder.load(builder.inttoptr(arguments[0], _vector(8, LANES).as_pointer()), align=1)
+        return builder.sitofp(builder.sext(loaded, _vector(32, LANES)), _FLOATS)
+
+    return lanes_type(types.intp), generate
+
+
+@njit(forceinline=True)
+def bytes_to_lanes(array, start):
+    """int8 ``array.ravel()[start:start + 16]`` of a contiguous array as lanes; it must reach so far."""
+    return _signed_bytes(array.ctypes.data + start)
+
+
+@intrinsic
+def _word_at(context, address):
+    def generate(context, builder, signature, arguments):
+        return builder.load(builder.inttoptr(arguments[0], ir.IntType(64).as_pointer()), align=1)
+
+    return types.uint64(types.intp), generate
+
+
+def _eight_codes_each(word_bits):
+    @intrinsic
+    def unpack(context, low, high, bits):
+        def generate(context, builder, signature, arguments):
+            number = ir.IntType(word_bits)
+            wide, first_lane = ir.VectorType(number, _HALF), ir.Constant(ir.IntType(32), 0)
+
+            def splat(value):
+                first = builder.insert_element(ir.Constant(wide, ir.Undefined), value, first_lane)
+                return builder.shuffle_vector(first, first, ir.Constant(_vector(32, _HALF), [0] * _HALF))
+
+            def narrowed(value, kind):
+                return value if value.type == kind else builder.trunc(value, kind)
+
+            low, high, bits = (narrowed(value, number) for value in arguments)
+            one = ir.Constant(number, 1)
+            mask = splat(builder.sub(builder.shl(one, bits), one))
+            shifts = builder.mul(splat(bits), ir.Constant(wide, list(range(_HALF))))
+            codes = [
+                narrowed(builder.and_(builder.lshr(splat(word), shifts), mask), _vector(32, _HALF))
+                for word in (low, high)
+            ]
+            both = builder.shuffle_vector(*codes, ir.Constant(_vector(32, LANES), list(range(LANES))))
+            return builder.sitofp(both, _FLOATS)
+
+        return lanes_type(types.uint64, types.uint64, types.int64), generate
+
+    return unpack
+
+
+_by_long_words, _by_short_words = _eight_codes_each(64), _eight_codes_each(32)
+
+
+@njit(forceinline=True)
+def codes_to_lanes(array, start, bits):
+    """Sixteen codes of so many bits (int64) of uint8 ``array.ravel()[start:]`` as lanes; see :func:`bytes_read`."""
+    if bits <= 4:
+        word = _word_at(array.ctypes.data + start)
+        return _by_short_words(word, word >> np.uint64(8 * bits), bits)
+    return _by_long_words(_word_at(array.ctypes.data + start), _word_at(array.ctypes.data + start + bits), bits)
+
+
+@njit(forceinline=True)
+def bytes_read(bits):
+    """From ``start`` on, by :func:`codes_to_lanes`."""
+    return 8 if bits <= 4 else bits + 8

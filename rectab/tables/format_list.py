@@ -1,0 +1,69 @@
+"""What row formats there are: what a row takes, how it is trained, and which methods cannot be held so, and why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from rectab.ops.formats import FloatFormat, RowFormat, formats
+from rectab.tables.registry import methods
+
+__all__ = ["formats_renderable", "formats_to_json"]
+
+_WIDTH = 16
+
+
+def formats_to_json() -> list[dict[str, Any]]:
+    """One entry a format; ``refused_by`` gives the reason by method."""
+    return [
+        {
+            "name": row_format.name,
+            "row_bytes_at_16": row_format.row_bytes(_WIDTH),
+            "trains": row_format.trains,
+            "gradients": _gradients(row_format),
+            "refused_by": _refusals(row_format),
+        }
+        for row_format in formats()
+    ]
+
+
+def _gradients(row_format: RowFormat) -> list[str]:
+    if not row_format.trains:
+        return []
+    return ["row", "sparse", "dense"] if isinstance(row_format, FloatFormat) else ["row"]
+
+
+def _refusals(row_format: RowFormat) -> dict[str, str]:
+    reasons = {}
+    for method in methods():
+        try:
+            method.check_rows(row_format.name)
+        except ValueError as error:
+            reasons[method.name] = str(error)
+    return reasons
+
+
+def formats_renderable() -> list[Table | str]:
+    """For a terminal: one row a format, and why some methods refuse some."""
+    entries = formats_to_json()
+    table = Table(title="Row formats", title_justify="left", box=box.SIMPLE)
+    for column in ("rows", f"bytes of a row, D = {_WIDTH}", "of fp32", "gradients", "refused by"):
+        table.add_column(column)
+    for entry in entries:
+        size = entry["row_bytes_at_16"]
+        table.add_row(
+            entry["name"],
+            f"{size:g}",
+            f"{size / (4 * _WIDTH):.1%}",
+            ", ".join(entry["gradients"]),
+            ", ".join(entry["refused_by"]),
+        )
+    reasons = {
+        f"{method}: holds no rows, so there is nothing that a format could hold"
+        for entry in entries
+        for method in entry["refused_by"]
+    }
+    coded = "Rows of few bits have no gradient that torch's own optimizers could take: row gradients only."
+    return [table, coded, *sorted(reasons)]
