@@ -152,8 +152,8 @@ class OptionTable:
         return size + packed_bytes(len(block) - (block.first == 0), bits)
 
     def _measure(self, block: Block) -> Options:
-        rows, weights = self._rows(block)
-        vectors, mass = draw_rows(rows, weights, SAMPLE, np.random.default_rng(self.seed))
+        whole, weights = self._rows(block)
+        vectors, mass = draw_rows(whole, weights, SAMPLE, np.random.default_rng(self.seed))
         scale = weights.sum(dtype=np.float64) / mass.sum(dtype=np.float64)
         metric, width = self.metrics[block.vocabulary], vectors.shape[1]
 

@@ -54,7 +54,7 @@ def _ordered(curve: Curve) -> list[Point]:
 def _trace(name: str, points: list[Point], heights: list[float], color: str, symbol: str, dash: str) -> dict[str, Any]:
     tips = [
         f"<b>{escape(p.budget)}, {name}</b><br>AUC {fmt.number(height, 5)}<br>{fmt.size(p.serving_bytes)}, "
-        f"{fmt.share(p.share)} of full<br>embedding_dim {p.embedding_dim}"
+        f"{fmt.share(p.share)} of full<br>id map {fmt.size(p.map_bytes)}<br>embedding_dim {p.embedding_dim}"
         for p, height in zip(points, heights, strict=True)
     ]
     return {

@@ -91,4 +91,6 @@ def _outcome(spec: RunSpec, record: dict[str, Any]) -> str:
     result = record["result"]
     split = "valid" if spec.role == "trial" else "test"
     auc, size = result[split]["auc"], format_bytes(result["serving_bytes"])
+    if result.get("map_bytes"):
+        size += f" and an id map of {format_bytes(result['map_bytes'])}"
     return f": {split} AUC {auc:.4f}, {size}, {record['wall_seconds']:.0f} s"
