@@ -3,11 +3,15 @@
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["SwapPlan", "SwapResult", "__version__", "plan_swap", "swap_"]
+__all__ = ["SwapPlan", "SwapResult", "__version__", "load", "plan_swap", "swap_"]
 
 
 def __getattr__(name: str) -> Any:
-    """``rectab.swap_`` and its kin, imported when first used: ``import rectab`` alone does not load torch."""
+    """What ``rectab`` offers, imported when first used: ``import rectab`` alone does not load torch."""
+    if name == "load":
+        from rectab.training.served import load
+
+        return load
     if name in __all__:
         from rectab import swap
 

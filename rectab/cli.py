@@ -1,4 +1,4 @@
-"""The command line: ``rectab prepare | describe | plan | train | compress | explain | sweep | report | tables``.
+"""The command line: ``rectab prepare | describe | plan | train | compress | explain | predict | evaluate | sweep`` ...
 
 Thin: every command parses, calls one function of the library and prints. Errors that a user can mend are one line on
 standard error and exit code 1; a traceback means a bug (or ``RECTAB_TRACEBACK=1``).
@@ -14,9 +14,9 @@ from typing import Annotated, Literal, Optional
 import typer
 from rich.console import Console
 
-from rectab import __version__
+from rectab import __version__, cli_scores
 from rectab.cli_support import (
-    add_plugins_named,
+    Plugins,
     failures_end,
     key_values,
     leave_at_once,
@@ -54,10 +54,6 @@ Trained = Annotated[
         help="Folder of finished runs of --table full: those that fit are read and not trained again, and what is "
         "trained is kept there."
     ),
-]
-Plugins = Annotated[
-    Optional[list[str]],  # noqa: UP045
-    typer.Option("--plugin", help="Module that registers a table method; may be repeated.", callback=add_plugins_named),
 ]
 Options = Annotated[
     Optional[list[str]],  # noqa: UP045 - typer reads it on Python 3.10
@@ -312,6 +308,10 @@ def explain(
         print_json(explanation.to_json())
     else:
         Console().print(render_explanation(explanation))
+
+
+app.command()(cli_scores.predict)
+app.command()(cli_scores.evaluate)
 
 
 @app.command()

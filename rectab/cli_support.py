@@ -9,11 +9,12 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Optional, TypeVar
 
 import typer
 
 __all__ = [
+    "Plugins",
     "add_plugins_named",
     "failures_end",
     "key_values",
@@ -64,6 +65,12 @@ def add_plugins_named(names: list[str] | None) -> list[str] | None:
 
         add_plugins(names)
     return names
+
+
+Plugins = Annotated[
+    Optional[list[str]],  # noqa: UP045 - typer reads it on Python 3.10
+    typer.Option("--plugin", help="Module that registers a table method; may be repeated.", callback=add_plugins_named),
+]
 
 
 def settings_of(pairs: list[str] | None) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -24,7 +24,7 @@ from rectab.data.recipe_parts import FeatureRecipe, HistoryRecipe, SequenceRecip
 from rectab.data.roles import id_column, number_column
 from rectab.data.sources import Sources
 from rectab.data.splits import TRAIN
-from rectab.data.staging import GROUP, StagedTable
+from rectab.data.staged import GROUP, StagedTable
 from rectab.data.storage import create_array
 from rectab.data.vocabularies import Codes, FittedVocabulary, factorise, fit_ids
 from rectab.schema import Feature
@@ -105,7 +105,7 @@ class Assembly:
             self.tell("ordering histories")
             self.orders = [build_history(h, self.rows, self.groups, self.sources) for h in self.made.histories]
         if self.whole:
-            self.chosen = every_row(self.made, self.rows)
+            self.chosen = every_row(self.made, self.rows, self.orders)
         else:
             self.chosen = rows_of_splits(self.made, self.rows, self.groups, self.orders, self.tell)
         self.tell("fitting vocabularies" if self.given is None else "looking values up")

@@ -15,7 +15,7 @@ from rectab.data.item_columns import item_columns
 from rectab.data.negatives import draw_negatives
 from rectab.data.recipe import Recipe
 from rectab.data.splits import TRAIN, assign_splits, compared_by
-from rectab.data.staging import ITEM, LABEL, SPLIT, TIME, StagedTable
+from rectab.data.staged import ITEM, LABEL, SPLIT, TIME, StagedTable
 from rectab.data.storage import SPLITS
 
 __all__ = ["ChosenRows", "FinalRows", "every_row", "rows_of_splits"]
@@ -76,11 +76,17 @@ class ChosenRows:
         return item_columns(self.recipe)
 
 
-def every_row(recipe: Recipe, rows: StagedTable) -> ChosenRows:
-    """All rows in their order, as one split; no negatives are drawn."""
-    source = np.arange(rows.rows)
-    labels = np.full(rows.rows, np.nan, np.float32) if recipe.label is None else rows.column(LABEL).to_numpy()
-    return ChosenRows(recipe, [FinalRows(source, source, labels)])
+def every_row(recipe: Recipe, rows: StagedTable, orders: list[EventOrder]) -> ChosenRows:
+    """All n rows in their order, as one split; no negatives are drawn. Those with fewer events than the recipe asks
+    for are left out.
+
+    Args:
+        recipe: with a generator's options filled in.
+        rows: n staged rows.
+        orders: the events of every behaviour.
+    """
+    source = np.flatnonzero(_enough_events(recipe, rows, orders))
+    return ChosenRows(recipe, [FinalRows(source, source, _labels(recipe, rows)[source])])
 
 
 def rows_of_splits(
@@ -102,10 +108,7 @@ def rows_of_splits(
     Raises:
         DataError: a split is left without rows, or no negative can be drawn for a group.
     """
-    assigned = _assigned(recipe, rows, groups)
-    kept = np.ones(rows.rows, bool)
-    if recipe.min_history:
-        kept = orders[0].ranges[:, 1] >= recipe.min_history
+    assigned, kept = _assigned(recipe, rows, groups), _enough_events(recipe, rows, orders)
     found = []
     for number, name in enumerate(SPLITS):
         source = np.flatnonzero((assigned == number) & kept)
@@ -116,8 +119,18 @@ def rows_of_splits(
         assert groups is not None
         tell("drawing negatives")
         return _with_negatives(recipe, rows, groups, found)
-    labels = rows.column(LABEL).to_numpy() if recipe.label is not None else np.full(rows.rows, np.nan, np.float32)
+    labels = _labels(recipe, rows)
     return ChosenRows(recipe, [FinalRows(source, source, labels[source]) for source in found])
+
+
+def _labels(recipe: Recipe, rows: StagedTable) -> np.ndarray:
+    """float32 [n]; NaN where the recipe reads none."""
+    return np.full(rows.rows, np.nan, np.float32) if recipe.label is None else rows.column(LABEL).to_numpy()
+
+
+def _enough_events(recipe: Recipe, rows: StagedTable, orders: list[EventOrder]) -> np.ndarray:
+    """bool [n]: has the row as many events in the first behaviour as the recipe asks for?"""
+    return orders[0].ranges[:, 1] >= recipe.min_history if recipe.min_history else np.ones(rows.rows, bool)
 
 
 def _assigned(recipe: Recipe, rows: StagedTable, groups: Groups | None) -> np.ndarray:

@@ -12,7 +12,9 @@ from rectab.data.recipe_parts import HistoryRecipe
 from rectab.data.roles import id_column
 from rectab.data.sources import Sources
 from rectab.data.splits import rank_in_group
-from rectab.data.staging import GROUP, TIME, StagedTable, condition_column, stage_events, stage_prior
+from rectab.data.staged import GROUP, TIME, StagedTable
+from rectab.data.staged_events import stage_events, stage_prior
+from rectab.data.staging import condition_column
 from rectab.data.vocabularies import Codes
 from rectab.jit import kernel
 
@@ -94,14 +96,16 @@ def build_history(history: HistoryRecipe, rows: StagedTable, groups: Groups | No
     """Lay out the events of one behaviour and find what each row sees.
 
     A row sees events of its group with a time strictly before its own, a date that is over included (``by =
-    "position"``: the group's rows before it). Prior events come before all others. The row itself is never among them.
+    "position"``: the group's rows before it, where they are the log). Prior events come before all others. The row
+    itself is never among them.
     """
     if history.source == "list":
         return _from_lists(history, rows)
     assert groups is not None
     assert sources.recipe.time is not None
     clock = rows.times(TIME, sources.recipe.time)
-    if history.source == "log":
+    own_log = sources.reads_own_log(history)
+    if own_log:
         chosen = None
         if history.where is not None:
             chosen = np.flatnonzero(rows.column(condition_column(history.behaviour)).to_numpy())
@@ -111,7 +115,7 @@ def build_history(history: HistoryRecipe, rows: StagedTable, groups: Groups | No
         own = _Piece.known(f"events:{history.behaviour}", events, groups)
         times = events.times(TIME, history.time or sources.recipe.time).take(own.chosen)
     row_keys, event_keys = clock.keys(times.ends())
-    if history.by == "position":
+    if history.by == "position" and own_log:
         row_keys = rank_in_group(groups.codes, row_keys)
         event_keys = _taken(row_keys, own.chosen)
     pieces = [own]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import polars as pl
+from rectab.data.derived import roots_of
 
 if TYPE_CHECKING:
     from rectab.data.recipe import Recipe
@@ -58,7 +58,7 @@ def _found(recipe: Recipe) -> tuple[set[str], dict[str, str]]:
             own |= set(table.columns)
     mixed: dict[str, str] = {}
     for derived in recipe.derived:
-        roots = _roots(derived.sql)
+        roots = roots_of(derived.sql)
         of_item = sorted(roots & (own | mixed.keys()))
         if derived.name in own or not of_item:
             continue
@@ -67,10 +67,3 @@ def _found(recipe: Recipe) -> tuple[set[str], dict[str, str]]:
         else:
             mixed[derived.name] = ", ".join(of_item)
     return own, mixed
-
-
-def _roots(sql: str) -> set[str]:
-    try:
-        return set(pl.sql_expr(sql).meta.root_names())
-    except pl.exceptions.PolarsError:
-        return set()  # whoever stages the column says what is wrong with it

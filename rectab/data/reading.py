@@ -15,7 +15,7 @@ from rectab.data.raw_bytes import PACKED, without_packing
 from rectab.data.recipe_files import Format
 from rectab.data.text import open_text
 
-__all__ = ["FILE", "ROW", "RawFile", "kind_of", "open_raw"]
+__all__ = ["FILE", "ROW", "RawFile", "kind_of", "open_frame", "open_raw"]
 
 FILE = "__file"  # number of the file that a row is of
 ROW = "__row"  # where a row stands: its line in text (the first of several), else its position, from 1
@@ -93,10 +93,27 @@ def open_raw(path: Path, form: Format, scratch: Path, skip_bad: bool) -> RawFile
     else:
         text = (open_jsonl if kind == "jsonl" else open_text)(path, form, scratch, skip_bad, ROW)
         raw = RawFile(path, text.frame, text.columns, True, text.dropped, text.problems)
+    return _with_nulls(raw, form)
+
+
+def open_frame(name: str, frame: pl.DataFrame, form: Format) -> RawFile:
+    """Rows in memory as a raw file; ``name`` stands for its path in messages.
+
+    Raises:
+        DataError: a column has a name that rectab needs.
+    """
+    return _with_nulls(RawFile(Path(name), _numbered(frame.lazy(), frame.columns), frame.columns, False), form)
+
+
+def _with_nulls(raw: RawFile, form: Format) -> RawFile:
     if ROW in raw.columns:
-        raise DataError(f"{path}: has a column {ROW!r}, a name that rectab needs; rename it")
+        raise DataError(f"{raw.path}: has a column {ROW!r}, a name that rectab needs; rename it")
     raw.frame, raw.null_values = with_missing(raw.frame, raw.columns, form.null_values), form.null_values
     return raw
+
+
+def _numbered(frame: pl.LazyFrame, columns: Iterable[str]) -> pl.LazyFrame:
+    return frame if ROW in columns else frame.with_row_index(ROW, 1)
 
 
 def kind_of(path: Path) -> str:
@@ -115,4 +132,4 @@ def _open_parquet(path: Path) -> RawFile:
         schema = frame.collect_schema()
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{path}: not a readable parquet file ({error})") from None
-    return RawFile(path, frame.with_row_index(ROW, 1), list(schema), False)
+    return RawFile(path, _numbered(frame, schema), list(schema), False)

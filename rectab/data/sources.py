@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +14,10 @@ from rectab.data.checks import BadRows
 from rectab.data.errors import DataError
 from rectab.data.inputs import InputFile, find_inputs
 from rectab.data.raw_bytes import checksum
-from rectab.data.reading import RawFile, open_raw
+from rectab.data.reading import RawFile, open_frame, open_raw
 from rectab.data.recipe import Recipe
 from rectab.data.recipe_files import Location, SideTable
+from rectab.data.recipe_parts import HistoryRecipe
 from rectab.data.side_tables import SideRows
 
 __all__ = ["Sources"]
@@ -24,12 +25,27 @@ __all__ = ["Sources"]
 
 @dataclass
 class Sources:
-    """The raw folder: opens files, verifies checksums, joins side tables, remembers what was dropped."""
+    """The raw folder: opens files, verifies checksums, joins side tables, remembers what was dropped.
+
+    Attributes:
+        recipe: with a generator's options filled in.
+        folder: of the raw files.
+        scratch: folder for what is made on the way.
+        bad: what is done about bad rows.
+        frames: by ``Location.path``, rows in memory that are read in place of a file.
+        log: files whose rows are the events of histories with ``source = "log"``; None: the rows at hand are.
+        known: by name below ``folder``, SHA-256 of files as they were when the data set was prepared; another file is
+            an error. Empty where any will do.
+        checksums: of the files read, in the order they were opened.
+    """
 
     recipe: Recipe
     folder: Path
     scratch: Path
     bad: BadRows
+    frames: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+    log: Sequence[Location] | None = None
+    known: Mapping[str, str] = field(default_factory=dict)
     checksums: list[dict[str, Any]] = field(default_factory=list)
     _opened: dict[tuple[Path, str], RawFile] = field(default_factory=dict)
     _checked: dict[Path, str] = field(default_factory=dict)
@@ -41,11 +57,21 @@ class Sources:
         Raises:
             DataError: a file is missing, cannot be read, has another checksum, or not the columns of the others.
         """
-        inputs = find_inputs(self.folder, location)
-        raws = [self._open(file, location) for file in inputs]
+        if location.path in self.frames:
+            form = location.format or self.recipe.format
+            return [open_frame(location.path, self.frames[location.path], form)]
+        raws = [self._open(file, location) for file in self.find(location)]
         for raw in raws[1:]:
             _check_same_columns(raws[0], raw)
         return raws
+
+    def find(self, location: Location) -> list[InputFile]:
+        """The files of a location; none for rows in memory. Raises DataError as :func:`find_inputs`."""
+        return [] if location.path in self.frames else find_inputs(self.folder, location)
+
+    def reads_own_log(self, history: HistoryRecipe) -> bool:
+        """Are the rows at hand the events of the history?"""
+        return history.source == "log" and self.log is None
 
     def _open(self, file: InputFile, location: Location) -> RawFile:
         form = location.format or self.recipe.format
@@ -62,6 +88,11 @@ class Sources:
             raise DataError(
                 f"{file.path}: its SHA-256 is {actual}, the recipe expects {location.sha256}; it is not the "
                 "published file (or was cut short): get it again, or take sha256 out of the recipe to use it anyway"
+            )
+        if self.known.get(file.name, actual) != actual:
+            raise DataError(
+                f"{file.path}: is not the file that the data set was prepared from (its SHA-256 is {actual}, that of "
+                f"the file was {self.known[file.name]}); say where the files to be read are with --raw DIR"
             )
         return self._opened[known].with_constants(file.partition)
 

@@ -15,7 +15,7 @@ from rectab.data.storage import SPLITS
 from rectab.data.times import MOMENT, TIME_NEEDED, Times, parse_time
 
 if TYPE_CHECKING:
-    from rectab.data.staging import StagedTable
+    from rectab.data.staged import StagedTable
 
 __all__ = ["TRAIN", "assign_splits", "compared_by", "rank_in_group", "stage_split"]
 

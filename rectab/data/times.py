@@ -18,7 +18,7 @@ from rectab.data.cells import INTEGERS
 from rectab.data.errors import DataError
 
 if TYPE_CHECKING:
-    from rectab.data.staging import StagedTable
+    from rectab.data.staged import StagedTable
 
 __all__ = ["MOMENT", "TIME_NEEDED", "Times", "instant", "parse_time"]
 

@@ -7,14 +7,14 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 
 from rectab.data.assemble import Assembly, context_features
 from rectab.data.context import bucket_names
 from rectab.data.recipe_parts import FeatureRecipe
 from rectab.data.splits import TRAIN
-from rectab.data.staging import PROBABILITY
+from rectab.data.staged import PROBABILITY
 from rectab.data.storage import SPLITS, ArrayWriter
-from rectab.metrics import auc
 from rectab.schema import Feature, Schema, Vocabulary
 
 __all__ = ["DatasetWriter"]
@@ -218,6 +218,7 @@ class DatasetWriter:
                 "inputs": inputs,
                 **({} if negatives is None else {"negatives": negatives}),
                 "recipe": self.data.recipe.model_dump(mode="json", exclude_defaults=True),
+                "raw": None if self.data.recipe.synthetic is not None else str(self.data.sources.folder.absolute()),
                 "sources": [] if self.data.recipe.synthetic is not None else self.data.sources.checksums,
             }
         )
@@ -226,5 +227,8 @@ class DatasetWriter:
         rows = self.data.chosen.splits[split]
         facts: dict[str, Any] = {"rows": len(rows.labels), "positive_rate": float(rows.labels.mean(dtype=np.float64))}
         if self.data.made.probability is not None:
-            facts["best_auc"] = auc(rows.labels, self.data.rows.column(PROBABILITY).to_numpy()[rows.source])
+            from torchmetrics.functional.classification import binary_auroc
+
+            probability = torch.from_numpy(self.data.rows.column(PROBABILITY).to_numpy()[rows.source])
+            facts["best_auc"] = float(binary_auroc(probability, torch.from_numpy(rows.labels).long()))
         return facts

@@ -21,7 +21,7 @@ from rectab.training.compress.results import encoded_result
 from rectab.training.compress.widths import Widths, open_runs
 from rectab.training.config import TrainConfig
 from rectab.training.finished import RESULT_FILE, complete, load_result, planned_identity
-from rectab.training.ids_file import write_ids
+from rectab.training.inputs_file import write_inputs
 from rectab.training.measuring import attention_weights, metrics_on_test
 from rectab.training.precision import device_of, peak_memory_bytes
 from rectab.training.progress import ProgressMode
@@ -59,7 +59,7 @@ class OneRun:
         result = _measure(trainer, self.planned, self.read_test, self.explain_rows, self.begin)
         if out_dir is not None:
             save_model(trainer.model, out_dir / MODEL_FILE)
-            write_ids(self.dataset, out_dir)
+            write_inputs(self.dataset, out_dir)
             result.save(out_dir / RESULT_FILE)
             trainer.checkpoints.remove()
         return result
@@ -68,7 +68,7 @@ class OneRun:
         """Copy what ``shared`` has of this run; it is trained there if it has not."""
         folder = self._trained(shared)
         shutil.copyfile(folder / MODEL_FILE, out_dir / MODEL_FILE)
-        write_ids(self.dataset, out_dir)
+        write_inputs(self.dataset, out_dir)
         result = load_result(folder)
         assert result is not None
         result = replace(result, table=self.planned.to_json(), test=None, slices={}, attention=[])

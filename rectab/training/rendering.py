@@ -1,6 +1,8 @@
-"""What ``rectab train`` prints of a run, and ``rectab explain`` of a row."""
+"""What ``rectab train`` prints of a run, ``rectab evaluate`` of raw rows, and ``rectab explain`` of a row."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -11,8 +13,9 @@ from rich.text import Text
 from rectab.tables.budget import format_bytes
 from rectab.training.explain import BehaviourAttention, Explanation
 from rectab.training.result import RunResult
+from rectab.training.served import Evaluation
 
-__all__ = ["render_explanation", "render_result"]
+__all__ = ["render_evaluation", "render_explanation", "render_result"]
 
 _BAR_WIDTH = 30
 
@@ -32,19 +35,29 @@ def render_result(result: RunResult) -> RenderableType:
         if values is not None:
             metrics.add_row(split, *(_number(values.get(name)) for name in result.valid))
     told = [Text(f"{sentence[0].upper()}{sentence[1:]}", style="yellow") for sentence in result.advice()]
-    return Group(metrics, *_slices(result), _costs(result), *told)
+    return Group(metrics, *_slices("Test", result.slice_by, result.slices), _costs(result), *told)
 
 
-def _slices(result: RunResult) -> list[RenderableType]:
-    if not result.slices:
+def render_evaluation(evaluation: Evaluation) -> RenderableType:
+    """Metrics of the rows, and AUC by id frequency."""
+    title = f"{evaluation.rows:,} rows, {evaluation.positive_rate:.4f} positive on average"
+    metrics = Table(box=box.SIMPLE)
+    for name in evaluation.metrics:
+        metrics.add_column(name.replace("_", " "), justify="right")
+    metrics.add_row(*map(_number, evaluation.metrics.values()))
+    return Group(Text(title, style="italic"), metrics, *_slices("Rows", evaluation.slice_by, evaluation.slices))
+
+
+def _slices(what: str, slice_by: str | None, slices: Mapping[str, Mapping[str, object]]) -> list[RenderableType]:
+    if not slices:
         return []
-    title = f"Test by how often the id of {result.slice_by or 'a row'} occurs in training"
+    title = f"{what} by how often the id of {slice_by or 'a row'} occurs in training"
     table = Table(box=box.SIMPLE)
-    columns = list(next(iter(result.slices.values())))
+    columns = list(next(iter(slices.values())))
     table.add_column("slice")
     for column in columns:
         table.add_column(column.replace("_", " "), justify="right")
-    for name, values in result.slices.items():
+    for name, values in slices.items():
         table.add_row(name, *(_number(values.get(column)) for column in columns))
     return [Text(title, style="italic"), table]  # a title of the table itself would be wrapped to its width
 

@@ -15,6 +15,7 @@ from rectab.tables.registry import shares_training
 from rectab.training.checkpoint import remove_checkpoints
 from rectab.training.config import TrainConfig
 from rectab.training.finished import RESULT_FILE, complete, read_finished
+from rectab.training.inputs_file import INPUTS_FILE, write_inputs
 from rectab.training.one_run import OneRun
 from rectab.training.precision import reset_peak_memory
 from rectab.training.progress import ProgressMode
@@ -101,6 +102,8 @@ def train_once(
             if say is not None:
                 path = out_dir / RESULT_FILE
                 say(f"{path}: this run has finished and is read back; delete the file to train it again")
+            if not (out_dir / INPUTS_FILE).exists():  # finished by a rectab of before there was one
+                write_inputs(dataset, out_dir)
             return complete(finished, out_dir, dataset, config, read_test, explain_rows)
         out_dir.mkdir(parents=True, exist_ok=True)
     if isinstance(shared, Path):

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-
-from rectab.metrics import auc
+from torchmetrics.functional.classification import binary_auroc
 
 if TYPE_CHECKING:
     from rectab.batch import Batch
@@ -59,7 +58,7 @@ class Fitness:
     def _metric(self, outputs: Tensor) -> float:
         if not self.clicks:
             return -float((outputs - self.labels).square().mean())
-        return auc(self.labels.cpu().numpy(), outputs.cpu().numpy())
+        return float(binary_auroc(outputs, self.labels.long()))
 
 
 def _labels(batch: Batch) -> Tensor:

@@ -7,6 +7,7 @@ predictions that are not numbers.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -130,6 +131,7 @@ def relative_improvement(value: float, base: float) -> float:
     return ((value - 0.5) / (base - 0.5) - 1.0) * 100.0 if base != 0.5 else float("nan")
 
 
+@dataclass(frozen=True)
 class FrequencySlices:
     """Rows by how often the id of one feature occurs in training.
 
@@ -137,12 +139,17 @@ class FrequencySlices:
     rows, ``torso`` those that make the next third, ``tail`` all others; ``unseen`` are id 0 of a fitted vocabulary
     (unseen or rare) and ids that no training row has.
 
-    Args:
-        schema: its ``slice_by`` names the feature.
-        train_ids: int [n], the feature's column in the training split.
+    Attributes:
+        starts: int64 [R], ascending: ids from one to the next are of one slice; those before the first are unseen.
+        slices: int8 [R], that slice's position in ``SLICES``.
     """
 
-    def __init__(self, schema: Schema, train_ids: np.ndarray) -> None:
+    starts: np.ndarray
+    slices: np.ndarray
+
+    @classmethod
+    def of_training(cls, schema: Schema, train_ids: np.ndarray) -> FrequencySlices:
+        """From the column of the feature ``schema.slice_by`` in the training split, int [n]."""
         if schema.slice_by is None:
             raise ValueError("the schema has no slice_by feature")
         feature = schema.categorical[schema.categorical_index(schema.slice_by)]
@@ -150,18 +157,21 @@ class FrequencySlices:
         ids, counts = np.unique(train_ids, return_counts=True)
         if not hashed:
             ids, counts = ids[ids != 0], counts[ids != 0]
+        ids = ids.astype(np.int64)
         order = np.argsort(-counts, kind="stable")
         before = np.cumsum(counts[order]) - counts[order]
         slices = np.empty(len(ids), np.int8)
         slices[order] = 1 + np.minimum(before * 3 // max(int(counts.sum()), 1), 2)
-        self._ids, self._slices = ids, slices
+        after = ids[ids < np.iinfo(np.int64).max] + 1
+        starts = np.union1d(ids, after)  # what follows an id is unseen, unless it is an id itself
+        of_starts = np.zeros(len(starts), np.int8)
+        of_starts[np.searchsorted(starts, ids)] = slices
+        changes = np.append(True, of_starts[1:] != of_starts[:-1])[: len(starts)]
+        return cls(starts[changes], of_starts[changes])
 
     def of(self, ids: np.ndarray) -> np.ndarray:
         """int8 [n]: the position of every id's slice in ``SLICES``."""
-        if not len(self._ids):
-            return np.zeros(len(ids), np.int8)
-        position = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
-        return np.where(self._ids[position] == ids, self._slices[position], 0).astype(np.int8)
+        return np.append(np.int8(0), self.slices)[np.searchsorted(self.starts, ids, side="right")]
 
     def metrics(self, labels: np.ndarray, scores: np.ndarray, ids: np.ndarray) -> dict[str, dict[str, Any]]:
         """By slice: ``rows`` and ``auc`` (NaN where the slice has one class or none)."""

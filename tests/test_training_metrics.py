@@ -12,7 +12,7 @@ import torch
 from torchmetrics.functional.classification import binary_auroc
 from training_helpers import tiny_schema
 
-from rectab import metrics
+from rectab.training import metrics
 from rectab.training.config import TrainConfig, monitor_value
 
 
@@ -134,7 +134,7 @@ def test_relative_improvement() -> None:
 
 def test_frequency_slices_cut_training_rows_in_three() -> None:
     train = np.repeat([0, 5, 6, 7, 8], [90, 40, 30, 20, 10])  # id 0 of a fitted vocabulary is unseen, however frequent
-    slices = metrics.FrequencySlices(tiny_schema(), train)
+    slices = metrics.FrequencySlices.of_training(tiny_schema(), train)
     assert slices.of(np.array([0, 5, 6, 7, 8, 9])).tolist() == [0, 1, 2, 3, 3, 0]
     labels, scores = np.array([1, 0, 1, 0], np.float32), np.array([0.9, 0.1, 0.2, 0.8])
     found = slices.metrics(labels, scores, np.array([5, 5, 7, 7]))

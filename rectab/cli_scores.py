@@ -1,0 +1,127 @@
+"""``rectab predict`` and ``rectab evaluate``: a finished run on raw rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, Optional
+
+import typer
+from rich.console import Console
+
+from rectab.cli_support import Plugins, print_json, say
+
+if TYPE_CHECKING:
+    from rectab.data.asked_rows import AskedRows
+    from rectab.training.served import ServedModel
+
+__all__ = ["evaluate", "predict"]
+
+Run = Annotated[Path, typer.Argument(help="Folder of a finished run: rectab train --out, or a BUDGET of compress.")]
+Raw = Annotated[
+    Optional[Path],  # noqa: UP045 - typer reads it on Python 3.10
+    typer.Option(
+        help="Folder of the raw files, laid out as the recipe says; or the one file of rows, where it reads no other. "
+        "Without it the folder that the data set was prepared from, whose files must be as they were."
+    ),
+]
+RowsFile = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--rows", help="File of the rows to take, in place of those in --raw; these stay the log."),
+]
+Events = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(help="File that histories are read from, in place of the log (or the events' file) in --raw."),
+]
+SplitOption = Annotated[
+    Optional[Literal["train", "valid", "test"]],  # noqa: UP045
+    typer.Option(help="Only the rows of this split of the recipe; without it all rows."),
+]
+BadRows = Annotated[
+    Literal["error", "skip"], typer.Option(help="error: stop at the first bad row; skip: drop and count them.")
+]
+Data = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(help="Prepared data set of the run, if the run is of a rectab that did not keep what makes inputs."),
+]
+Without = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--without", help="With --data: what the run was trained --without; may be repeated."),
+]
+
+
+def predict(
+    run: Run,
+    raw: Raw = None,
+    rows: RowsFile = None,
+    events: Events = None,
+    split: SplitOption = None,
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Parquet (or .csv) file to write: file, row, probability. Without it csv is printed."),
+    ] = None,
+    bad_rows: BadRows = "error",
+    data: Data = None,
+    without: Without = None,
+    plugin: Plugins = None,
+) -> None:
+    """Score raw rows, which need no label."""
+    from rectab.training.scores_file import check_out, write_scores
+
+    if out is not None:
+        check_out(out)
+    scores = _loaded(run, data, without).score(_asked(raw, rows, events, split, bad_rows, labels=False))
+    _tell_dropped(scores.dropped, scores.problems)
+    if out is None:
+        typer.echo(scores.frame.write_csv(), nl=False)
+    else:
+        write_scores(scores.frame, out)
+        say(f"{out}: {len(scores.frame):,} rows")
+
+
+def evaluate(
+    run: Run,
+    raw: Raw = None,
+    rows: RowsFile = None,
+    events: Events = None,
+    split: SplitOption = None,
+    bad_rows: BadRows = "error",
+    data: Data = None,
+    without: Without = None,
+    plugin: Plugins = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,
+) -> None:
+    """Measure a run on raw rows with labels: AUC, logloss, calibration, AUC by id frequency."""
+    from rectab.training.rendering import render_evaluation
+
+    evaluation = _loaded(run, data, without).evaluate(_asked(raw, rows, events, split, bad_rows, labels=True))
+    if json_output:
+        print_json(evaluation.to_json())
+        return
+    _tell_dropped(evaluation.dropped, evaluation.problems)
+    Console().print(render_evaluation(evaluation))
+
+
+def _loaded(run: Path, data: Path | None, without: list[str] | None) -> ServedModel:
+    from rectab.data import PreparedDataset, without_features
+    from rectab.training.served import load
+
+    return load(run, None if data is None else without_features(PreparedDataset.open(data), without or ()))
+
+
+def _asked(
+    raw: Path | None,
+    rows: Path | None,
+    events: Path | None,
+    split: Literal["train", "valid", "test"] | None,
+    bad_rows: str,
+    labels: bool,
+) -> AskedRows:
+    from rectab.data.asked_rows import AskedRows
+
+    return AskedRows(raw, rows, events, split, labels, bad_rows == "skip")
+
+
+def _tell_dropped(count: int, problems: list[str]) -> None:
+    if count:
+        told = "1 bad row was" if count == 1 else f"{count:,} bad rows were"
+        say("".join(f"{problem}\n" for problem in problems) + f"{told} left out")
