@@ -72,7 +72,7 @@ $(VENV)/bin/python:
 # constraints.txt pins what the tests ran with; without it `pip install .` takes the ranges of pyproject.toml.
 $(VENV)/.runtime: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(PIP) torch -c constraints.txt
-	$(PIP) -e . -c constraints.txt
+	$(PIP) -e '.[sweep]' -c constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime

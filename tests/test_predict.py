@@ -64,7 +64,7 @@ def test_evaluate_measures_what_train_measured(rectab: CommandLine, folder: Path
 
 @pytest.mark.parametrize("method", METHODS)
 def test_scores_are_those_that_are_measured(rectab: CommandLine, folder: Path, method: str) -> None:  # noqa: F811
-    from rectab.training.metrics import auc
+    from rectab.metrics import auc
 
     result, out = trained(rectab, folder, method), folder / f"{method}.parquet"
     rectab("predict", folder / method, "--rows", folder / "test.csv", "--out", out)

@@ -12,6 +12,7 @@ import pytest
 from sweep_fakes import CONFIG, fake_run, finished_sweep
 from test_report_page import browser, open_page  # noqa: F401
 
+from rectab.metrics import relative_improvement
 from rectab.sweep.analysis import Section, sections_of
 from rectab.sweep.attention_charts import attention_charts, attention_table
 from rectab.sweep.config import SweepConfigError, load_config
@@ -20,7 +21,6 @@ from rectab.sweep.model_tables import base_of, improvement, model_comparisons
 from rectab.sweep.report import write_report
 from rectab.sweep.results import collect_results
 from rectab.sweep.sweep import SweepPlan
-from rectab.training.metrics import relative_improvement
 
 MODELS = """
 [[models]]

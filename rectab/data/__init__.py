@@ -1,5 +1,9 @@
 """Raw files to prepared data sets to batches."""
 
+from rectab.extras import need_extra
+
+need_extra("rectab.data", "data", "polars", "pydantic", "rich", "psutil")
+
 from rectab.data.dataset import PreparedDataset, Split
 from rectab.data.errors import DataError, RecipeError
 from rectab.data.loader import batches, num_batches

@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 
 from rectab.data.assemble import Assembly, context_features
 from rectab.data.context import bucket_names
@@ -15,6 +14,7 @@ from rectab.data.recipe_parts import FeatureRecipe
 from rectab.data.splits import TRAIN
 from rectab.data.staged import PROBABILITY
 from rectab.data.storage import SPLITS, ArrayWriter
+from rectab.metrics import auc
 from rectab.schema import Feature, Schema, Vocabulary
 
 __all__ = ["DatasetWriter"]
@@ -227,8 +227,5 @@ class DatasetWriter:
         rows = self.data.chosen.splits[split]
         facts: dict[str, Any] = {"rows": len(rows.labels), "positive_rate": float(rows.labels.mean(dtype=np.float64))}
         if self.data.made.probability is not None:
-            from torchmetrics.functional.classification import binary_auroc
-
-            probability = torch.from_numpy(self.data.rows.column(PROBABILITY).to_numpy()[rows.source])
-            facts["best_auc"] = float(binary_auroc(probability, torch.from_numpy(rows.labels).long()))
+            facts["best_auc"] = auc(rows.labels, self.data.rows.column(PROBABILITY).to_numpy()[rows.source])
         return facts

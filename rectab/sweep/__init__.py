@@ -1,5 +1,9 @@
 """Sweeps: a grid of runs, resumable at any kill, their results and the report."""
 
+from rectab.extras import need_extra
+
+need_extra("rectab.sweep", "sweep", "polars", "pydantic", "rich", "psutil", "jinja2", "plotly")
+
 from rectab.sweep.report import write_report
 from rectab.sweep.sweep import run_sweep
 

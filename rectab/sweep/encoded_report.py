@@ -70,9 +70,13 @@ def expected_chart(section: Section, styles: dict[str, dict[str, str]]) -> dict[
         return None
     traces = [_points(method, cells, styles[method]) for method in dict.fromkeys(cell.method for cell in cells)]
     ends = [min(min(t["x"] + t["y"]) for t in traces), max(max(t["x"] + t["y"]) for t in traces)]
-    diagonal = {"type": "scatter", "mode": "lines", "name": "as predicted", "x": ends, "y": ends, "hoverinfo": "skip"}
-    diagonal["line"] = {"color": "var(--muted)", "dash": "dot", "width": 1}
-    axis = {"type": "log", "tickformat": ".0e"}
+    line = {"color": "var(--muted)", "dash": "dot", "width": 1}
+    diagonal = {"type": "scatter", "mode": "lines", "name": "as predicted", "x": ends, "y": ends} | {
+        "line": line,
+        "hoverinfo": "skip",
+    }
+    ticks = [10.0**power for power in range(-5, 1)]
+    axis = {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:.5f}".rstrip("0").rstrip(".") for tick in ticks]}
     return {
         "data": [diagonal, *traces],
         "layout": {

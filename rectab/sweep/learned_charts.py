@@ -125,7 +125,9 @@ def _draw_vocabularies(found: _Found) -> tuple[str, int, dict[str, Any]]:
     largest = 100 if told["share"] else max(1, math.ceil(max(map(max, values))))
     across = [list(column) for column in zip(*values, strict=True)]
     tip: Tip = lambda x, y, z: f"{y} at {x}: {z:.3g} {unit}"  # noqa: E731
-    return found.first["note"], _height(len(names)), _heat_map(across, labels, names, found.color, largest, tip)
+    digits = 0 if told["share"] or all(value == int(value) for row in across for value in row) else 1
+    figure = _heat_map(across, labels, names, found.color, largest, tip, digits=digits)
+    return found.first["note"], _height(len(names)), figure
 
 
 def _draw_grid(found: _Found) -> tuple[str, int, dict[str, Any]]:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rectab.metrics import relative_improvement
 from rectab.sweep import formatting as fmt
 from rectab.sweep.analysis import Cell, Section
 from rectab.sweep.report_tables import Column, ReportTable, Value, cell_head, difference_value, estimate_value, verdict
 from rectab.sweep.statistics import Estimate, estimate
-from rectab.training.metrics import relative_improvement
 
 __all__ = ["ModelComparison", "model_comparisons"]
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from rectab.data import PreparedDataset, Recipe, load_recipe, prepare
+from rectab.metrics import auc
 from rectab.sweep.config import DatasetEntry, SweepConfig, SweepConfigError
 from rectab.sweep.grid import DatasetInfo
-from rectab.training.metrics import auc
 
 __all__ = ["open_datasets"]
 

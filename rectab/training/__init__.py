@@ -1,5 +1,9 @@
 """Training: settings, the trainer, metrics, checkpoints, and one call for a whole run."""
 
+from rectab.extras import need_extra
+
+need_extra("rectab.training", "data", "polars", "pydantic", "rich", "psutil")
+
 from rectab.training.artifact import load_model, save_model
 from rectab.training.config import TrainConfig
 from rectab.training.errors import CheckpointError, TrainingError

@@ -7,9 +7,9 @@ import torch
 
 from rectab.data.dataset import Split
 from rectab.data.loader import batches
+from rectab.metrics import click_metrics, rating_metrics
 from rectab.models import CTRModel
 from rectab.training.errors import TrainingError
-from rectab.training.metrics import click_metrics, rating_metrics
 
 __all__ = ["evaluate", "metrics_of", "predict"]
 

@@ -17,11 +17,11 @@ from rectab.data.id_map import IdMap
 from rectab.data.recipe import Recipe
 from rectab.data.serving import RawInputs
 from rectab.id_bytes import IdRange
+from rectab.metrics import FrequencySlices
 from rectab.plain import read_plain
 from rectab.schema import Schema
 from rectab.tables.files import read_file, write_file
 from rectab.training.ids_file import IDS_FILE, load_ids, write_ids
-from rectab.training.metrics import FrequencySlices
 
 __all__ = ["INPUTS_FILE", "RunInputs", "inputs_of", "load_inputs", "write_inputs"]
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from rectab.data.dataset import PreparedDataset
 from rectab.data.values import RawValues
+from rectab.metrics import FrequencySlices
 from rectab.models import CTRModel
 from rectab.training.config import TrainConfig
 from rectab.training.evaluation import metrics_of, predict
 from rectab.training.explain import explain_row, has_attention, rows_to_explain
-from rectab.training.metrics import FrequencySlices
 
 __all__ = ["attention_weights", "metrics_on_test"]
 

@@ -12,13 +12,13 @@ import polars as pl
 from rectab.data.asked_rows import AskedRows
 from rectab.data.dataset import PreparedDataset
 from rectab.data.serving import RawInputs, ServedRows
+from rectab.metrics import FrequencySlices
 from rectab.models import CTRModel
 from rectab.training.artifact import MODEL_FILE, load_model
 from rectab.training.config import TrainConfig
 from rectab.training.evaluation import metrics_of, predict
 from rectab.training.finished import RESULT_FILE, load_result
 from rectab.training.inputs_file import inputs_of, load_inputs
-from rectab.training.metrics import FrequencySlices
 from rectab.training.result import without_nan
 
 __all__ = ["Evaluation", "Scores", "ServedModel", "load"]

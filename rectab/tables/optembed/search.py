@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import binary_auroc
+
+from rectab.metrics import auc
 
 if TYPE_CHECKING:
     from rectab.batch import Batch
@@ -58,7 +59,7 @@ class Fitness:
     def _metric(self, outputs: Tensor) -> float:
         if not self.clicks:
             return -float((outputs - self.labels).square().mean())
-        return float(binary_auroc(outputs, self.labels.long()))
+        return auc(self.labels.cpu().numpy(), outputs.cpu().numpy())
 
 
 def _labels(batch: Batch) -> Tensor:

@@ -44,7 +44,7 @@ class Source:
         valid: metrics on validation, measured anew.
         test: metrics on test; None if not asked for.
         train_seconds: of its training.
-        seconds: ``sensitivity``, ``options`` (the option table) and ``full validation``.
+        seconds: ``sensitivity``, ``options`` (the option table), ``full validation`` and ``prediction``.
     """
 
     run: str
@@ -102,6 +102,7 @@ class Curve:
         points: one a budget, in the order they were asked for.
         loss: the loss in validation AUC that was allowed; None if none was asked for.
         measured: budgets in bytes that were measured for it, with their validation AUC.
+        loss_seconds: of finding it.
     """
 
     dataset: str
@@ -113,6 +114,7 @@ class Curve:
     count_ids: bool = False
     shape: str = "best"
     measured: dict[int, float] = field(default_factory=dict)
+    loss_seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         plain: dict[str, Any] = without_nan(asdict(self))
@@ -171,8 +173,9 @@ def compress(
             curve.points.append(_written(budget, widths.encode(size), widths, draft, read_test))
         if loss is not None:
             say(f"loss {loss:g}: looking for the fewest bytes")
+            begin = time.perf_counter()
             search, choice = _search(widths, loss)
-            curve.measured = search.measured
+            curve.measured, curve.loss_seconds = search.measured, time.perf_counter() - begin
             curve.points.append(_written(f"loss-{loss:g}", choice, widths, draft, read_test))
         curve.sources += [_source(encoder, read_test) for encoder in widths.encoders]
         write_atomic(draft / CURVE_FILE, json.dumps(curve.to_json(), indent=1, allow_nan=False) + "\n")

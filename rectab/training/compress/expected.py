@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from rectab.metrics import calibration, logloss
 from rectab.training.compress.source import FullRun
-from rectab.training.metrics import calibration, logloss
 
 __all__ = ["expected_metrics"]
 

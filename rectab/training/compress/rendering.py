@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
+
 from rich import box
 from rich.console import RenderableType
 from rich.table import Table
@@ -52,7 +55,7 @@ def _notes(curve: Curve) -> list[str]:
         notes.append(f"budgets are shares of the full table at embedding_dim {first.embedding_dim}, the first run's")
     if curve.loss is not None:
         measured = ", ".join(f"{format_bytes(size)} {auc:.4f}" for size, auc in sorted(curve.measured.items()))
-        notes.append(f"measured for a loss of {curve.loss:g}: {measured}")
+        notes.append(f"measured for a loss of {curve.loss:g}, in {curve.loss_seconds:.1f} s: {measured}")
     return notes
 
 
@@ -70,15 +73,20 @@ def _table(title: str, columns: tuple[str, ...]) -> Table:
 
 
 def _times(curve: Curve) -> Table:
-    table = _table("Seconds", ("", "training", "sensitivity", "options", "allocation", "encoding", "validation"))
+    parts = ("sensitivity", "options", "prediction", "allocation", "encoding", "validation")
+    table = _table("Seconds", ("", "training", *parts))
+
+    def row(seconds: Mapping[str, float]) -> list[str]:
+        return [f"{seconds[part]:.1f}" if part in seconds else "" for part in parts]
+
     for source in curve.sources:
-        parts = ("sensitivity", "options", "", "", "full validation")
-        seconds = (f"{source.seconds.get(part, 0):.1f}" if part else "" for part in parts)
-        table.add_row(f"dim {source.embedding_dim}", f"{source.train_seconds:.1f}", *seconds)
+        told = source.seconds | {"validation": source.seconds.get("full validation", 0.0)}
+        table.add_row(f"dim {source.embedding_dim}", f"{source.train_seconds:.1f}", *row(told))
     for point in curve.points:
-        parts = ("allocation", "encoding", "validation")
-        seconds = (f"{sum(a.seconds.get(part, 0.0) for a in point.attempts):.1f}" for part in parts)
-        table.add_row(point.budget, "", "", "", *seconds)
+        total: Counter[str] = Counter()
+        for attempt in point.attempts:
+            total.update(attempt.seconds)
+        table.add_row(point.budget, "", *row(total))
     return table
 
 

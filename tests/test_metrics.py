@@ -12,7 +12,7 @@ import torch
 from torchmetrics.functional.classification import binary_auroc
 from training_helpers import tiny_schema
 
-from rectab.training import metrics
+from rectab import metrics
 from rectab.training.config import TrainConfig, monitor_value
 
 
