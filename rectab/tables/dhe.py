@@ -73,11 +73,7 @@ class DHETable(EmbeddingTable[DHEConfig]):
         salts = [salt_of(config.seed, vocabulary.name) for vocabulary in self.vocabularies]
         self.register_buffer("salt", torch.tensor(salts, dtype=torch.int64, device=device))
         widths = [config.num_hashes, *[config.width] * config.depth, embedding_dim]
-        with torch.device(device):
-            self.layers = nn.ModuleList(
-                nn.utils.skip_init(nn.Linear, *shape, device=device)  # type: ignore[arg-type]
-                for shape in pairwise(widths)
-            )
+        self.layers = nn.ModuleList(_Linear(*shape, device) for shape in pairwise(widths))
         if self.device.type != "meta":
             self._initialise()
 
@@ -92,7 +88,7 @@ class DHETable(EmbeddingTable[DHEConfig]):
         drawn = torch.randint(-(2**63), 2**63 - 1, (_SAMPLED,), generator=generator).to(self.device)
         values = self._codes(drawn)
         for layer in self.layers:
-            assert isinstance(layer, nn.Linear)
+            assert isinstance(layer, _Linear)
             last = layer is self.layers[-1]
             weight = torch.randn(layer.weight.shape, generator=generator).to(self.device)
             out = values @ weight.T
@@ -123,6 +119,18 @@ class DHETable(EmbeddingTable[DHEConfig]):
         hashes = mix(seeds.unsqueeze(-1) + torch.arange((count + 3) // 4, device=seeds.device), 0)
         bits = (hashes.unsqueeze(-1) >> torch.arange(0, 64, 16, device=seeds.device)) & 0xFFFF
         return ((bits.flatten(-2)[..., :count].float() + 0.5) * 2.0**-15 - 1.0).to(self.dtype)
+
+
+class _Linear(nn.Module):
+    """``nn.Linear`` whose values are not drawn twice, nor on the meta device."""
+
+    def __init__(self, inputs: int, outputs: int, device: torch.device | str) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs, device=device))
+        self.bias = nn.Parameter(torch.empty(outputs, device=device))
+
+    def forward(self, values: Tensor) -> Tensor:
+        return nn.functional.linear(values, self.weight, self.bias)
 
 
 def dhe_family(

@@ -10,13 +10,14 @@ import torch
 from torch import nn
 
 from rectab.models import CTRModel
-from rectab.optim import RowOptimizer, RowRule, clip_row_gradients
+from rectab.optim import RowAdagrad, RowAdam, RowOptimizer, RowRule, RowSGD, clip_row_gradients
 from rectab.tables.row_counts import row_counts
-from rectab.tables.training_bytes import ROW_OPTIMIZERS, TORCH_OPTIMIZERS
 from rectab.training.config import TrainConfig
 
 __all__ = ["OptimizerSet"]
 
+_ROW_OPTIMIZERS: dict[str, Any] = {"adam": RowAdam, "adagrad": RowAdagrad, "sgd": RowSGD}
+_DENSE_OPTIMIZERS: dict[str, Any] = {"adam": torch.optim.Adam, "adagrad": torch.optim.Adagrad, "sgd": torch.optim.SGD}
 _SPARSE_OPTIMIZERS = {"adam": torch.optim.SparseAdam, "adagrad": torch.optim.Adagrad, "sgd": torch.optim.SGD}
 
 
@@ -62,7 +63,7 @@ class OptimizerSet:
                 group["initial_lr"] = group["lr"]
 
     def _dense_optimizer(self, parameters: list[nn.Parameter], decay: float) -> torch.optim.Optimizer:
-        optimizer: Any = TORCH_OPTIMIZERS[self.config.optimizer]
+        optimizer: Any = _DENSE_OPTIMIZERS[self.config.optimizer]
         return optimizer(parameters, lr=self.config.lr, weight_decay=decay, fused=True)
 
     def _optimizer_of_rows(self, id_counts: Mapping[str, np.ndarray] | None) -> torch.optim.Optimizer:
@@ -71,7 +72,7 @@ class OptimizerSet:
         lr = config.row_lr or config.lr
         gradients = {store.gradient for _, store in self._stores}
         if gradients == {"row"}:
-            row_optimizer: Any = ROW_OPTIMIZERS[name]
+            row_optimizer: Any = _ROW_OPTIMIZERS[name]
             made: torch.optim.Optimizer = row_optimizer(
                 self._stores,
                 lr=lr,
@@ -84,7 +85,7 @@ class OptimizerSet:
             return made
         rows = [store.weight for _, store in self._stores]
         if gradients == {"dense"}:
-            dense: Any = TORCH_OPTIMIZERS[name]
+            dense: Any = _DENSE_OPTIMIZERS[name]
             made = dense(rows, lr=lr, weight_decay=config.embedding_l2, fused=True)
             return made
         if gradients == {"sparse"} and not config.embedding_l2:
