@@ -29,6 +29,8 @@ from rectab.training.evaluation import evaluate, predict
 
 _PROBES = (0.2, 0.05, 0.015, 0.004)  # shares of the full table whose encodings are tried for the prediction
 _PROBE_ROWS = 20_000
+_REFILLS = 6
+_SPARE = 0.001  # of a budget, not worth another round
 
 __all__ = ["Encoded", "Encoder"]
 
@@ -150,6 +152,31 @@ class Encoder:
 
     def allocate(self, budget: int) -> Allocation:
         """The allocation of least error, or a rival's. Raises InfeasibleBudget if none fits into ``budget`` bytes."""
+        made = self._allocated(budget)
+        if not self.count_ids:
+            return made
+        asked, step = (
+            budget,
+            budget - self._bytes_with_map(made),
+        )  # an id takes fewer bits once others have left the map
+        for _ in range(_REFILLS):
+            if step < _SPARE * budget:
+                break
+            more = self._allocated(asked + step)
+            if self._bytes_with_map(more) <= budget and more.error < made.error:
+                made, asked = more, asked + step
+                step = budget - self._bytes_with_map(made)
+            else:
+                step //= 2
+        return made
+
+    def _bytes_with_map(self, made: Allocation) -> int:
+        schema, width = self.run.dataset.schema, self.run.embedding_dim
+        payload = sum(e.bytes(len(b), width) for b, e in zip(made.blocks, made.encodings, strict=True))
+        beside = FIXED_BYTES * len(schema.vocabularies) + HEADER_BYTES * len(made.blocks)
+        return payload + beside + map_bytes(schema, omitted_ids(made, schema))
+
+    def _allocated(self, budget: int) -> Allocation:
         made = allocate_shape(self.shape, self.options, self.blocks, self._counts, budget - self._fixed_bytes)
         if made is None:
             raise InfeasibleBudget("quantized", budget, self.smallest_bytes, SMALLEST[self.shape])
