@@ -13,8 +13,8 @@ from data_helpers import prepared, recipe, values_of, write_lines
 from rectab.batch import Batch
 from rectab.data import DataError, PreparedDataset, RecipeError, batches, load_recipe, prepare, render_summary
 from rectab.data.candidates import Candidates
-from rectab.data.dataset import Split
 from rectab.data.negatives import draw_negatives
+from rectab.data.split import Split
 
 USERS, ITEMS, WATCHED = 6, 30, 7
 SEEN = [{"name": "seen_item", "column": "item", "target": "item"}]

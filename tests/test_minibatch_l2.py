@@ -15,7 +15,8 @@ from training_helpers import tiny_dataset
 
 from rectab.batch import Batch
 from rectab.data import PreparedDataset
-from rectab.data.dataset import HistoryStore, Split
+from rectab.data.history_store import HistoryStore
+from rectab.data.split import Split
 from rectab.models import CTRModel, ModelConfig
 from rectab.ops import RowStore
 from rectab.optim import RowSGD

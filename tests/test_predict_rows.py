@@ -12,7 +12,7 @@ from data_helpers import HEADER, prepared, raw_lines, recipe, write_lines
 
 from rectab.data import DataError, PreparedDataset, prepare, without_features
 from rectab.data.asked_rows import AskedRows
-from rectab.data.dataset import Split
+from rectab.data.split import Split
 from rectab.training.inputs_file import inputs_of
 
 FEATURES = [

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rectab.data.dataset import HistoryStore, PreparedDataset, Split
+from rectab.data.dataset import PreparedDataset
+from rectab.data.history_store import HistoryStore
+from rectab.data.split import Split
 from rectab.schema import Feature, Schema, Vocabulary
 from rectab.training.checkpoint import Checkpoints
 from rectab.training.result import RunResult

@@ -4,12 +4,13 @@ from rectab.extras import need_extra
 
 need_extra("rectab.data", "data", "polars", "pydantic", "rich", "psutil")
 
-from rectab.data.dataset import PreparedDataset, Split
+from rectab.data.dataset import PreparedDataset
 from rectab.data.errors import DataError, RecipeError
 from rectab.data.loader import batches, num_batches
 from rectab.data.prepare import prepare
 from rectab.data.recipe import Recipe, bundled_recipes, load_recipe
 from rectab.data.selection import without_features
+from rectab.data.split import Split
 from rectab.data.summary import describe_ids, render_summary
 
 __all__ = [

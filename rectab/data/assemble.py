@@ -14,10 +14,10 @@ import numpy as np
 import polars as pl
 
 from rectab.data.chosen import ChosenRows, every_row, rows_of_splits
-from rectab.data.dataset import HistoryStore
 from rectab.data.errors import DataError
 from rectab.data.fitted import Fitted
 from rectab.data.histories import EventOrder, Groups, build_history, event_codes, mark_seen
+from rectab.data.history_store import HistoryStore
 from rectab.data.numbers import BinRule, DenseRule
 from rectab.data.recipe import Recipe
 from rectab.data.recipe_parts import FeatureRecipe, HistoryRecipe, SequenceRecipe

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from rectab.batch import Batch
-from rectab.data.dataset import Split
 from rectab.data.negatives import salt_of_epoch
+from rectab.data.split import Split
 
 __all__ = ["batches", "num_batches"]
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from rectab.data.dataset import PreparedDataset, Split
+from rectab.data.dataset import PreparedDataset
 from rectab.data.history_store import HistoryStore
+from rectab.data.split import Split
 from rectab.named import instead_of
 from rectab.schema import Schema
 

@@ -13,12 +13,13 @@ import polars as pl
 from rectab.data.asked_rows import AskedRows, Located, locate
 from rectab.data.assemble import Assembly
 from rectab.data.checks import BadRows
-from rectab.data.dataset import HistoryStore, Split
 from rectab.data.errors import DataError
 from rectab.data.fitted import Fitted
 from rectab.data.histories import EventOrder
+from rectab.data.history_store import HistoryStore
 from rectab.data.recipe import Recipe
 from rectab.data.sources import Sources
+from rectab.data.split import Split
 from rectab.data.staging import stage_rows
 from rectab.data.storage import SPLITS
 from rectab.data.synthetic import generate, recipe_for

@@ -10,7 +10,6 @@ This module needs torchrec; nothing else in rectab imports it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -26,28 +25,22 @@ from torchrec import (
     KeyedTensor,
     PoolingType,
 )
-from torchrec.modules.embedding_configs import DataType
 from torchrec.modules.embedding_modules import EmbeddingBagCollectionInterface, EmbeddingCollectionInterface
 
-from rectab.ops.formats import get_format
-from rectab.schema import Vocabulary
-from rectab.swap.starting import own_rows
 from rectab.swap.torchrec_addressing import RowAddressing, layout_of, table_names
-from rectab.swap.torchrec_start import InitFunction, init_functions, shared_std
-from rectab.tables import EmbeddingTable, Plan, TableOptions, plan
-from rectab.tables.budget import resolve_budget
+from rectab.swap.torchrec_plan import DATA_TYPES, plan_collection
+from rectab.swap.torchrec_start import InitFunction, init_functions
+from rectab.tables import EmbeddingTable, Plan
 
 __all__ = ["RowAddressing", "ShardableBags", "ShardableEmbeddings", "plan_collection", "shardable"]
-
-_DATA_TYPES = {"fp32": DataType.FP32, "fp16": DataType.FP16, "bf16": DataType.BF16}
 
 
 def _row_configs(
     kind: Any, planned: Plan, addressing: RowAddressing, inits: Mapping[str, InitFunction] | None, **options: Any
 ) -> list[Any]:
     layout = layout_of(planned)
-    if planned.options.rows not in _DATA_TYPES:
-        raise ValueError(f"torchrec trains rows held as {', '.join(_DATA_TYPES)}, not as {planned.options.rows}")
+    if planned.options.rows not in DATA_TYPES:
+        raise ValueError(f"torchrec trains rows held as {', '.join(DATA_TYPES)}, not as {planned.options.rows}")
     width = planned.embedding_dim // layout.num_chunks
     readers: list[list[str]] = [[] for _ in layout.ranges]
     for feature, index in zip(addressing.features, addressing.vocabulary_indices, strict=True):
@@ -59,7 +52,7 @@ def _row_configs(
             num_embeddings=rows.rows,
             embedding_dim=width,
             feature_names=names,
-            data_type=_DATA_TYPES[planned.options.rows],
+            data_type=DATA_TYPES[planned.options.rows],
             init_fn=init,
             **options,
         )
@@ -251,53 +244,6 @@ def _is_meta(device: torch.device | str | None) -> bool:
 
 def _device(device: torch.device | str | None) -> torch.device | None:
     return None if device is None else torch.device(device)
-
-
-def plan_collection(
-    configs: Sequence[EmbeddingBagConfig | EmbeddingConfig],
-    method: str = "unified",
-    budget: str | int | None = "25%",
-    **options: Any,
-) -> tuple[Plan, dict[str, str]]:
-    """(the rectab plan, vocabulary of every feature) for the tables of a torchrec collection.
-
-    Args:
-        configs: as ``embedding_bag_configs()`` or ``embedding_configs()`` gives them.
-        method, **options: as :func:`rectab.tables.plan` takes them. Rows are held in the data type of the tables and
-            start at their scale, unless ``options`` (:class:`rectab.tables.TableOptions`) are given.
-        budget: as :func:`rectab.tables.plan` takes it; a share is of the tables' own bytes.
-
-    Raises:
-        ValueError: tables of different width or data type (plan them apart), or a feature that reads two tables.
-    """
-    widths = sorted({config.embedding_dim for config in configs})
-    if len(widths) != 1:
-        raise ValueError(f"tables of widths {widths} cannot share rows; give each width a collection of its own")
-    features: dict[str, str] = {}
-    for config in configs:
-        for feature in config.feature_names:
-            if feature in features:
-                raise ValueError(f"feature {feature!r} reads tables {features[feature]!r} and {config.name!r}")
-            features[feature] = config.name
-    rows = _rows_format(configs)
-    before = sum(config.num_embeddings for config in configs) * int(get_format(rows).row_bytes(widths[0]))
-    size = resolve_budget(None if budget is None else str(budget), before)
-    vocabularies = [Vocabulary(config.name, config.num_embeddings) for config in configs]
-    if "options" in options:
-        return plan(method, vocabularies, widths[0], size, **options), features
-    planned = plan(method, vocabularies, widths[0], size, options=TableOptions(rows=rows), **options)
-    if not own_rows(planned.on_meta):
-        held = replace(planned.options, init_std=shared_std(configs))
-        planned = plan(method, vocabularies, widths[0], size, options=held, **options)
-    return planned, features
-
-
-def _rows_format(configs: Sequence[EmbeddingBagConfig | EmbeddingConfig]) -> str:
-    types = sorted({config.data_type.value for config in configs})
-    names = {kind.value: name for name, kind in _DATA_TYPES.items()}
-    if len(types) != 1 or types[0] not in names:
-        raise ValueError(f"tables of data types {types}: give each of {', '.join(names)} a collection of its own")
-    return names[types[0]]
 
 
 def shardable(

@@ -7,23 +7,21 @@ budget natural. A table never knows the model around it, and a model never knows
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from rectab.ops import Gradient, RowStore, get_format
+from rectab.ops import RowStore
 from rectab.ops.dispatch import in_graph, is_eager
 from rectab.schema import Vocabulary
 from rectab.tables.addressing import Address
 from rectab.tables.findings import Finding
 from rectab.tables.fit import FitTarget, fit_table
-from rectab.tables.ledger import Ledger, measure, measure_tensors, parameters_held
+from rectab.tables.ledger import Ledger, measure, measure_tensors, parameters_held, state_of
+from rectab.tables.options import TableOptions
 from rectab.tables.unseen import (
-    Unseen,
-    check_unseen,
     check_vocabulary,
     guard_outside,
     place_unseen,
@@ -41,51 +39,6 @@ MAX_DIM = 1 << 16
 """Widest vector of a table: what is wider is another number by mistake, or a forged file."""
 
 ConfigT = TypeVar("ConfigT")
-
-
-@dataclass(frozen=True)
-class TableOptions:
-    """How a table is held and trained, the same for every method; what it looks like is its config.
-
-    Attributes:
-        gradient: how gradients reach an optimizer, see :mod:`rectab.ops.rows`.
-        init_std: standard deviation of the table's *output* at step 0, whatever it sums or multiplies.
-        seed: of the initial values.
-        rows: name of the format that rows are held in (``fp32``, ``bf16``, ``int8``, ``int4``, ...), see
-            :mod:`rectab.ops.formats`.
-        device: where the table is built; ``meta`` allocates nothing and still counts bytes.
-        unseen: what an id outside its fitted vocabulary reads, see :mod:`rectab.tables.unseen`. None leaves it to the
-            method: one whose record says ``serves_any_id`` serves it like any other id, any other raises IndexError.
-    """
-
-    gradient: Gradient = "row"
-    init_std: float = 0.01
-    seed: int = 0
-    rows: str = "fp32"
-    device: torch.device | str = "cpu"
-    unseen: Unseen | None = None
-
-    def row_bytes(self, row_dim: int) -> float:
-        """Bytes of a row of ``row_dim`` elements, scales and all."""
-        return get_format(self.rows).row_bytes(row_dim)
-
-    def row_store(
-        self, num_rows: int, row_dim: int, *, init_std: float, generator: torch.Generator | None = None
-    ) -> RowStore:
-        """A store held and trained so; arguments as for :class:`rectab.ops.RowStore`."""
-        return RowStore(
-            num_rows,
-            row_dim,
-            init_std=init_std,
-            generator=generator,
-            gradient=self.gradient,
-            rows=self.rows,
-            device=self.device,
-        )
-
-    def __post_init__(self) -> None:
-        check_unseen(self.unseen)
-        get_format(self.rows)
 
 
 class EmbeddingTable(nn.Module, Generic[ConfigT]):
@@ -252,7 +205,7 @@ class EmbeddingTable(nn.Module, Generic[ConfigT]):
         if optimizer is None:
             return ledger
         gradients = [(f"{n}.grad", p.grad) for n, p in parameters_held(self) if p.grad is not None]
-        return ledger + measure_tensors(gradients, "gradient") + measure_tensors(_state_of(optimizer), "optimizer")
+        return ledger + measure_tensors(gradients, "gradient") + measure_tensors(state_of(optimizer), "optimizer")
 
     def serving(self) -> EmbeddingTable:
         """The deployable form: the same outputs, without search-time state. Its ledger is what a budget limits."""
@@ -333,14 +286,3 @@ def _columns(vocabulary: int, ids: Tensor) -> Tensor:
     if is_eager(ids) or in_graph():
         return torch.tensor(vocabulary, device=ids.device)
     return torch.full_like(ids, vocabulary)  # indexing by a scalar would ask a meta or fake tensor for its value
-
-
-def _state_of(optimizer: Any) -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) of an optimizer's state; row optimizers give theirs by ``state_tensors``."""
-    if hasattr(optimizer, "state_tensors"):
-        yield from optimizer.state_tensors()
-        return
-    for index, state in enumerate(optimizer.state.values()):
-        for key, value in state.items():
-            if isinstance(value, Tensor):
-                yield f"{index}.{key}", value

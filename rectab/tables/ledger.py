@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
 from rectab.ops import RowStore
 
-__all__ = ["Ledger", "LedgerEntry", "bound", "measure", "measure_tensors", "parameters_held"]
+__all__ = ["Ledger", "LedgerEntry", "bound", "measure", "measure_tensors", "parameters_held", "state_of"]
 
 
 @dataclass(frozen=True)
@@ -100,3 +101,14 @@ def _entries(named: Iterable[tuple[str, str, Tensor]]) -> Iterator[LedgerEntry]:
         seen.add(key)
         dtype = str(tensor.dtype).removeprefix("torch.")
         yield LedgerEntry(name, kind, dtype, tuple(tensor.shape), storage.nbytes())
+
+
+def state_of(optimizer: Any) -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor) of an optimizer's state; row optimizers give theirs by ``state_tensors``."""
+    if hasattr(optimizer, "state_tensors"):
+        yield from optimizer.state_tensors()
+        return
+    for index, state in enumerate(optimizer.state.values()):
+        for key, value in state.items():
+            if isinstance(value, Tensor):
+                yield f"{index}.{key}", value

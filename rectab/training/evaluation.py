@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from rectab.data.dataset import Split
 from rectab.data.loader import batches
+from rectab.data.split import Split
 from rectab.metrics import click_metrics, rating_metrics
 from rectab.models import CTRModel
 from rectab.training.errors import TrainingError

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from rectab.batch import Batch
-from rectab.data.dataset import PreparedDataset, Split
+from rectab.data.dataset import PreparedDataset
+from rectab.data.split import Split
 from rectab.data.values import RawValues
 from rectab.models import CTRModel
 from rectab.models.history import HistoryTower

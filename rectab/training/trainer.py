@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from rectab.batch import Batch
-from rectab.data.dataset import PreparedDataset, Split
+from rectab.data.dataset import PreparedDataset
 from rectab.data.loader import batches
+from rectab.data.split import Split
 from rectab.models import CTRModel, ModelConfig
 from rectab.plain import read_plain
 from rectab.tables.base import EmbeddingTable
