@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rectab.id_bytes import RANGE_BYTES
 from rectab.quantize.allocate import Allocation, allocate, smallest_bytes
-from rectab.quantize.blocks import Block, finest_blocks
+from rectab.quantize.blocks import Block, finest_blocks, first_alone
 from rectab.quantize.encodings import Float16, encoding_of
 from rectab.quantize.options import OptionTable, candidates
 from rectab.quantize.predict import Inflation, Separation, expected_auc
@@ -35,6 +35,11 @@ def test_finest_blocks_cover_every_id_once() -> None:
             assert [b.first for b in blocks] == [0, *[b.last for b in blocks[:-1]]]
             assert blocks[-1].last == size
             assert all(len(b) > 0 and b.vocabulary == 3 for b in blocks)
+
+
+def test_id_0_can_be_given_a_block_of_its_own() -> None:
+    assert first_alone([Block(2, 0, 1)]) == [Block(2, 0, 1)]
+    assert first_alone([Block(2, 0, 5), Block(2, 5, 9)]) == [Block(2, 0, 1), Block(2, 1, 5), Block(2, 5, 9)]
 
 
 def test_options_trade_bytes_for_error(table: tuple[OptionTable, list[list[Block]]]) -> None:

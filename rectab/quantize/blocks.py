@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-__all__ = ["Block", "finest_blocks"]
+__all__ = ["Block", "finest_blocks", "first_alone"]
 
 SMALL = 48
 """Vocabularies of at most so many ids are one block: a second one costs more than it brings."""
@@ -59,3 +60,11 @@ def finest_blocks(vocabulary: int, traffic: np.ndarray) -> list[Block]:
                 break
             borders.append(border)
     return [Block(vocabulary, first, last) for first, last in zip(borders, [*borders[1:], size], strict=True)]
+
+
+def first_alone(parts: Sequence[Block]) -> list[Block]:
+    """Blocks of a vocabulary with id 0 in one of its own."""
+    first = parts[0]
+    if len(first) == 1:
+        return list(parts)
+    return [replace(first, last=1), replace(first, first=1), *parts[1:]]

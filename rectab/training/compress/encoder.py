@@ -13,7 +13,7 @@ import numpy as np
 from rectab.id_bytes import IdRange, map_bytes
 from rectab.models import CTRModel
 from rectab.quantize.allocate import Allocation
-from rectab.quantize.blocks import Block, finest_blocks
+from rectab.quantize.blocks import Block, finest_blocks, first_alone
 from rectab.quantize.encodings import Shared
 from rectab.quantize.options import OptionTable
 from rectab.quantize.predict import Inflation, expected_auc
@@ -92,8 +92,9 @@ class Encoder:
 
     @cached_property
     def blocks(self) -> list[list[Block]]:
-        """The finest blocks of every vocabulary."""
-        return [finest_blocks(index, traffic) for index, traffic in enumerate(self.run.traffic)]
+        """The finest blocks of every vocabulary; where ids are counted, all but id 0 may leave the map."""
+        blocks = [finest_blocks(index, traffic) for index, traffic in enumerate(self.run.traffic)]
+        return [first_alone(parts) for parts in blocks] if self.count_ids else blocks
 
     @cached_property
     def _unmeasured(self) -> OptionTable:
