@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rectab.ops.dispatch import KernelName, use_kernel
 from rectab.quantize.allocate import Allocation
 from rectab.quantize.blocks import Block
 from rectab.quantize.encodings import encoding_of
@@ -21,7 +22,7 @@ from rectab.tables.quantized import FIXED_BYTES, HEADER_BYTES, QuantizedConfig, 
 ENCODINGS = [
     *("shared", "fp16", "ternary/dimension", "ternary/row", "ternary/block"),
     *(f"int{bits}/{steps}" for bits in (1, 2, 3, 4, 6, 8) for steps in ("dimension", "row", "block")),
-    *(f"codebook/{book}/{entries}" for book in ("1x4", "1x16", "2x3", "2x8", "3x5") for entries in ("int8", "fp16")),
+    *(f"codebook/{book}/{entries}" for book in ("1x4", "1x16", "2x2", "2x8", "3x32") for entries in ("int8", "fp16")),
 ]
 
 
@@ -58,6 +59,42 @@ def test_every_id_reads_what_its_encoding_decodes_to(names: list[str], sizes: li
     for index, vectors in enumerate(wanted):
         found = table(torch.arange(len(vectors)), index)
         torch.testing.assert_close(found, torch.from_numpy(vectors), rtol=1e-6, atol=1e-7)
+
+
+@given(
+    names=st.lists(st.sampled_from(ENCODINGS), min_size=1, max_size=6),
+    sizes=st.lists(st.integers(1, 60), min_size=1, max_size=3),
+    dim=st.integers(3, 9),
+    shape=st.sampled_from([(0,), (7,), (5, None), (3, 2, None), ()]),
+)
+@settings(deadline=None, max_examples=40)
+def test_kernel_and_reference_agree_to_the_bit(
+    names: list[str], sizes: list[int], dim: int, shape: tuple[int | None, ...]
+) -> None:
+    """One vocabulary for all ids, or one a column."""
+    table, _ = encoded(names, sizes, dim)
+    generator = torch.Generator().manual_seed(dim)
+    full = [len(sizes) if n is None else n for n in shape]
+    columns: torch.Tensor | int = torch.arange(len(sizes)) if None in shape else len(sizes) - 1
+    ids = (torch.rand(full, generator=generator) * torch.tensor(sizes)[columns]).long()
+    by_numba = table(ids, columns)
+    with use_kernel("torch"):
+        assert torch.equal(table(ids, columns), by_numba)
+    assert by_numba.shape == (*full, dim)
+
+
+@pytest.mark.parametrize("kernel", ["numba", "torch"])
+@pytest.mark.parametrize("wrong", [-1, 60, 2**40])
+def test_ids_outside_are_refused_by_name(kernel: KernelName, wrong: int) -> None:
+    table, _ = encoded(["fp16"], [60, 9], 4)
+    with use_kernel(kernel), pytest.raises(IndexError, match=f"id {wrong} is outside vocabulary 'v0'"):
+        table(torch.tensor([[3, 3], [wrong, 4]]), torch.arange(2))
+
+
+@pytest.mark.parametrize("name", ["codebook/2x3/int8", "codebook/128x4/fp16"])
+def test_codebooks_that_the_table_cannot_hold_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="power of two, and parts of at most 127 dimensions"):
+        build_table("quantized.packed", [Vocabulary("a", 30)], 200, QuantizedConfig((0,), (0,), (name,)))
 
 
 def test_rare_ids_read_the_vector_of_id_0_and_take_no_bytes() -> None:

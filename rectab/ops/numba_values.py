@@ -18,6 +18,7 @@ from numba.extending import intrinsic, overload
 __all__ = [
     "LOW_16",
     "copy_row",
+    "half_to_float",
     "load",
     "mix",
     "owner_of",
@@ -148,7 +149,7 @@ def load(array, row, column):
 
 
 @njit(inline="always")
-def _half_to_float(half):
+def half_to_float(half):
     bits = np.int32(half) & np.int32(0x7FFF)
     sign = np.float32(-1.0) if half < 0 else np.float32(1.0)
     if bits >= np.int32(0x7C00):  # inf and nan
@@ -179,7 +180,7 @@ def _load(array, row, column):
     if array.dtype == types.uint16:
         return lambda array, row, column: _float_of_bits(np.int32(np.uint32(array[row, column]) << np.uint32(16)))
     if array.dtype == types.int16:
-        return lambda array, row, column: _half_to_float(array[row, column])
+        return lambda array, row, column: half_to_float(array[row, column])
     return lambda array, row, column: array[row, column]
 
 

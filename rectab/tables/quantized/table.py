@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rectab.ops.dispatch import is_eager
+from rectab.ops import numba_blocks
+from rectab.ops.dispatch import is_eager, kernel_name
+from rectab.ops.numba_support import flat_rows, launch, thread_count
 from rectab.quantize.allocate import Allocation
 from rectab.quantize.encodings import Encoding, Rare, encoding_of
 from rectab.quantize.fitted import Fitted
@@ -19,13 +21,15 @@ from rectab.quantize.options import OptionTable
 from rectab.schema import Vocabulary
 from rectab.tables.base import EmbeddingTable, TableOptions
 from rectab.tables.ledger import Ledger
+from rectab.tables.quantized.codes import code_of
 from rectab.tables.quantized.decoding import decode_ids
 from rectab.tables.registry import TableMethod, build_table, register
+from rectab.tables.unseen import refuse_outside
 
 __all__ = ["FIXED_BYTES", "HEADER_BYTES", "QuantizedConfig", "QuantizedTable", "encode_table"]
 
-HEADER_BYTES = 8
-"""Bytes of a block beside its payload: its first row, and where its payload begins."""
+HEADER_BYTES = 10
+"""Bytes of a block beside its payload: its first row, where its payload begins, and its encoding."""
 
 FIXED_BYTES = 8
 """Bytes of a vocabulary beside its blocks: its first row, and how many it has, as in the full table."""
@@ -70,7 +74,9 @@ class QuantizedTable(EmbeddingTable[QuantizedConfig]):
 
     payload: Tensor
     blocks: Tensor
+    codes: Tensor
     ranges: Tensor
+    lookup_refuses = True
 
     def __init__(
         self,
@@ -87,11 +93,12 @@ class QuantizedTable(EmbeddingTable[QuantizedConfig]):
         self.register_buffer("payload", torch.zeros(size, dtype=torch.uint8, device=self.options.device))
 
     def _tensors(self) -> dict[str, Tensor]:
-        """What follows from the config: first row and first byte of every block, rows of every vocabulary."""
+        """What follows from the config: first row, first byte and code of every block, rows of every vocabulary."""
         sizes = [v.num_embeddings for v in self.vocabularies]
         ranges = list(zip(accumulate([0, *sizes[:-1]]), sizes, strict=True))
         return {
             "blocks": torch.tensor([(part.first, part.begin) for part in self.parts], dtype=torch.int32),
+            "codes": torch.tensor([code_of(p.encoding, self.embedding_dim) for p in self.parts], dtype=torch.int16),
             "ranges": torch.tensor(ranges, dtype=torch.int32),
         }
 
@@ -114,6 +121,9 @@ class QuantizedTable(EmbeddingTable[QuantizedConfig]):
         self.payload.copy_(payload)
 
     def lookup(self, ids: Tensor, vocabulary: Tensor) -> Tensor:
+        if is_eager(ids) and kernel_name(self.payload.device) == "numba":
+            return self._lookup_by_numba(ids, vocabulary)
+        refuse_outside(ids, vocabulary, self.vocabularies)
         first = self.ranges[:, 0][vocabulary].to(torch.int64)
         rows = (ids + first).flatten()
         starts = self.blocks[:, 0].contiguous()
@@ -123,6 +133,23 @@ class QuantizedTable(EmbeddingTable[QuantizedConfig]):
         at = torch.searchsorted(starts, rows.to(torch.int32), right=True) - 1
         found = self._decoded(rows, at) if is_eager(rows) else self._decoded_by_all(rows, at)
         return found.unflatten(0, ids.shape) if ids.dim() else found[0]
+
+    def _lookup_by_numba(self, ids: Tensor, vocabulary: Tensor) -> Tensor:
+        period = vocabulary if vocabulary.dim() < 2 and vocabulary.numel() else vocabulary.expand(ids.shape)
+        out = torch.empty(*ids.shape, self.embedding_dim)
+        outside = np.zeros(2, np.int64)
+        launch(
+            numba_blocks.lookup,
+            thread_count(out.numel()),
+            flat_rows(ids),
+            flat_rows(period),
+            *(tensor.numpy() for tensor in (self.ranges, self.blocks, self.codes, self.payload)),
+            out.view(-1, self.embedding_dim).numpy(),
+            outside,
+        )
+        if outside[0]:
+            raise IndexError(f"id {int(outside[1])} is outside its vocabulary")
+        return out
 
     def _decoded(self, rows: Tensor, at: Tensor) -> Tensor:
         """fp32 [m, D]: every block decodes the rows that are its own."""
