@@ -13,7 +13,19 @@ import numpy as np
 from numba import njit, prange
 
 from rectab.jit import compiled, parallel
-from rectab.ops.numba_values import half_to_float
+from rectab.ops.numba_bits import (
+    copy_1,
+    copy_2,
+    copy_4,
+    copy_8,
+    lanes_of_bytes,
+    lanes_of_codes,
+    lanes_of_halves,
+    lanes_of_integers,
+    word,
+)
+from rectab.ops.numba_lanes import LANES, load_lanes, write_block
+from rectab.ops.numba_values import copy_row, half_to_float, prefetch_address
 
 __all__ = ["lookup"]
 
@@ -21,146 +33,218 @@ SHARED, RARE, FP16, GRID, BOOK_INT8, BOOK_FP16 = range(6)
 _POWERS = np.array([1, 3, 9, 27, 81], np.int64)
 _BITS = np.array([8, 6, 4, 3, 2, 0, 1], np.int64)  # of the grids, in the order of rectab.ops.grids; 0 is ternary
 _OFFSETS = np.array([128, 32, 8, 4, 1.5, 1, 0.5], np.float32)
+_TILE = 64
+
+inlined = njit(forceinline=True, error_model="numpy")  # a call with arrays costs as much as decoding
 
 
-@njit(inline="always")
+@inlined
 def _half(payload, at):
     return half_to_float(np.int16(np.uint16(payload[at]) | np.uint16(payload[at + 1]) << np.uint16(8)))
 
 
-@njit(inline="always")
-def _window(payload, at, bits, last):
-    """The code of up to 12 bits that begins at bit ``at``; ``last`` is the last byte there is."""
-    byte = at >> 3
-    word = np.uint32(payload[byte]) | np.uint32(payload[min(byte + 1, last)]) << np.uint32(8)
-    if bits > 9:
-        word |= np.uint32(payload[min(byte + 2, last)]) << np.uint32(16)
-    return np.int64(word >> np.uint32(at & 7)) & ((1 << bits) - 1)
+@inlined
+def _code(payload, at, bits):
+    """The code of up to 12 bits that begins at bit ``at``; nothing beyond the payload is read."""
+    byte, last = at >> 3, payload.size - 1
+    if byte + 3 <= last:
+        found = word(payload.ctypes.data + byte)
+    else:
+        found = np.uint64(payload[byte]) | np.uint64(payload[min(byte + 1, last)]) << np.uint64(8)
+        found |= np.uint64(payload[min(byte + 2, last)]) << np.uint64(16)
+    return np.int64(found >> np.uint64(at & 7)) & ((1 << bits) - 1)
 
 
-@compiled
-def _halves(payload, begin, out):
-    for j in range(out.size):
-        out[j] = _half(payload, begin + 2 * j)
+# Vectors are decoded into ``row``, fp32 in whole blocks of lanes; what lies beyond the width is any number. Lanes that
+# would reach beyond the payload are decoded one by one.
 
 
-@compiled
-def _integers(payload, begin, scale, out):
-    for j in range(out.size):
-        out[j] = np.float32(np.int8(payload[begin + j])) * scale
+@inlined
+def _halves(payload, begin, width, row):
+    for j in range(0, width, LANES):
+        if begin + 2 * (j + LANES) <= payload.size:
+            write_block(row, j, lanes_of_halves(payload.ctypes.data + begin + 2 * j))
+        else:
+            for k in range(j, min(j + LANES, width)):
+                row[k] = _half(payload, begin + 2 * k)
 
 
-@compiled
-def _bytes_on_grid(payload, begin, steps, out):
-    for j in range(out.size):
-        out[j] = (np.float32(payload[begin + j]) - np.float32(128)) * steps[j]
+@inlined
+def _integers(payload, begin, scale, width, row):
+    for j in range(0, width, LANES):
+        if begin + j + LANES <= payload.size:
+            write_block(row, j, lanes_of_integers(payload.ctypes.data + begin + j) * scale)
+        else:
+            for k in range(j, min(j + LANES, width)):
+                row[k] = np.float32(np.int8(payload[begin + k])) * scale
 
 
-@compiled
-def _nibbles_on_grid(payload, begin, steps, out):
-    for j in range(out.size // 2):
-        two = np.int32(payload[begin + j])
-        out[2 * j] = np.float32((two & 15) - 8) * steps[2 * j]
-        out[2 * j + 1] = np.float32((two >> 4) - 8) * steps[2 * j + 1]
+@inlined
+def _bytes_on_grid(payload, begin, steps, block, width, row):
+    for j in range(0, width, LANES):
+        if begin + j + LANES <= payload.size:
+            codes = lanes_of_bytes(payload.ctypes.data + begin + j)
+            write_block(row, j, (codes - np.float32(128)) * load_lanes(steps, block, j))
+        else:
+            for k in range(j, min(j + LANES, width)):
+                row[k] = (np.float32(payload[begin + k]) - np.float32(128)) * steps[block, k]
 
 
-@compiled
-def _bits_on_grid(payload, begin, row, bits, offset, steps, last, out):
-    at = begin * 8 + row * out.size * bits
-    for j in range(out.size):
-        out[j] = (np.float32(_window(payload, at, bits, last)) - offset) * steps[j]
-        at += bits
+@inlined
+def _bits_on_grid(payload, at, bits, offset, steps, block, width, row):
+    for j in range(0, width, LANES):
+        byte = (at + j * bits) >> 3
+        if byte + bits + 8 <= payload.size:
+            codes = lanes_of_codes(payload.ctypes.data + byte, (at + j * bits) & 7, bits)
+            write_block(row, j, (codes - offset) * load_lanes(steps, block, j))
+        else:
+            for k in range(j, min(j + LANES, width)):
+                row[k] = (np.float32(_code(payload, at + k * bits, bits)) - offset) * steps[block, k]
 
 
-@compiled
-def _trits_on_grid(payload, begin, row, steps, out):
-    place = row * out.size
-    for j in range(out.size):
-        digit = (np.int64(payload[begin + place // 5]) * _POWERS[place % 5] & 255) * 3 >> 8
-        out[j] = np.float32(digit - 1) * steps[j]
-        place += 1
+@inlined
+def _trits_on_grid(payload, begin, place, steps, block, width, row):
+    byte, digit = begin + place // 5, place % 5
+    for j in range(width):
+        value = (np.int64(payload[byte]) * _POWERS[digit] & 255) * 3 >> 8
+        row[j] = np.float32(value - 1) * steps[block, j]
+        digit += 1
+        if digit == 5:
+            byte, digit = byte + 1, 0
 
 
-@compiled
-def _on_grid(payload, begin, code, row, rows, known, steps, out):
-    """``steps`` fp32 [D] of the block are filled where ``known`` is 0; those of single rows every time."""
-    grid, per, width, last = code >> 4 & 7, code >> 7 & 3, out.size, payload.size - 1
+@inlined
+def _on_grid(payload, begin, code, place, rows, block, known, steps, width, row):
+    """``steps`` fp32 [blocks, D] of the block are filled where ``known`` is 0; those of single rows every time."""
+    grid, per = code >> 4 & 7, code >> 7 & 3
     if per == 2:
-        step = _half(payload, begin + 2 * row)
-        for j in range(width):
-            steps[j] = step
+        steps[block] = _half(payload, begin + 2 * place)
         begin += 2 * rows
     else:
-        if not known:
+        if not known[block]:
+            known[block] = 1
             if per == 1:
-                _halves(payload, begin, steps)
+                _halves(payload, begin, width, steps[block])
             else:
-                step = _half(payload, begin)
-                for j in range(width):
-                    steps[j] = step
+                steps[block] = _half(payload, begin)
         begin += 2 * width if per == 1 else 2
     bits = _BITS[grid]
     if bits == 8:
-        _bytes_on_grid(payload, begin + row * width, steps, out)
-    elif bits == 4 and width % 2 == 0:
-        _nibbles_on_grid(payload, begin + row * width // 2, steps, out)
+        _bytes_on_grid(payload, begin + place * width, steps, block, width, row)
     elif bits == 0:
-        _trits_on_grid(payload, begin, row, steps, out)
+        _trits_on_grid(payload, begin, place * width, steps, block, width, row)
     else:
-        _bits_on_grid(payload, begin, row, bits, _OFFSETS[grid], steps, last, out)
+        _bits_on_grid(payload, begin * 8 + place * width * bits, bits, _OFFSETS[grid], steps, block, width, row)
 
 
-@compiled
-def _from_books(payload, begin, code, row, out):
-    width, last = out.size, payload.size - 1
-    bits, sub_dim = code >> 4 & 15, code >> 8 & 127
+@inlined
+def _copy(target, to, source, begin, count):
+    """Bytes; the counts that codebooks have most often in one move."""
+    if count == 4:
+        copy_4(target.ctypes.data + to, source.ctypes.data + begin)
+    elif count == 2:
+        copy_2(target.ctypes.data + to, source.ctypes.data + begin)
+    elif count == 8:
+        copy_8(target.ctypes.data + to, source.ctypes.data + begin)
+    elif count == 1:
+        copy_1(target.ctypes.data + to, source.ctypes.data + begin)
+    else:
+        for k in range(count):
+            target[to + k] = source[begin + k]
+
+
+@inlined
+def _from_books(payload, begin, code, place, entries, width, row):
+    """``entries`` uint8: scratch for the int8 entries of a vector, or for the halves."""
+    bits, sub_dim, size = code >> 4 & 15, code >> 8 & 127, 1
     sub_dim = sub_dim if sub_dim > 0 else width
-    halves = code & 15 == BOOK_FP16
+    books, scale = begin + 2, np.float32(1)
+    if code & 15 == BOOK_FP16:
+        books, size = begin, 2
+    else:
+        scale = _half(payload, begin)
     parts, count = (width + sub_dim - 1) // sub_dim, 1 << bits
-    scale = np.float32(1) if halves else _half(payload, begin)
-    entries = begin if halves else begin + 2
-    at = (entries + count * width * (2 if halves else 1)) * 8 + row * parts * bits
+    at = (books + count * width * size) * 8 + place * parts * bits
+    if parts == 1:
+        entry = books + _code(payload, at, bits) * width * size
+        if size == 1:
+            _integers(payload, entry, scale, width, row)
+        else:
+            _halves(payload, entry, width, row)
+        return
     for first in range(0, width, sub_dim):
         part = min(sub_dim, width - first)
-        entry = count * first + _window(payload, at, bits, last) * part
-        if halves:
-            _halves(payload, entries + 2 * entry, out[first : first + part])
-        else:
-            _integers(payload, entries + entry, scale, out[first : first + part])
+        entry = count * first + _code(payload, at, bits) * part
+        _copy(entries, first * size, payload, books + entry * size, part * size)
         at += bits
+    if size == 1:
+        _integers(entries, 0, scale, width, row)
+    else:
+        _halves(entries, 0, width, row)
+
+
+@inlined
+def _start_of(code, begin, place, rows, width):
+    """Where about the bytes of a row lie."""
+    kind, bits = code & 15, 0
+    if kind == GRID:
+        per = code >> 7 & 3
+        bits = max(_BITS[code >> 4 & 7], 1) * width
+        begin += 2 * rows if per == 2 else 2 * width if per == 1 else 2
+    elif kind in (BOOK_INT8, BOOK_FP16):
+        per, sub_dim = code >> 4 & 15, code >> 8 & 127
+        bits = per if sub_dim == 0 else per * ((width + sub_dim - 1) // sub_dim)
+        begin += (width << per) * (1 if kind == BOOK_INT8 else 2)
+    elif kind == FP16:
+        bits = 16 * width
+    return begin + (place * bits >> 3)
+
+
+@inlined
+def _decode(payload, begin, code, place, rows, block, known, steps, entries, width, row):
+    kind = code & 15
+    if kind == GRID:
+        _on_grid(payload, begin, code, place, rows, block, known, steps, width, row)
+    elif kind in (BOOK_INT8, BOOK_FP16):
+        _from_books(payload, begin, code, place, entries, width, row)
+    elif kind == SHARED:
+        _integers(payload, begin + 2, _half(payload, begin), width, row)
+    else:
+        _halves(payload, begin + 2 * place * width, width, row)
 
 
 @compiled
 def _lookup(start, end, ids, columns, ranges, blocks, codes, payload, firsts, out, outside):
-    width, period = out.shape[1], columns.size
-    num_blocks, total = blocks.shape[0], ranges[-1, 0] + ranges[-1, 1]
-    steps, known = np.empty((num_blocks, width), np.float32), np.zeros(num_blocks, np.uint8)
-    at = start % period
-    for i in range(start, end):
-        column = columns[at]
-        at = at + 1 if at + 1 < period else 0
-        if ids[i] < 0 or ids[i] >= ranges[column, 1]:
-            outside[1] = ids[i]
-            outside[0] = 1
-            return
-        row, block = ids[i] + ranges[column, 0], firsts[column]
-        while block + 1 < num_blocks and blocks[block + 1, 0] <= row:
-            block += 1
-        code = np.int64(codes[block])
-        if code & 15 == RARE:
-            row, block = np.int64(ranges[column, 0]), firsts[column]
-            code = np.int64(codes[block])
-        kind, begin, first = code & 15, np.int64(blocks[block, 1]), np.int64(blocks[block, 0])
-        if kind == GRID:
-            rows = (blocks[block + 1, 0] if block + 1 < num_blocks else total) - first
-            _on_grid(payload, begin, code, row - first, rows, known[block], steps[block], out[i])
-            known[block] = 1
-        elif kind in (BOOK_INT8, BOOK_FP16):
-            _from_books(payload, begin, code, row - first, out[i])
-        elif kind == SHARED:
-            _integers(payload, begin + 2, _half(payload, begin), out[i])
-        else:
-            _halves(payload, begin + 2 * (row - first) * width, out[i])
+    """Ids come in tiles: all of a tile are found, and their bytes asked for, before the first is decoded."""
+    width, period, num_blocks = out.shape[1], columns.size, blocks.shape[0]
+    padded, total = (width + LANES - 1) // LANES * LANES, ranges[-1, 0] + ranges[-1, 1]
+    steps, known = np.empty((num_blocks, padded), np.float32), np.zeros(num_blocks, np.uint8)
+    row, entries = np.empty(padded, np.float32), np.empty(2 * padded, np.uint8)
+    single, at = row[:width].reshape(1, width), start % period
+    places, found, sizes = np.empty(_TILE, np.int64), np.empty(_TILE, np.int64), np.empty(_TILE, np.int64)
+    for first in range(start, end, _TILE):
+        count = min(_TILE, end - first)
+        for i in range(count):
+            column, place = columns[at], ids[first + i]
+            at = at + 1 if at + 1 < period else 0
+            if place < 0 or place >= ranges[column, 1]:
+                outside[1] = place
+                outside[0] = 1
+                return
+            place, block = place + ranges[column, 0], firsts[column]
+            while block + 1 < num_blocks and blocks[block + 1, 0] <= place:
+                block += 1
+            if codes[block] & 15 == RARE:
+                place, block = np.int64(ranges[column, 0]), firsts[column]
+            begins, following = blocks[block, 0], blocks[block + 1, 0] if block + 1 < num_blocks else total
+            places[i], found[i], sizes[i] = place - begins, block, following - begins
+            address = _start_of(np.int64(codes[block]), np.int64(blocks[block, 1]), places[i], sizes[i], width)
+            prefetch_address(payload.ctypes.data + address)
+        for i in range(count):
+            block = found[i]
+            code, begin = np.int64(codes[block]), np.int64(blocks[block, 1])
+            _decode(payload, begin, code, places[i], sizes[i], block, known, steps, entries, width, row)
+            copy_row(single, 0, out, first + i)
 
 
 @compiled
