@@ -10,6 +10,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+from rectab.ops.numba_bits import lanes_of_integers
 from rectab.ops.numba_lanes import LANES, lanes_type
 
 __all__ = ["bytes_read", "bytes_to_lanes", "codes_to_lanes"]
@@ -22,19 +23,10 @@ def _vector(bits, count):
     return ir.VectorType(ir.IntType(bits), count)
 
 
-@intrinsic
-def _signed_bytes(context, address):
-    def generate(context, builder, signature, arguments):
-        loaded = builder.load(builder.inttoptr(arguments[0], _vector(8, LANES).as_pointer()), align=1)
-        return builder.sitofp(builder.sext(loaded, _vector(32, LANES)), _FLOATS)
-
-    return lanes_type(types.intp), generate
-
-
 @njit(forceinline=True)
 def bytes_to_lanes(array, start):
     """int8 ``array.ravel()[start:start + 16]`` of a contiguous array as lanes; it must reach so far."""
-    return _signed_bytes(array.ctypes.data + start)
+    return lanes_of_integers(array.ctypes.data + start)
 
 
 @intrinsic
