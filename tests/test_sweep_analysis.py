@@ -121,6 +121,9 @@ def test_answer_speaks_of_losses_seeds_and_the_smallest_table() -> None:
 
 
 def test_answer_without_a_full_table_or_any_finished_run() -> None:
+    rising = "training ended with auc on validation still rising: its last evaluation was its best."
+    told = section(row("full", None, 3, 1000, 0.8), row("hashed", "10%", 3, 100, 0.7, advice=rising))
+    assert answer(told, None)[-1] == f"The settings may not suit 1 of 2 runs. hashed at 10%, seed 3: {rising}"
     assert "full table was not run" in answer(section(row("hashed", "10%", 0, 100, 0.7)), None)[0]
     assert "No run of this section finished" in answer(section(row("hashed", "10%", 0, 100, None)), None)[0]
 

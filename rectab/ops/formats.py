@@ -138,12 +138,13 @@ def float_format(dtype: torch.dtype) -> FloatFormat:
     raise ValueError(f"no row format holds elements of {dtype}")
 
 
-for _float in (
+_OWN: tuple[RowFormat, ...] = (
     FloatFormat("fp32", torch.float32),
     FloatFormat("bf16", torch.bfloat16),
     FloatFormat("fp16", torch.float16),
     FloatFormat("fp64", torch.float64),
-):
-    register_format(_float)
-for _coded in (Int8Format(), *(GridFormat(grid) for grid in GRIDS.values() if grid.name != "int8")):
-    register_format(_coded)
+    Int8Format(),
+    *(GridFormat(grid) for grid in GRIDS.values() if grid.name != "int8"),
+)
+for _format in _OWN:
+    register_format(_format)

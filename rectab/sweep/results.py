@@ -13,6 +13,7 @@ from rectab.atomic_file import write_atomic
 from rectab.sweep.grid import DatasetInfo, RunSpec
 from rectab.sweep.plan import SweepPlan
 from rectab.tables.budget import parse_budget
+from rectab.training.advice import advice
 
 __all__ = ["RESULT_COLUMNS", "SLICES", "collect_results", "write_results"]
 
@@ -52,6 +53,7 @@ RESULT_COLUMNS: dict[str, Any] = {
     "encoding_seconds": pl.Float64,
     "full_valid_auc": pl.Float64,
     "expected_valid_auc": pl.Float64,
+    "advice": pl.String,  # what the course of the training says about its settings; null if nothing
     "train_seconds": pl.Float64,
     "wall_seconds": pl.Float64,
     "samples_per_second": pl.Float64,
@@ -153,6 +155,10 @@ def _exceeds(record: dict[str, Any], limit: int | None) -> bool:
     return record["status"] == "ok" and limit is not None and (record["result"].get("training_bytes") or 0) > limit
 
 
+def _advice(result: dict[str, Any]) -> list[str]:
+    return advice(result["stages"], result["train"]) if result.get("stages") and result.get("train") else []
+
+
 def _measured(result: dict[str, Any]) -> dict[str, Any]:
     """The columns that a finished run's result fills."""
     test, valid = result["test"] or {}, result["valid"]
@@ -166,6 +172,7 @@ def _measured(result: dict[str, Any]) -> dict[str, Any]:
         "valid_auc": valid.get("auc"),
         "valid_logloss": valid.get("logloss"),
         "config": _json(result["table"]["config"]),
+        "advice": " ".join(_advice(result)) or None,
     }
     return row | _of_encoding(result.get("encoded"))
 

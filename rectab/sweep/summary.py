@@ -36,7 +36,19 @@ def answer(section: Section, best_auc: float | None) -> list[str]:
     sentences += [_losses_at(section, reference, budget) for budget in _levels(section)]
     sentences.append(_good_enough(section, reference))
     sentences += _where(section, reference)
-    return sentences
+    return sentences + _settings(section)
+
+
+def _settings(section: Section) -> list[str]:
+    """Runs that stopped too early or were best at once say little about their tables: how many, and what one says."""
+    finished = [row for row in section.rows if row["status"] == "ok"]
+    told = [row for row in finished if row["advice"]]
+    if not told:
+        return []
+    first = told[0]
+    at = f" at {first['budget']}" if first["budget"] else ""
+    where = f"{first['method']}{at}, seed {first['seed']}"
+    return [f"The settings may not suit {len(told)} of {len(finished)} runs. {where}: {first['advice']}"]
 
 
 def status_counts(sections: list[Section]) -> dict[str, int]:

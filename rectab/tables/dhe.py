@@ -79,7 +79,7 @@ class DHETable(EmbeddingTable[DHEConfig]):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.layers[0].weight.dtype  # type: ignore[union-attr,return-value]
+        return self.layers[0].weight.dtype  # type: ignore[return-value]
 
     @torch.no_grad()
     def _initialise(self) -> None:
