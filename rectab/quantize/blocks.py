@@ -13,7 +13,7 @@ SMALL = 48
 """Vocabularies of at most so many ids are one block: a second one costs more than it brings."""
 
 _FEWEST = 12  # ids of a block
-_FACTOR = 4.0  # by which the traffic of a block's ids may differ: one bit of precision
+FACTOR = 4.0  # by which the traffic of a block's ids may differ: one bit of precision
 _LARGEST_SHARE = 0.5  # of a vocabulary's ids, for a block in which all are equally frequent
 
 
@@ -38,15 +38,17 @@ class Block:
         return Block(self.vocabulary, self.first, following.last)
 
 
-def finest_blocks(vocabulary: int, traffic: np.ndarray) -> list[Block]:
+def finest_blocks(vocabulary: int, traffic: np.ndarray, factor: float = FACTOR) -> list[Block]:
     """The blocks that a vocabulary can be cut into; neighbours are joined where that is worth more.
 
     The best precision of an id follows from the logarithm of its traffic (half a bit for every factor of two), so a
-    block ends where traffic has fallen by a factor of four.
+    block ends where traffic has fallen by a factor of four. Where an id costs bytes in whatever encoding, a smaller
+    factor may pay: which ids are worth any bytes then matters more.
 
     Args:
         vocabulary: its index.
         traffic: float64 [n], expected lookups of every id, roughly falling; the first id may have any.
+        factor: by which the traffic of a block's ids may differ.
     """
     size = len(traffic)
     borders = [0]
@@ -54,7 +56,7 @@ def finest_blocks(vocabulary: int, traffic: np.ndarray) -> list[Block]:
         level = np.maximum.accumulate(traffic[1:][::-1])[::-1]  # falling, whatever traffic does
         while True:
             start = borders[-1]
-            floor = level[min(start, size - 2)] / _FACTOR
+            floor = level[min(start, size - 2)] / factor
             border = max(int(np.searchsorted(-level, -floor, side="right")) + 1, start + _FEWEST)
             if size - border < _FEWEST:
                 break

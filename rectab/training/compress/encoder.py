@@ -29,6 +29,7 @@ from rectab.training.evaluation import evaluate, predict
 
 _PROBES = (0.2, 0.05, 0.015, 0.004)  # shares of the full table whose encodings are tried for the prediction
 _PROBE_ROWS = 20_000
+_FACTORS_COUNTED = (4.0, 2.0)  # of traffic within a block, where ids are counted
 _REFILLS = 6
 _SPARE = 0.001  # of a budget, not worth another round
 
@@ -92,9 +93,17 @@ class Encoder:
 
     @cached_property
     def blocks(self) -> list[list[Block]]:
-        """The finest blocks of every vocabulary; where ids are counted, all but id 0 may leave the map."""
-        blocks = [finest_blocks(index, traffic) for index, traffic in enumerate(self.run.traffic)]
-        return [first_alone(parts) for parts in blocks] if self.count_ids else blocks
+        """The finest blocks of every vocabulary."""
+        return self._layouts[0]
+
+    @cached_property
+    def _layouts(self) -> list[list[list[Block]]]:
+        """Finest blocks to begin with. Where ids are counted, all but id 0 may leave the map, and two ways of cutting
+        are tried, for neither is the better one at every budget."""
+        traffic = list(enumerate(self.run.traffic))
+        if not self.count_ids:
+            return [[finest_blocks(*held) for held in traffic]]
+        return [[first_alone(finest_blocks(*held, factor)) for held in traffic] for factor in _FACTORS_COUNTED]
 
     @cached_property
     def _unmeasured(self) -> OptionTable:
@@ -178,7 +187,9 @@ class Encoder:
         return payload + beside + map_bytes(schema, omitted_ids(made, schema))
 
     def _allocated(self, budget: int) -> Allocation:
-        made = allocate_shape(self.shape, self.options, self.blocks, self._counts, budget - self._fixed_bytes)
+        within = budget - self._fixed_bytes
+        tried = [allocate_shape(self.shape, self.options, b, self._counts, within) for b in self._layouts]
+        made = min((m for m in tried if m is not None), key=lambda m: m.error, default=None)
         if made is None:
             raise InfeasibleBudget("quantized", budget, self.smallest_bytes, SMALLEST[self.shape])
         return made
