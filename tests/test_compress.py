@@ -101,7 +101,7 @@ def test_test_is_read_when_asked_for_only(dataset: PreparedDataset, runs: list[P
         (["10%", "10 %"], None, "--budget 10 %: given twice"),
         (["10"], None, "write 10% for a share of the full table"),
         (["zzz"], None, "budget 'zzz' is not understood"),
-        (["20B"], None, "20 bytes is infeasible; the smallest feasible is 72"),
+        (["20B"], None, r"20 bytes is infeasible; the smallest feasible is \d\d+ "),
         ([], 1.5, "--loss is a difference in validation AUC"),
     ],
 )

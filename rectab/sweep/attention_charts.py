@@ -12,7 +12,7 @@ from typing import Any
 
 from rectab.sweep import formatting as fmt
 from rectab.sweep.analysis import Section
-from rectab.sweep.report_tables import Column, ReportTable, Value
+from rectab.sweep.report_values import Column, ReportTable, Value
 
 __all__ = ["AttentionChart", "attention_charts", "attention_table"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from rectab.sweep import formatting as fmt
 from rectab.sweep.analysis import Cell, Section
-from rectab.sweep.report_tables import Column, ReportTable, Value, cell_head, difference_value
+from rectab.sweep.report_values import Column, ReportTable, Value, cell_head, difference_value
 from rectab.sweep.statistics import estimate
 
 __all__ = ["encoded_table", "expected_chart"]

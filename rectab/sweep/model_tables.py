@@ -9,7 +9,8 @@ from typing import Any
 from rectab.metrics import relative_improvement
 from rectab.sweep import formatting as fmt
 from rectab.sweep.analysis import Cell, Section
-from rectab.sweep.report_tables import Column, ReportTable, Value, cell_head, difference_value, estimate_value, verdict
+from rectab.sweep.report_tables import verdict
+from rectab.sweep.report_values import Column, ReportTable, Value, cell_head, difference_value, estimate_value
 from rectab.sweep.statistics import Estimate, estimate
 
 __all__ = ["ModelComparison", "model_comparisons"]

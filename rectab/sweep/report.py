@@ -20,7 +20,9 @@ from rectab.sweep.learned_charts import LearnedChart, learned_charts
 from rectab.sweep.model_tables import model_comparisons
 from rectab.sweep.pages import assets, template
 from rectab.sweep.plan import SweepPlan, plan_from_folder
-from rectab.sweep.report_tables import ReportTable, every_run, section_tables
+from rectab.sweep.report_costs import every_run
+from rectab.sweep.report_tables import section_tables
+from rectab.sweep.report_values import ReportTable
 from rectab.sweep.results import write_results
 from rectab.sweep.store import SweepFolderError
 from rectab.sweep.summary import answer, status_counts

@@ -2,121 +2,45 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
 
 from rectab.sweep import formatting as fmt
 from rectab.sweep.analysis import Cell, Section
-from rectab.sweep.results import SLICES
+from rectab.sweep.report_costs import cost_table, slices_table
+from rectab.sweep.report_values import (
+    ReportTable,
+    Value,
+    cell_head,
+    columns_of,
+    difference_value,
+    estimate_value,
+    in_order,
+    method_value,
+    share_value,
+    size_value,
+)
 from rectab.sweep.statistics import DECIDING_SEEDS, Estimate
 
-__all__ = [
-    "Column",
-    "ReportTable",
-    "Value",
-    "cell_head",
-    "difference_value",
-    "estimate_value",
-    "every_run",
-    "section_tables",
-    "verdict",
-]
+__all__ = ["section_tables", "verdict"]
 
 EQUAL_AUC_LOSSES = (0.0005, 0.001, 0.002, 0.005, 0.01)
 
 
-@dataclass(frozen=True)
-class Value:
-    """A cell of a table: what is shown, what it sorts by, and how it is marked (``good``, ``bad``, ``best``)."""
-
-    text: str
-    sort: float | str | None = None
-    mark: str = ""
-    method: str | None = None
-
-
-@dataclass(frozen=True)
-class Column:
-    title: str
-    numeric: bool = True
-
-
-@dataclass(frozen=True)
-class ReportTable:
-    """A titled table.
-
-    Attributes:
-        key: of the element in the page.
-        title: what it answers.
-        note: how to read it.
-        columns, rows: the content.
-        folded: shown only when opened.
-        markdown: also in ``report.md``.
-    """
-
-    key: str
-    title: str
-    note: str
-    columns: tuple[Column, ...]
-    rows: list[list[Value]]
-    folded: bool = False
-    markdown: bool = True
-
-
 def section_tables(section: Section, train_limits: Mapping[str, int] | None = None) -> dict[str, ReportTable]:
     """The tables of one section, by key; those without a row are left out. ``train_limits``: bytes, smallest first."""
-    makers = (_all_cells, _equal_bytes, _equal_auc, _paired, _leads, _pareto, _slices, _cost)
+    makers = (_all_cells, _equal_bytes, _equal_auc, _paired, _leads, _pareto, slices_table, cost_table)
     tables = [*(maker(section) for maker in makers), _within_training(section, train_limits or {})]
     return {table.key: table for table in tables if table.rows}
 
 
-def _columns(*titles: str, text: Sequence[str] = ("Table", "Budget")) -> tuple[Column, ...]:
-    return tuple(Column(title, title not in text) for title in titles)
-
-
-def _method(name: str) -> Value:
-    return Value(name, name, method=name)
-
-
-def estimate_value(value: Estimate | None, mark: str = "") -> Value:
-    """A mean with its interval; a dash for None."""
-    return Value(fmt.with_interval(value), None if value is None else value.mean, mark)
-
-
-def difference_value(value: Estimate | None) -> Value:
-    """A signed difference, marked where its interval leaves zero out."""
-    mark = ("good" if value.mean > 0 else "bad") if value is not None and value.excludes_zero else ""
-    return Value(fmt.difference(value), None if value is None else value.mean, mark)
-
-
-def _size(value: float | None) -> Value:
-    return Value(fmt.size(value), value)
-
-
-def _share(value: float | None) -> Value:
-    return Value(fmt.share(value), value)
-
-
-def cell_head(cell: Cell) -> list[Value]:
-    """Method, budget, bytes and share of the full table."""
-    budget = Value(cell.budget or "none", -1.0 if cell.budget is None else cell.any_row["budget_bytes"])
-    return [_method(cell.method), budget, _size(cell.serving_bytes), _share(cell.ratio)]
-
-
-def _in_order(section: Section) -> list[Cell]:
-    return [cell for method in section.methods for cell in reversed(section.cells_of(method))]
-
-
 def _all_cells(section: Section) -> ReportTable:
     rows = []
-    for cell in _in_order(section):
+    for cell in in_order(section):
         measured = [cell.estimate(name) for name in ("auc", "gauc", "logloss", "calibration", "valid_auc")]
         sizes = [cell.estimate(name) for name in ("training_bytes", "map_bytes", "dense_bytes")]
         small = "" if cell is section.full else "serve" if cell.serves_small_only else "train, serve"
-        further = [*(_size(size.mean if size else None) for size in sizes), Value(small)]
+        further = [*(size_value(size.mean if size else None) for size in sizes), Value(small)]
         rows.append([*cell_head(cell), *map(estimate_value, measured), *further, Value(str(cell.auc.n), cell.auc.n)])
     return ReportTable(
         "results",
@@ -126,7 +50,7 @@ def _all_cells(section: Section) -> ReportTable:
         "mean prediction over mean label. Training: bytes of table, gradients, optimizer state and copy of the best "
         "weights. Id map: what new rows need to find their ids in the table. Network: the model beside the table. "
         "Small to: whether training takes a full table. Click a heading to sort.",
-        _columns(
+        columns_of(
             *("Table", "Budget", "Bytes", "Share", "AUC", "GAUC", "Logloss", "Calibration", "Validation AUC"),
             *("Training", "Id map", "Network", "Small to", "Seeds"),
             text=("Table", "Budget", "Small to"),
@@ -145,13 +69,13 @@ def _equal_bytes(section: Section) -> ReportTable:
             estimate_value(value, "best" if value is not None and len(methods) > 1 and value.mean == best else "")
             for value in found.values()
         ]
-        rows.append([_size(size), _share(size / section.full_bytes), *values])
+        rows.append([size_value(size), share_value(size / section.full_bytes), *values])
     return ReportTable(
         "equal-bytes",
         "AUC at equal bytes",
         "Read across: what each method makes of the same memory. Interpolated seed by seed, linear in AUC over the "
         "logarithm of bytes, between measured points only; an end point also stands for sizes within 3 % of it.",
-        _columns("Bytes", "Share", *methods, text=()),
+        columns_of("Bytes", "Share", *methods, text=()),
         rows,
     )
 
@@ -169,7 +93,7 @@ def _equal_auc(section: Section) -> ReportTable:
         "Fewest bytes at which a method comes within so much of the full table's mean AUC, on the curve of means; in "
         "brackets the range when each seed is compared with the full table of the same seed. ≤: already the smallest "
         "table measured is good enough. Interpolated as above, never extrapolated.",
-        _columns("Allowed loss of AUC", *methods, text=()),
+        columns_of("Allowed loss of AUC", *methods, text=()),
         rows if methods else [],
     )
 
@@ -207,7 +131,7 @@ def verdict(value: Estimate | None) -> Value:
 
 def _paired(section: Section) -> ReportTable:
     reference, rows = section.full, []
-    for cell in _in_order(section):
+    for cell in in_order(section):
         if reference is None or cell is reference:
             continue
         auc = cell.difference(reference)
@@ -220,7 +144,7 @@ def _paired(section: Section) -> ReportTable:
         "Paired: each run minus the full table's run of the same seed, then the mean and its 95 % t interval. "
         "“Within the noise”: the interval includes zero. Intervals are for one comparison each, not corrected for "
         "there being many.",
-        _columns(
+        columns_of(
             "Table", "Budget", "Bytes", "Share", "AUC", "Verdict", "GAUC", "Logloss", "Seeds",
             text=("Table", "Budget", "Verdict"),
         ),
@@ -241,14 +165,14 @@ def _leads(section: Section) -> ReportTable:
         for better, next_best in pairwise(ranked):
             lead = better.difference(next_best)
             rank = Value(budget or "", better.any_row["budget_bytes"])
-            head = [rank, _method(better.method), _method(next_best.method)]
+            head = [rank, method_value(better.method), method_value(next_best.method)]
             rows.append([*head, _estimate_signed(lead), verdict(lead)])
     return ReportTable(
         "leads",
         "Methods against each other",
         "At each budget, methods in the order of mean AUC, each with its lead over the next; paired by seed, with the "
         "95 % t interval.",
-        _columns("Budget", "Table", "Next", "Lead in AUC", "Verdict", text=("Table", "Budget", "Next", "Verdict")),
+        columns_of("Budget", "Table", "Next", "Lead in AUC", "Verdict", text=("Table", "Budget", "Next", "Verdict")),
         rows,
     )
 
@@ -260,7 +184,7 @@ def _pareto(section: Section) -> ReportTable:
         "Pareto front",
         "Tables that no other measured table beats in mean AUC with as many or fewer bytes. Neighbours closer than "
         "their intervals may change places with other seeds.",
-        _columns("Table", "Budget", "Bytes", "Share", "AUC"),
+        columns_of("Table", "Budget", "Bytes", "Share", "AUC"),
         rows,
     )
 
@@ -271,108 +195,13 @@ def _within_training(section: Section, limits: Mapping[str, int]) -> ReportTable
         fitting = [c for c in section.cells if (t := c.estimate("training_bytes")) is not None and t.mean <= limit]
         for cell in sorted(fitting, key=lambda c: -c.auc.mean)[:1]:
             training = cell.estimate("training_bytes")
-            head = [Value(text, limit), *cell_head(cell), _size(training.mean if training else None)]
+            head = [Value(text, limit), *cell_head(cell), size_value(training.mean if training else None)]
             rows.append([*head, estimate_value(cell.auc)])
     return ReportTable(
         "within-training",
         "Best table at each training budget",
         "The table of the highest mean AUC among those that need no more bytes to train: rows, gradients, optimizer "
         "state and the copy of the best weights, counted.",
-        _columns("Training budget", "Table", "Budget", "Bytes", "Share", "Training bytes", "AUC"),
+        columns_of("Training budget", "Table", "Budget", "Bytes", "Share", "Training bytes", "AUC"),
         rows,
     )
-
-
-def _slices(section: Section) -> ReportTable:
-    present = [name for name in SLICES if any(cell.estimate(f"auc_{name}") for cell in section.cells)]
-    reference, rows = section.full, []
-    for cell in _in_order(section) if present else ():
-        values = []
-        for name in present:
-            values.append(estimate_value(cell.estimate(f"auc_{name}")))
-            change = cell.difference(reference, f"auc_{name}") if reference and cell is not reference else None
-            values.append(difference_value(change))
-        rows.append([*cell_head(cell), *values])
-    titles = [title for name in present for title in (name.capitalize(), f"{name.capitalize()} − full")]
-    return ReportTable(
-        "slices",
-        "AUC by id frequency, in numbers",
-        "AUC within each slice of test rows, and its paired difference from the full table. Slices differ in "
-        "difficulty: compare down a column, not across.",
-        _columns("Table", "Budget", "Bytes", "Share", *titles),
-        rows,
-        folded=True,
-        markdown=False,
-    )
-
-
-def _cost(section: Section) -> ReportTable:
-    rows = []
-    for cell in _in_order(section):
-        seconds, speed = cell.estimate("train_seconds"), cell.estimate("samples_per_second")
-        memory, training = cell.estimate("peak_memory_bytes"), cell.estimate("training_bytes")
-        rows.append(
-            [
-                *cell_head(cell),
-                _size(training.mean if training else None),
-                _size(memory.mean if memory else None),
-                Value(fmt.duration(seconds.mean if seconds else None), seconds.mean if seconds else None),
-                Value(fmt.rate(speed.mean if speed else None), speed.mean if speed else None),
-            ]
-        )
-    return ReportTable(
-        "cost",
-        "Time and memory of training",
-        "Means over seeds. Training bytes: table, gradients, optimizer state and copy of the best weights, counted. "
-        "Peak memory: of the whole process, measured. Seconds: of training steps and searches in all stages, without "
-        f"evaluation, on {_circumstances(section)}.",
-        _columns(
-            "Table", "Budget", "Bytes", "Share", "Training bytes", "Peak memory", "Training time", "Samples a second"
-        ),
-        rows,
-    )
-
-
-def _circumstances(section: Section) -> str:
-    """Threads, device, precision, gradient layout and kernel of the rows: no time is comparable without them."""
-    seen = {
-        (row["threads"], row["device"], row["precision"], row["gradient"], row["kernel"])
-        for row in section.rows
-        if row["status"] == "ok"
-    }
-    parts = [
-        f"{threads} thread{'s' if threads != 1 else ''} ({device}), {precision}, {gradient} gradients, {kernel} kernels"
-        for threads, device, precision, gradient, kernel in sorted(seen, key=str)
-    ]
-    mixed = " (not all the same: compare times with care)" if len(parts) > 1 else ""
-    return "; ".join(parts) + mixed
-
-
-def every_run(section: Section) -> ReportTable:
-    """One row per run, failures included."""
-    rows = []
-    for row in section.rows:
-        options = json.loads(row["config"]) if row["config"] else {}
-        rows.append(
-            [
-                _method(row["method"]),
-                Value(row["budget"] or "none", row["budget_bytes"] or -1),
-                Value(str(row["seed"]), row["seed"]),
-                Value(row["status"], row["status"], "" if row["status"] == "ok" else "bad"),
-                _size(row["serving_bytes"]),
-                Value(fmt.number(row["auc"], 5), row["auc"]),
-                Value(fmt.number(row["logloss"], 5), row["logloss"]),
-                Value(fmt.duration(row["train_seconds"]), row["train_seconds"]),
-                Value(", ".join(f"{key} {_short(value)}" for key, value in options.items()) or fmt.MISSING),
-                Value(row["hash"]),
-            ]
-        )
-    text = ("Table", "Budget", "Status", "Configuration", "Run file")
-    titles = ("Table", "Budget", "Seed", "Status", "Bytes", "AUC", "Logloss", "Training time", *text[-2:])
-    note = "Every row of results.parquet; the run file is runs/…json in the folder of the sweep."
-    return ReportTable("runs", "Every run", note, _columns(*titles, text=text), rows, folded=True, markdown=False)
-
-
-def _short(value: Any, limit: int = 40) -> str:
-    text = str(value)
-    return text if len(text) <= limit else text[:limit] + "…"

@@ -15,7 +15,7 @@ from typing import Any
 
 from rectab.sweep import formatting as fmt
 from rectab.sweep.analysis import Cell, Section
-from rectab.sweep.report_tables import Column, ReportTable, Value, cell_head, estimate_value
+from rectab.sweep.report_values import Column, ReportTable, Value, cell_head, estimate_value
 
 __all__ = ["Times", "TimesByCell", "auc_against_time", "read_times", "timing_table"]
 
