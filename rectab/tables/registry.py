@@ -4,10 +4,12 @@ A new method is one file in :mod:`rectab.tables` that ends with ``register(Table
 ``rectab/tables/__init__.py``. What its training may end in, if that is another table, has a record too, without a
 family: it is built, saved and loaded like any table and cannot be planned.
 
-A method that is trained as another method's table and encoded afterwards needs no further hook. Its table is a subclass
-of the one that is trained, :meth:`EmbeddingTable.train_with` trains it and goes on with the encoded form
-(``trainer.restart``), ``planned_serving`` gives the bytes of that form, and the record names the method whose training
-it shares in ``trained_as``: runs that differ only in how they encode need one training.
+A method that is trained as another method's table and encoded afterwards names that one in ``trained_as``: runs that
+differ only in how they encode then need one training, and a run of the other method may be it
+(:mod:`rectab.training.shared`). Its config has the ``widths`` to train; :mod:`rectab.training.one_run` trains them and
+encodes by :mod:`rectab.quantize`. Its table is that of the other method; with a trainer alone,
+:meth:`EmbeddingTable.train_with` trains it and goes on with the encoded form (``trainer.restart``), and
+``planned_serving`` gives the bytes of that form.
 """
 
 from __future__ import annotations
