@@ -14,8 +14,9 @@ from numba import prange, types
 from numba.extending import overload
 
 from rectab.jit import compiled, parallel
-from rectab.ops.numba_lanes import LANES, load_lanes, splat, store_lanes, sum_lanes
+from rectab.ops.numba_lanes import load_lanes, store_lanes
 from rectab.ops.numba_values import copy_row
+from rectab.ops.numba_vectors import LANES, splat, sum_lanes
 
 
 @compiled

@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from rectab.ops.numba_lanes import LANES, lanes_type
+from rectab.ops.numba_vectors import LANES, lanes_type
 
 __all__ = [
     "copy_1",

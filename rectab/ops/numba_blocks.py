@@ -24,8 +24,9 @@ from rectab.ops.numba_bits import (
     lanes_of_integers,
     word,
 )
-from rectab.ops.numba_lanes import LANES, load_lanes, write_block
+from rectab.ops.numba_lanes import load_lanes, write_block
 from rectab.ops.numba_values import copy_row, half_to_float, prefetch_address
+from rectab.ops.numba_vectors import LANES
 
 __all__ = ["lookup"]
 

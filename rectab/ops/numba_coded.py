@@ -14,8 +14,9 @@ from numba import prange
 
 from rectab.jit import compiled, parallel
 from rectab.ops.numba_decoding import bytes_read, bytes_to_lanes, codes_to_lanes
-from rectab.ops.numba_lanes import LANES, store_lanes
+from rectab.ops.numba_lanes import store_lanes
 from rectab.ops.numba_values import load, prefetch_element
+from rectab.ops.numba_vectors import LANES
 
 __all__ = ["gather_bits", "gather_bytes", "gather_trits"]
 

@@ -11,7 +11,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from rectab.ops.numba_bits import lanes_of_integers
-from rectab.ops.numba_lanes import LANES, lanes_type
+from rectab.ops.numba_vectors import LANES, lanes_type
 
 __all__ = ["bytes_read", "bytes_to_lanes", "codes_to_lanes"]
 

@@ -10,127 +10,25 @@ Row kernels keep their results in scratch arrays of whole blocks (:func:`scratch
 
 from __future__ import annotations
 
-import operator
-
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic, models, overload, register_model
+from numba.extending import intrinsic, overload
 
 from rectab.ops.numba_values import LOW_16, copy_row, load, mix, round_to_bf16, round_to_fp16
+from rectab.ops.numba_vectors import FLOATS, INLINE, LANES, index, lanes_type, shuffle, splat
 
 __all__ = [
-    "LANES",
-    "lanes_type",
     "load_lanes",
     "read_block",
     "scratch",
-    "splat",
-    "sqrt_lanes",
     "store_lanes",
     "store_row",
-    "sum_lanes",
     "take_row",
     "write_block",
 ]
 
-LANES = 16
 _U16 = np.uint64(16)
-_FLOATS = ir.VectorType(ir.FloatType(), LANES)
-_INLINE = {
-    "forceinline": True,
-    "error_model": "numpy",
-}  # by LLVM: numba's own inliner is slow and stumbles over returns
-_FLAGS = ("contract", "reassoc", "nsz")  # as numba_support compiles
-
-
-class _LanesType(types.Type):
-    def __init__(self):
-        super().__init__(name=f"float32x{LANES}")
-
-
-lanes_type = _LanesType()
-
-
-@register_model(_LanesType)
-class _LanesModel(models.PrimitiveModel):
-    def __init__(self, manager, frontend_type):
-        super().__init__(manager, frontend_type, _FLOATS)
-
-
-def _index(number):
-    return ir.Constant(ir.IntType(32), number)
-
-
-def _shuffle(builder, vector, indices):
-    mask = ir.Constant(ir.VectorType(ir.IntType(32), len(indices)), indices)
-    return builder.shuffle_vector(vector, vector, mask)
-
-
-@intrinsic
-def splat(context, value):
-    """float32 -> lanes that all hold it."""
-
-    def generate(context, builder, signature, arguments):
-        first = builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), arguments[0], _index(0))
-        return _shuffle(builder, first, [0] * LANES)
-
-    return lanes_type(types.float32), generate
-
-
-@intrinsic
-def sum_lanes(context, value):
-    """The sum over all lanes, in halves: always in the same order."""
-
-    def generate(context, builder, signature, arguments):
-        vector, width = arguments[0], LANES
-        while width > 1:
-            width //= 2
-            low, high = (_shuffle(builder, vector, list(range(at, at + width))) for at in (0, width))
-            vector = builder.fadd(low, high)
-        return builder.extract_element(vector, _index(0))
-
-    return types.float32(lanes_type), generate
-
-
-@intrinsic
-def sqrt_lanes(context, value):
-    """Square root of every lane."""
-
-    def generate(context, builder, signature, arguments):
-        function_type = ir.FunctionType(_FLOATS, [_FLOATS])
-        function = cgutils.get_or_insert_function(builder.module, function_type, f"llvm.sqrt.v{LANES}f32")
-        return builder.call(function, arguments)
-
-    return lanes_type(lanes_type), generate
-
-
-def _arithmetic(python_operator, instruction):
-    """Let ``python_operator`` take lanes on both sides, or a float32 on one."""
-
-    @intrinsic
-    def apply(context, left, right):
-        def generate(context, builder, signature, arguments):
-            return getattr(builder, instruction)(*arguments, flags=_FLAGS)
-
-        return lanes_type(lanes_type, lanes_type), generate
-
-    @overload(python_operator, jit_options=_INLINE)
-    def implementation(left, right):
-        kinds = (isinstance(left, _LanesType), isinstance(right, _LanesType))
-        if kinds == (True, True):
-            return lambda left, right: apply(left, right)
-        if kinds == (True, False) and right == types.float32:
-            return lambda left, right: apply(left, splat(right))
-        if kinds == (False, True) and left == types.float32:
-            return lambda left, right: apply(splat(left), right)
-        return None
-
-
-for _operator, _instruction in (("add", "fadd"), ("sub", "fsub"), ("mul", "fmul"), ("truediv", "fdiv")):
-    _arithmetic(getattr(operator, _operator), _instruction)
-
 
 # Memory.
 
@@ -138,7 +36,7 @@ for _operator, _instruction in (("add", "fadd"), ("sub", "fsub"), ("mul", "fmul"
 @intrinsic
 def _load_floats(context, address):
     def generate(context, builder, signature, arguments):
-        return builder.load(builder.inttoptr(arguments[0], _FLOATS.as_pointer()), align=4)
+        return builder.load(builder.inttoptr(arguments[0], FLOATS.as_pointer()), align=4)
 
     return lanes_type(types.intp), generate
 
@@ -151,7 +49,7 @@ def _load_upper_halves(context, address):
         halves, words = (ir.VectorType(ir.IntType(bits), LANES) for bits in (16, 32))
         loaded = builder.load(builder.inttoptr(arguments[0], halves.as_pointer()), align=2)
         shifted = builder.shl(builder.zext(loaded, words), ir.Constant(words, [16] * LANES))
-        return builder.bitcast(shifted, _FLOATS)
+        return builder.bitcast(shifted, FLOATS)
 
     return lanes_type(types.intp), generate
 
@@ -159,7 +57,7 @@ def _load_upper_halves(context, address):
 @intrinsic
 def _store_floats(context, address, value):
     def generate(context, builder, signature, arguments):
-        builder.store(arguments[1], builder.inttoptr(arguments[0], _FLOATS.as_pointer()), align=4)
+        builder.store(arguments[1], builder.inttoptr(arguments[0], FLOATS.as_pointer()), align=4)
         return context.get_dummy_value()
 
     return types.void(types.intp, lanes_type), generate
@@ -172,9 +70,9 @@ def _keep_first(context, value, count):
     def generate(context, builder, signature, arguments):
         vector, count = arguments
         words = ir.VectorType(ir.IntType(64), LANES)
-        first = builder.insert_element(ir.Constant(words, ir.Undefined), count, _index(0))
-        kept = builder.icmp_signed("<", ir.Constant(words, list(range(LANES))), _shuffle(builder, first, [0] * LANES))
-        return builder.select(kept, vector, ir.Constant(_FLOATS, [0.0] * LANES))
+        first = builder.insert_element(ir.Constant(words, ir.Undefined), count, index(0))
+        kept = builder.icmp_signed("<", ir.Constant(words, list(range(LANES))), shuffle(builder, first, [0] * LANES))
+        return builder.select(kept, vector, ir.Constant(FLOATS, [0.0] * LANES))
 
     return lanes_type(lanes_type, types.int64), generate
 
@@ -209,7 +107,7 @@ def load_lanes(array, row, column):
     raise NotImplementedError
 
 
-@overload(load_lanes, jit_options=_INLINE)
+@overload(load_lanes, jit_options=INLINE)
 def _load_lanes(array, row, column):
     if array.dtype == types.int16:  # not every processor converts fp16
         return lambda array, row, column: _load_one_by_one(array, row, column, array.shape[1] - column)
@@ -237,7 +135,7 @@ def _store_tail(array, row, column, value):
             array[row, column + k] = _lane(value, np.int64(k))
 
 
-@njit(**_INLINE)
+@njit(**INLINE)
 def store_lanes(array, row, column, value):
     """``array[row, column:column + 16] = value`` as far as the row reaches; fp32 and contiguous."""
     if column + LANES <= array.shape[1]:
@@ -246,19 +144,19 @@ def store_lanes(array, row, column, value):
         _store_tail(array, row, column, value)
 
 
-@njit(**_INLINE)
+@njit(**INLINE)
 def scratch(row_dim):
     """fp32 zeros in whole blocks, at least ``row_dim`` of them."""
     return np.zeros((row_dim + LANES - 1) // LANES * LANES, dtype=np.float32)
 
 
-@njit(**_INLINE)
+@njit(**INLINE)
 def read_block(values, column):
     """Lanes ``values[column:column + 16]`` of a scratch array."""
     return _load_floats(values.ctypes.data + column * values.itemsize)
 
 
-@njit(**_INLINE)
+@njit(**INLINE)
 def write_block(values, column, value):
     """``values[column:column + 16] = value`` of a scratch array."""
     _store_floats(values.ctypes.data + column * values.itemsize, value)
@@ -269,7 +167,7 @@ def store_row(array, row, values, salt):
     raise NotImplementedError
 
 
-@overload(store_row, jit_options=_INLINE)
+@overload(store_row, jit_options=INLINE)
 def _store_row(array, row, values, salt):
     if array.dtype == types.float32:
 
@@ -297,7 +195,7 @@ def take_row(source, row, target, to):
     raise NotImplementedError
 
 
-@overload(take_row, jit_options=_INLINE)
+@overload(take_row, jit_options=INLINE)
 def _take_row(source, row, target, to):
     if source.dtype == target.dtype:
         return lambda source, row, target, to: copy_row(source, row, target, to)

@@ -14,18 +14,9 @@ import numpy as np
 from numba import njit, prange
 
 from rectab.jit import compiled, parallel
-from rectab.ops.numba_lanes import (
-    LANES,
-    load_lanes,
-    read_block,
-    scratch,
-    splat,
-    sqrt_lanes,
-    store_row,
-    sum_lanes,
-    write_block,
-)
+from rectab.ops.numba_lanes import load_lanes, read_block, scratch, store_row, write_block
 from rectab.ops.numba_values import owner_of, spread
+from rectab.ops.numba_vectors import LANES, splat, sqrt_lanes, sum_lanes
 
 
 @njit(inline="always")

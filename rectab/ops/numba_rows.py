@@ -9,8 +9,9 @@ import numpy as np
 from numba import njit, prange
 
 from rectab.jit import compiled, parallel
-from rectab.ops.numba_lanes import LANES, load_lanes, store_lanes, take_row
+from rectab.ops.numba_lanes import load_lanes, store_lanes, take_row
 from rectab.ops.numba_values import mix, owner_of, prefetch, spread
+from rectab.ops.numba_vectors import LANES
 
 _U32 = np.uint64(32)
 _LOW_32 = np.uint64(0xFFFFFFFF)
