@@ -17,10 +17,12 @@ class Jagged:
     Attributes:
         values: int64 or float [sum L, *]: the elements of every list, row after row.
         offsets: int64 [B + 1]: row b is ``values[offsets[b]:offsets[b + 1]]``; offsets[0] is 0.
+        cut_to: rows have been cut to so many elements already; None where that is not known.
     """
 
     values: Tensor
     offsets: Tensor
+    cut_to: int | None = None
 
     def __len__(self) -> int:
         return self.offsets.numel() - 1
@@ -42,7 +44,9 @@ class Jagged:
             non_blocking: as in ``torch.Tensor.to``.
         """
         return Jagged(
-            self.values.to(device, non_blocking=non_blocking), self.offsets.to(device, non_blocking=non_blocking)
+            self.values.to(device, non_blocking=non_blocking),
+            self.offsets.to(device, non_blocking=non_blocking),
+            self.cut_to,
         )
 
     @classmethod

@@ -312,6 +312,7 @@ def explain(
 
 app.command()(cli_scores.predict)
 app.command()(cli_scores.evaluate)
+app.command()(cli_scores.export)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""``rectab predict`` and ``rectab evaluate``: a finished run on raw rows."""
+"""``rectab predict``, ``rectab evaluate`` and ``rectab export``: a finished run on raw rows, and out of Python."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rectab.data.asked_rows import AskedRows
     from rectab.training.served import ServedModel
 
-__all__ = ["evaluate", "predict"]
+__all__ = ["evaluate", "export", "predict"]
 
 Run = Annotated[Path, typer.Argument(help="Folder of a finished run: rectab train --out, or a BUDGET of compress.")]
 Raw = Annotated[
@@ -99,6 +99,38 @@ def evaluate(
         return
     _tell_dropped(evaluation.dropped, evaluation.problems)
     Console().print(render_evaluation(evaluation))
+
+
+def export(
+    run: Run,
+    to: Annotated[
+        Literal["onnx", "pt2"],
+        typer.Option(help="onnx, or pt2: compiled by AOTInductor where a C++ compiler is there, else torch.export's."),
+    ],
+    out: Annotated[Path, typer.Option(help="File to write; OUT.json beside it says inputs, shapes and vocabularies.")],
+    raw: Raw = None,
+    rows: RowsFile = None,
+    split: SplitOption = None,
+    data: Data = None,
+    without: Without = None,
+    plugin: Plugins = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a line.")] = False,
+) -> None:
+    """Write the whole model as one graph, ids in and probabilities out, and compare the two on real rows: those of
+    validation, if not told which."""
+    from rectab.training.exporting.export import export_model
+
+    chosen = split or ("valid" if rows is None else None)
+    made = export_model(
+        _loaded(run, data, without), to, out, _asked(raw, rows, None, chosen, bad_rows="error", labels=False)
+    )
+    if json_output:
+        print_json(made.to_json())
+        return
+    told = f"largest difference from the model on {made.rows:,} rows: {made.difference}"
+    if made.difference is None:
+        told = "not compared with the model: that needs pip install onnxruntime"
+    typer.echo(f"{made.path} ({made.format}) and {made.sidecar}; {told}")
 
 
 def _loaded(run: Path, data: Path | None, without: list[str] | None) -> ServedModel:

@@ -35,7 +35,10 @@ class InputRule:
         """The rule. Raises ValueError if it is none."""
         if self.rule is None:
             return None
-        return read_plain(DenseRule if self.type == "dense" else BinRule, self.rule, f"inputs.{self.name}")
+        place = f"inputs.{self.name}"
+        if self.type == "dense":
+            return read_plain(DenseRule, self.rule, place)
+        return read_plain(BinRule, self.rule, place)
 
 
 @dataclass(frozen=True)

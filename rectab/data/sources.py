@@ -57,7 +57,7 @@ class Sources:
         Raises:
             DataError: a file is missing, cannot be read, has another checksum, or not the columns of the others.
         """
-        if location.path in self.frames:
+        if location.path is not None and location.path in self.frames:
             form = location.format or self.recipe.format
             return [open_frame(location.path, self.frames[location.path], form)]
         raws = [self._open(file, location) for file in self.find(location)]

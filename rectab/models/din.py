@@ -71,13 +71,13 @@ class LocalActivationUnit(nn.Module):
             [self.width] * 4 + [self.extra_width], dim=1
         )
         of_row = nn.functional.linear(query, of_query + of_difference, self.first.bias)
-        parts = [keys, spread_bags(query, segments.offsets) * keys]
+        parts = [keys, spread_bags(query, segments.offsets, keys.shape[0]) * keys]
         weights = [of_key - of_difference, of_product]
         if extra is not None:
             parts.append(extra)
             weights.append(of_extra)
         of_position = linear_of_positions(torch.cat(parts, dim=1), torch.cat(weights, dim=1), None)
-        hidden = self.activation(of_position + spread_bags(of_row, segments.offsets))
+        hidden = self.activation(of_position + spread_bags(of_row, segments.offsets, keys.shape[0]))
         return self.rest(hidden).squeeze(1)
 
 

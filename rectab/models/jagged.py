@@ -9,6 +9,8 @@ from torch import Tensor
 
 from rectab.batch import Jagged
 from rectab.ops import segment_sum, spread_bags
+from rectab.ops.bags import bag_of_each
+from rectab.ops.dispatch import in_graph
 
 __all__ = ["Segments", "most_recent", "segment_softmax"]
 
@@ -27,6 +29,8 @@ class Segments:
 
     @cached_property
     def ids(self) -> Tensor:
+        if in_graph():
+            return bag_of_each(self._jagged.values.shape[0], self.offsets)
         return self._jagged.segment_ids()
 
     def __len__(self) -> int:
@@ -36,7 +40,7 @@ class Segments:
 
 def most_recent(jagged: Jagged, length: int | None) -> Jagged:
     """Each row cut to its last ``length`` elements; the very same object if no row is longer."""
-    if length is None:
+    if length is None or (jagged.cut_to is not None and jagged.cut_to <= length):
         return jagged
     lengths = jagged.lengths()
     if not lengths.numel() or int(lengths.max()) <= length:
@@ -52,9 +56,13 @@ def most_recent(jagged: Jagged, length: int | None) -> Jagged:
 
 def segment_softmax(scores: Tensor, segments: Segments) -> Tensor:
     """float [P] -> [P]: softmax within every row, stable for any finite scores."""
-    if not scores.numel():
+    if in_graph():  # a reduction by segments has no symbolic shape
+        lowest = scores.new_full((segments.offsets.numel() - 1,), float("-inf"))
+        highest = lowest.scatter_reduce(0, segments.ids, scores.detach(), "amax")
+    elif not scores.numel():
         return scores
-    highest = torch.segment_reduce(scores.detach(), "max", offsets=segments.offsets, unsafe=True)
+    else:
+        highest = torch.segment_reduce(scores.detach(), "max", offsets=segments.offsets, unsafe=True)
     exponentials = torch.exp(scores - highest.index_select(0, segments.ids))
     totals = segment_sum(exponentials.unsqueeze(1), segments.offsets)
-    return exponentials / spread_bags(totals, segments.offsets).squeeze(1)
+    return exponentials / spread_bags(totals, segments.offsets, scores.shape[0]).squeeze(1)

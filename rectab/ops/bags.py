@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rectab.ops.dispatch import in_graph, is_eager, kernel_name, kernels_for
 
-__all__ = ["segment_sum", "spread_bags"]
+__all__ = ["bag_of_each", "segment_sum", "spread_bags"]
 
 
 def segment_sum(values: Tensor, offsets: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -41,10 +41,13 @@ def segment_sum(values: Tensor, offsets: Tensor, weights: Tensor | None = None) 
     return _SegmentSum.apply(values, offsets, weights)
 
 
-def spread_bags(vectors: Tensor, offsets: Tensor) -> Tensor:
-    """float [B, D], int64 [B + 1] -> float [sum L, D]: every value of a bag gets the bag's vector."""
+def spread_bags(vectors: Tensor, offsets: Tensor, count: int | None = None) -> Tensor:
+    """float [B, D], int64 [B + 1] -> float [sum L, D]: every value of a bag gets the bag's vector.
+
+    ``count`` is sum L, where the caller knows it: a graph then has a shape that depends on no value.
+    """
     if not _has_kernel(vectors, offsets):
-        return vectors[_bag_of_each(offsets)]
+        return vectors[_bag_of_each(offsets) if count is None else bag_of_each(count, offsets)]
     return _SpreadBags.apply(vectors, offsets)
 
 
@@ -60,8 +63,9 @@ def _bag_of_each(offsets: Tensor) -> Tensor:
     return torch.repeat_interleave(bags, offsets[1:] - offsets[:-1])
 
 
-def _bag_of_each_of(count: int, offsets: Tensor) -> Tensor:
-    """As :func:`_bag_of_each`, for ``count`` values: a graph then knows the shape without the data."""
+def bag_of_each(count: int, offsets: Tensor) -> Tensor:
+    """int64 [count]: the bag of each of ``count`` values, by offsets int64 [B + 1]; a graph knows the shape without the
+    data."""
     if in_graph():  # which cannot raise ValueError
         rising = (offsets[1:] >= offsets[:-1]).all() & (offsets[0] == 0) & (offsets[-1] == count)
         torch._assert_async(rising, "offsets must rise from 0 to the number of values")
@@ -73,7 +77,7 @@ def _plain_segment_sum(values: Tensor, offsets: Tensor, weights: Tensor | None) 
     if weights is not None:
         values = values * weights.unsqueeze(-1)
     total = values.new_zeros(offsets.numel() - 1, values.shape[1])
-    return total.index_add(0, _bag_of_each_of(values.shape[0], offsets), values)
+    return total.index_add(0, bag_of_each(values.shape[0], offsets), values)
 
 
 class _SegmentSum(torch.autograd.Function):

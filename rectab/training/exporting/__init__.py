@@ -1,0 +1,1 @@
+"""A trained model out of Python: one graph from ids to probabilities, and a file that says what it takes."""
