@@ -132,6 +132,7 @@ def _to_onnx(
 
 
 def _to_pt2(program: torch.export.ExportedProgram, draft: Path) -> tuple[str, Graph]:
+    loaded: Any
     if any(shutil.which(name) for name in _COMPILERS):
         torch._inductor.aoti_compile_and_package(program, package_path=str(draft))
         kind, loaded = "aotinductor", torch._inductor.aoti_load_package(str(draft))
