@@ -67,7 +67,8 @@ def export_model(served: ServedModel, to: ExportFormat, out: Path, asked: AskedR
     Raises:
         DataError: the rows cannot be read.
         ImportError: a package that the format needs is not installed.
-        ValueError: the name of ``out`` does not end as the format does.
+        ValueError: the name of ``out`` does not end as the format does, or the model does what ONNX cannot say, as
+            tables in packed bytes do.
     """
     if out.suffix != f".{to}":
         raise ValueError(f"--out {out}: the name of this format ends in .{to}")
@@ -107,9 +108,16 @@ def _never_empty(scoring: Scoring, inputs: tuple[Tensor, ...]) -> tuple[Tensor, 
 def _to_onnx(
     program: torch.export.ExportedProgram, scoring: Scoring, draft: Path, out: Path
 ) -> tuple[str, Graph | None]:
-    made = torch.onnx.export(
-        program, dynamo=True, input_names=scoring.names, output_names=["probability"], verbose=False
-    )
+    try:
+        made = torch.onnx.export(
+            program, dynamo=True, input_names=scoring.names, output_names=["probability"], verbose=False
+        )
+    except torch.onnx.OnnxExporterError as error:
+        method = scoring.model.table.method
+        raise ValueError(
+            f"{out}: torch cannot write this model as ONNX (its table is {method!r}: {_reason(error)}); export it with "
+            "--to pt2"
+        ) from error
     assert made is not None
     made.save(str(draft))
     try:
@@ -129,6 +137,14 @@ def _to_onnx(
         return np.asarray(found[0])
 
     return "onnx", graph
+
+
+def _reason(error: Exception) -> str:
+    """What lies at the bottom of an error of the exporter, in one line."""
+    inner: BaseException = error
+    while inner.__cause__ is not None:
+        inner = inner.__cause__
+    return str(inner).strip().split("\n")[0]
 
 
 def _to_pt2(program: torch.export.ExportedProgram, draft: Path) -> tuple[str, Graph]:
