@@ -126,19 +126,13 @@ class QuantizedTable(EmbeddingTable[QuantizedConfig]):
         refuse_outside(ids, vocabulary, self.vocabularies)
         first = self.ranges[:, 0][vocabulary].to(torch.int64)
         rows = (ids + first).flatten()
-        at = self._block_of(rows)
+        starts = self.blocks[:, 0].contiguous()
+        at = torch.searchsorted(starts, rows.to(torch.int32), right=True) - 1
         rare = torch.tensor([isinstance(part.encoding, Rare) for part in self.parts], device=rows.device)
         rows = torch.where(rare[at], first.expand(ids.shape).flatten(), rows)
-        at = self._block_of(rows)
+        at = torch.searchsorted(starts, rows.to(torch.int32), right=True) - 1
         found = self._decoded(rows, at) if is_eager(rows) else self._decoded_by_all(rows, at)
         return found.unflatten(0, ids.shape) if ids.dim() else found[0]
-
-    def _block_of(self, rows: Tensor) -> Tensor:
-        """int64 [m]: the block that each of the rows (int64 [m]) lies in."""
-        starts, rows = self.blocks[:, 0].contiguous(), rows.to(torch.int32)
-        if not is_eager(rows):  # ONNX knows no binary search; a graph goes through all blocks anyway
-            return (rows.unsqueeze(1) >= starts).to(torch.int64).sum(1) - 1
-        return torch.searchsorted(starts, rows, right=True) - 1
 
     def _lookup_by_numba(self, ids: Tensor, vocabulary: Tensor) -> Tensor:
         period = vocabulary if vocabulary.dim() < 2 and vocabulary.numel() else vocabulary.expand(ids.shape)
