@@ -87,3 +87,21 @@ def test_kernels_of_several_threads_run_one_by_one() -> None:
         for done in [pool.submit(numba_support.launch, kernel, 2) for _ in range(3)]:
             done.result(timeout=60)
     assert most == 1
+
+
+def test_a_lookup_does_not_wait_for_kernels_of_other_callers() -> None:
+    """While the threads are another's, it runs on the caller's own, with the same result."""
+    if numba_support.numba.config.NUMBA_NUM_THREADS < 2:
+        pytest.skip("numba was started with one thread")
+    asked: list[int] = []
+    numba_support.launch(lambda threads: None, 1)  # numba's threads are there
+    if numba_support.numba.threading_layer() == "workqueue":
+        pytest.skip("this layer of threads runs one kernel at a time")
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(numba_support.launch_lookup, asked.append, 2).result(timeout=60)
+        with numba_support._lock:
+            pool.submit(numba_support.launch_lookup, asked.append, 2).result(timeout=60)
+            waiting = pool.submit(numba_support.launch, asked.append, 2)
+            assert not wait([waiting], timeout=0.05).done, "kernels that change rows take turns"
+        waiting.result(timeout=60)
+    assert asked == [2, 1, 2]

@@ -23,7 +23,7 @@ from rectab.ops.numba_optim import (
     sgd_refresh,
     sgd_update,
 )
-from rectab.ops.numba_support import as_array, flat_rows, launch, raise_if_outside, thread_count
+from rectab.ops.numba_support import as_array, flat_rows, launch, launch_lookup, raise_if_outside, thread_count
 
 __all__ = [
     "adagrad_refresh",
@@ -58,7 +58,7 @@ def address(ids: Tensor, repeat: int, salt: Tensor, first_row: Tensor, num_rows:
     outside = np.zeros(2, dtype=np.int64)
     threads = thread_count(out.numel())
     arrays = (ids.numpy(), repeat, salt.numpy(), first_row.numpy(), num_rows.numpy(), out.numpy(), outside)
-    launch(row_kernels.address, threads, *arrays)
+    launch_lookup(row_kernels.address, threads, *arrays)
     if outside[0]:
         raise IndexError(f"id {int(outside[1])} is outside its vocabulary")
     return out
@@ -70,7 +70,7 @@ def gather(weight: Tensor, rows: Tensor, dtype: torch.dtype) -> Tensor:
     out = torch.empty(flat.size, weight.shape[1], dtype=dtype if dtype == weight.dtype else _computed_in(weight))
     source = as_array(weight)
     outside = np.zeros(2, dtype=np.int64)
-    launch(row_kernels.gather, thread_count(out.numel()), source, flat, as_array(out), outside)
+    launch_lookup(row_kernels.gather, thread_count(out.numel()), source, flat, as_array(out), outside)
     raise_if_outside(outside, source.shape[0])
     return out.view(*rows.shape, weight.shape[1]).to(dtype)
 
@@ -95,11 +95,11 @@ def coded_gather(codes: Tensor, scale: Tensor, rows: Tensor, row_dim: int, bits:
     asked = (flat, out.numpy(), outside)
     threads = thread_count(out.numel())
     if codes.dtype == torch.int8:
-        launch(coded_kernels.gather_bytes, threads, *held, *asked)
+        launch_lookup(coded_kernels.gather_bytes, threads, *held, *asked)
     elif bits:
-        launch(coded_kernels.gather_bits, threads, *held, bits, np.float32(offset), *asked)
+        launch_lookup(coded_kernels.gather_bits, threads, *held, bits, np.float32(offset), *asked)
     else:
-        launch(coded_kernels.gather_trits, threads, *held, *asked)
+        launch_lookup(coded_kernels.gather_trits, threads, *held, *asked)
     raise_if_outside(outside, codes.shape[0])
     return out.view(*rows.shape, row_dim)
 
@@ -167,7 +167,7 @@ def segment_sum(values: Tensor, offsets: Tensor, weights: Tensor | None) -> Tens
     dtype = _computed_in(values)
     out = torch.empty(offsets.numel() - 1, values.shape[1], dtype=dtype)
     arrays = (as_array(values), _offset_array(offsets, values.shape[0]), _weight_array(weights, dtype), out.numpy())
-    launch(bag_kernels.segment_sum, thread_count(values.numel()), *arrays)
+    launch_lookup(bag_kernels.segment_sum, thread_count(values.numel()), *arrays)
     return out.to(values.dtype)
 
 
@@ -177,7 +177,7 @@ def spread_bags(vectors: Tensor, offsets: Tensor, count: int, weights: Tensor | 
     out = torch.empty(count, vectors.shape[1], dtype=dtype)
     threads, bags = thread_count(out.numel()), _offset_array(offsets, count)
     if weights is None:
-        launch(bag_kernels.spread_bags, threads, as_array(vectors), bags, as_array(out))
+        launch_lookup(bag_kernels.spread_bags, threads, as_array(vectors), bags, as_array(out))
     else:
         arrays = (as_array(vectors), bags, _weight_array(weights, dtype), out.numpy())
         launch(bag_kernels.spread_weighted, threads, *arrays)

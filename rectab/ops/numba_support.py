@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["as_array", "flat_rows", "launch", "raise_if_outside", "rows_array", "thread_count"]
+__all__ = ["as_array", "flat_rows", "launch", "launch_lookup", "raise_if_outside", "rows_array", "thread_count"]
 
 _SERIAL_ELEMENTS = 1 << 14
 _config: Any = numba.config
@@ -66,13 +66,36 @@ def launch(kernel: Callable[..., Any], threads: int, *arguments: Any) -> None:
     Kernels of one thread run side by side when several threads of the caller's launch them; of several threads, one at
     a time, since they would take each other's.
     """
+    with nullcontext() if threads == 1 and _runs_beside_others() else _lock:
+        _run(kernel, threads, *arguments)
+
+
+def launch_lookup(kernel: Callable[..., Any], threads: int, *arguments: Any) -> None:
+    """:func:`launch` for kernels that change no rows and whose output is the same on any number of threads: while the
+    threads are another caller's, it runs on the caller's own instead of waiting for them."""
+    if threads == 1 or not _runs_beside_others():
+        launch(kernel, threads, *arguments)
+    elif _lock.acquire(blocking=False):
+        try:
+            _run(kernel, threads, *arguments)
+        finally:
+            _lock.release()
+    else:
+        _run(kernel, 1, *arguments)
+
+
+def _runs_beside_others() -> bool:
+    """May a kernel of one thread run while others do?"""
+    return _started and numba.threading_layer() != "workqueue"
+
+
+def _run(kernel: Callable[..., Any], threads: int, *arguments: Any) -> None:
     global _started
-    with nullcontext() if threads == 1 and _started and numba.threading_layer() != "workqueue" else _lock:
-        torch_threads = torch.get_num_threads()
-        if numba.get_num_threads() != threads:
-            numba.set_num_threads(threads)
-        kernel(threads, *arguments)
-        # Numba's first launch sets the OpenMP threads that torch counts on, and with them the order of torch's sums.
-        if torch.get_num_threads() != torch_threads:
-            torch.set_num_threads(torch_threads)
-        _started = True
+    torch_threads = torch.get_num_threads()
+    if numba.get_num_threads() != threads:
+        numba.set_num_threads(threads)
+    kernel(threads, *arguments)
+    # Numba's first launch sets the OpenMP threads that torch counts on, and with them the order of torch's sums.
+    if torch.get_num_threads() != torch_threads:
+        torch.set_num_threads(torch_threads)
+    _started = True

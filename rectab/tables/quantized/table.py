@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rectab.ops import numba_blocks
 from rectab.ops.dispatch import is_eager, kernel_name
-from rectab.ops.numba_support import flat_rows, launch, thread_count
+from rectab.ops.numba_support import flat_rows, launch_lookup, thread_count
 from rectab.quantize.allocate import Allocation
 from rectab.quantize.encodings import Encoding, Rare, encoding_of
 from rectab.quantize.fitted import Fitted
@@ -138,7 +138,7 @@ class QuantizedTable(EmbeddingTable[QuantizedConfig]):
         period = vocabulary if vocabulary.dim() < 2 and vocabulary.numel() else vocabulary.expand(ids.shape)
         out = torch.empty(*ids.shape, self.embedding_dim)
         outside = np.zeros(2, np.int64)
-        launch(
+        launch_lookup(
             numba_blocks.lookup,
             thread_count(out.numel()),
             flat_rows(ids),
