@@ -81,18 +81,21 @@ class OptionTable:
             it is.
         id_bits: of every vocabulary, the bits that an id takes in the map from raw values to ids; they are then part of
             a block's bytes, unless the block is ``rare``: its ids need not be in the map. None: the map is not counted.
+        allow_rare: whether blocks may read the vector of id 0.
     """
 
     def __init__(
         self,
         vectors: Sequence[np.ndarray],
         weights: Sequence[np.ndarray],
-        sensitivity: np.ndarray | None,
+        sensitivity: np.ndarray | Sequence[np.ndarray] | None,
         header_bytes: int,
         seed: int = 0,
         rare: Sequence[np.ndarray] | None = None,
         id_bits: Sequence[int] | None = None,
+        allow_rare: bool = True,
     ) -> None:
+        self._allow_rare = allow_rare
         self._rare, self._id_bits = rare, id_bits
         self.vectors, self.weights = vectors, [np.asarray(w, np.float32) for w in weights]
         self.metrics = (
@@ -162,7 +165,7 @@ class OptionTable:
                 return scale * self._fit_rare(block, vectors).error(mass)
             return scale * encoding.fit(vectors, mass, self.seed, metric, QUICK).error(mass)
 
-        found = candidates(len(block), width) + ([Rare()] if block.first > 0 else [])
+        found = candidates(len(block), width) + ([Rare()] if self._allow_rare and block.first > 0 else [])
         errors = _errors(found, error)
         rows = [(self.bytes(block, e), errors[e], e) for e in found]
         rows.sort(key=lambda row: row[:2])
