@@ -148,3 +148,12 @@ def test_blocks_that_lie_elsewhere_are_refused(tmp_path: Path) -> None:
     save_table(table, tmp_path / "t.safetensors")
     with pytest.raises(ValueError, match="blocks are not those of its config"):
         load_table(tmp_path / "t.safetensors")
+
+
+def test_a_state_of_another_layout_is_refused() -> None:
+    """Also where all shapes are the same."""
+    table, other = (encoded([name], [60], 4)[0] for name in ("int4/dimension", "int4/block"))
+    state = other.state_dict() | {"payload": table.payload}
+    with pytest.raises(RuntimeError, match="are not those of its config"):
+        table.load_state_dict(state)
+    table.load_state_dict(table.state_dict())

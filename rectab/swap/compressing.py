@@ -112,10 +112,15 @@ def compress_(
         )
     tables = _encoded(found, _weights(found, given, measured), measured, limit, seed)
     originals, attributes = _replace(model, found, tables)
-    loss = None if measured is None or rows is None else expected_loss(model, rows, measured.outputs)
     held = sum(table.ledger().bytes for table in tables)
     named = {f.name: table for f, table in zip(found, tables, strict=True)}
-    result = CompressResult(model, named, held, before, loss, originals, attributes)
+    result = CompressResult(model, named, held, before, None, originals, attributes)
+    if measured is not None and rows is not None:
+        try:
+            result.loss_predicted = expected_loss(model, rows, measured.outputs)
+        except BaseException:
+            result.undo()  # nobody else could
+            raise
     if verbose:
         print(result)
     return result

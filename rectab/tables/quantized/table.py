@@ -108,6 +108,16 @@ class QuantizedTable(EmbeddingTable[QuantizedConfig]):
             if not torch.equal(getattr(self, name).cpu(), tensor):
                 raise ValueError(f"quantized: {name} are not those of its config")
 
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        """Refuse the state of another layout before anything is copied: it would be decoded as something else."""
+        for name, tensor in self._tensors().items():
+            given = state_dict.get(prefix + name)
+            differs = given is not None and given.shape == tensor.shape and not given.is_meta
+            if differs and not torch.equal(given.cpu(), tensor):
+                rest[-1].append(f"quantized: {prefix}{name} are not those of its config")
+                return
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     def ledger(self, optimizer: Any = None) -> Ledger:
         """As of every table; the payload is what other tables' rows are."""
         entries = super().ledger(optimizer).entries
