@@ -120,10 +120,10 @@ def plan_swap(
     """What :func:`swap_` would do, without touching the model; see there for the arguments and errors."""
     if init not in ("fresh", "trained"):
         raise ValueError(f"init must be 'fresh' or 'trained', got {init!r}")
-    if method.partition(".")[0] == "quantized":
-        raise ValueError("quantized encodes trained tables and does not train; use rectab.compress_(model, budget)")
-    if get_method(method).needs_own_trainer:
-        raise ValueError(f"{method} is trained in stages by rectab's own trainer; a host's loop cannot run it")
+    record = get_method(method)
+    if record.needs_own_trainer:
+        hint = "; a model that is trained already takes rectab.compress_(model, budget)" if record.trained_as else ""
+        raise ValueError(f"{method} is trained in stages by rectab's own trainer; a host's loop cannot run it{hint}")
     found, notes = find_tables(model, include, exclude)
     vocabularies = _vocabularies(found, counts or {})
     groups = _groups(found)
