@@ -13,6 +13,7 @@ import numpy as np
 from numba import njit, prange
 
 from rectab.jit import compiled, parallel
+from rectab.ops.grids import GRIDS
 from rectab.ops.numba_bits import (
     copy_1,
     copy_2,
@@ -25,15 +26,15 @@ from rectab.ops.numba_bits import (
     word,
 )
 from rectab.ops.numba_lanes import load_lanes, write_block
-from rectab.ops.numba_values import copy_row, half_to_float, prefetch_address
+from rectab.ops.numba_values import copy_row, half_to_float, prefetch_element
 from rectab.ops.numba_vectors import LANES
 
-__all__ = ["lookup"]
+__all__ = ["BOOK_FP16", "BOOK_INT8", "FP16", "GRID", "RARE", "SHARED", "lookup"]
 
 SHARED, RARE, FP16, GRID, BOOK_INT8, BOOK_FP16 = range(6)
 _POWERS = np.array([1, 3, 9, 27, 81], np.int64)
-_BITS = np.array([8, 6, 4, 3, 2, 0, 1], np.int64)  # of the grids, in the order of rectab.ops.grids; 0 is ternary
-_OFFSETS = np.array([128, 32, 8, 4, 1.5, 1, 0.5], np.float32)
+_BITS = np.array([grid.bits for grid in GRIDS.values()], np.int64)  # 0 is ternary
+_OFFSETS = np.array([grid.offset for grid in GRIDS.values()], np.float32)
 _TILE = 64
 
 inlined = njit(forceinline=True, error_model="numpy")  # a call with arrays costs as much as decoding
@@ -240,7 +241,7 @@ def _lookup(start, end, ids, columns, ranges, blocks, codes, payload, firsts, ou
             begins, following = blocks[block, 0], blocks[block + 1, 0] if block + 1 < num_blocks else total
             places[i], found[i], sizes[i] = place - begins, block, following - begins
             address = _start_of(np.int64(codes[block]), np.int64(blocks[block, 1]), places[i], sizes[i], width)
-            prefetch_address(payload.ctypes.data + address)
+            prefetch_element(payload, address)
         for i in range(count):
             block = found[i]
             code, begin = np.int64(codes[block]), np.int64(blocks[block, 1])

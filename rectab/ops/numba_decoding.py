@@ -10,7 +10,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from rectab.ops.numba_bits import lanes_of_integers
+from rectab.ops.numba_bits import lanes_of_codes, lanes_of_integers
 from rectab.ops.numba_vectors import LANES, lanes_type
 
 __all__ = ["bytes_read", "bytes_to_lanes", "codes_to_lanes"]
@@ -37,37 +37,27 @@ def _word_at(context, address):
     return types.uint64(types.intp), generate
 
 
-def _eight_codes_each(word_bits):
-    @intrinsic
-    def unpack(context, low, high, bits):
-        def generate(context, builder, signature, arguments):
-            number = ir.IntType(word_bits)
-            wide, first_lane = ir.VectorType(number, _HALF), ir.Constant(ir.IntType(32), 0)
+@intrinsic
+def _by_short_words(context, low, high, bits):
+    """Two times eight codes, in 32 bits each: faster than the words of 64 of :func:`lanes_of_codes`."""
 
-            def splat(value):
-                first = builder.insert_element(ir.Constant(wide, ir.Undefined), value, first_lane)
-                return builder.shuffle_vector(first, first, ir.Constant(_vector(32, _HALF), [0] * _HALF))
+    def generate(context, builder, signature, arguments):
+        number = ir.IntType(32)
+        wide = _vector(32, _HALF)
 
-            def narrowed(value, kind):
-                return value if value.type == kind else builder.trunc(value, kind)
+        def splat(value):
+            first = builder.insert_element(ir.Constant(wide, ir.Undefined), value, ir.Constant(number, 0))
+            return builder.shuffle_vector(first, first, ir.Constant(wide, [0] * _HALF))
 
-            low, high, bits = (narrowed(value, number) for value in arguments)
-            one = ir.Constant(number, 1)
-            mask = splat(builder.sub(builder.shl(one, bits), one))
-            shifts = builder.mul(splat(bits), ir.Constant(wide, list(range(_HALF))))
-            codes = [
-                narrowed(builder.and_(builder.lshr(splat(word), shifts), mask), _vector(32, _HALF))
-                for word in (low, high)
-            ]
-            both = builder.shuffle_vector(*codes, ir.Constant(_vector(32, LANES), list(range(LANES))))
-            return builder.sitofp(both, _FLOATS)
+        low, high, bits = (builder.trunc(value, number) for value in arguments)
+        one = ir.Constant(number, 1)
+        mask = splat(builder.sub(builder.shl(one, bits), one))
+        shifts = builder.mul(splat(bits), ir.Constant(wide, list(range(_HALF))))
+        codes = [builder.and_(builder.lshr(splat(word), shifts), mask) for word in (low, high)]
+        both = builder.shuffle_vector(*codes, ir.Constant(_vector(32, LANES), list(range(LANES))))
+        return builder.sitofp(both, _FLOATS)
 
-        return lanes_type(types.uint64, types.uint64, types.int64), generate
-
-    return unpack
-
-
-_by_long_words, _by_short_words = _eight_codes_each(64), _eight_codes_each(32)
+    return lanes_type(types.uint64, types.uint64, types.int64), generate
 
 
 @njit(forceinline=True)
@@ -76,7 +66,7 @@ def codes_to_lanes(array, start, bits):
     if bits <= 4:
         word = _word_at(array.ctypes.data + start)
         return _by_short_words(word, word >> np.uint64(8 * bits), bits)
-    return _by_long_words(_word_at(array.ctypes.data + start), _word_at(array.ctypes.data + start + bits), bits)
+    return lanes_of_codes(array.ctypes.data + start, 0, bits)
 
 
 @njit(forceinline=True)

@@ -23,7 +23,6 @@ __all__ = [
     "mix",
     "owner_of",
     "prefetch",
-    "prefetch_address",
     "prefetch_element",
     "round_to_bf16",
     "round_to_fp16",
@@ -48,7 +47,7 @@ def _bits_of_float(context, value):
 
 
 @intrinsic
-def prefetch_address(context, address):
+def _prefetch_address(context, address):
     def generate(context, builder, signature, arguments):
         pointer_type = ir.IntType(8).as_pointer()
         i32 = ir.IntType(32)
@@ -67,7 +66,7 @@ def prefetch(array, row):
     """Ask for the cache lines of ``array[row]``; any row number is harmless."""
     start = array.ctypes.data + row * array.strides[0]
     for line in range(0, array.strides[0], 64):
-        prefetch_address(start + line)
+        _prefetch_address(start + line)
 
 
 def _chunk_copier(size):
@@ -138,7 +137,7 @@ def owner_of(spread_row, threads):
 @njit(inline="always")
 def prefetch_element(array, index):
     """Ask for the cache line of ``array.ravel()[index]``; any index is harmless."""
-    prefetch_address(array.ctypes.data + index * array.itemsize)
+    _prefetch_address(array.ctypes.data + index * array.itemsize)
 
 
 # Values of any dtype.

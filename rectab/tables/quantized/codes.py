@@ -14,6 +14,7 @@ bits     what
 from __future__ import annotations
 
 from rectab.ops.grids import GRIDS
+from rectab.ops.numba_blocks import BOOK_FP16, BOOK_INT8, FP16, GRID, RARE, SHARED
 from rectab.quantize.encodings import Bits, Codebook, Encoding, Float16, Rare, Shared, Ternary
 
 __all__ = ["code_of"]
@@ -30,7 +31,7 @@ def code_of(encoding: Encoding, embedding_dim: int) -> int:
             other than whole vectors.
     """
     if isinstance(encoding, (Bits, Ternary)):
-        return 3 | list(GRIDS).index(encoding.grid.name) << 4 | _STEPS.index(encoding.steps) << 7
+        return GRID | list(GRIDS).index(encoding.grid.name) << 4 | _STEPS.index(encoding.steps) << 7
     if isinstance(encoding, Codebook):
         part = 0 if encoding.sub_dim == embedding_dim else encoding.sub_dim
         if encoding.num_codes & (encoding.num_codes - 1) or part > _MAX_PART:
@@ -38,6 +39,6 @@ def code_of(encoding: Encoding, embedding_dim: int) -> int:
                 f"quantized: {encoding.name} cannot be held: the number of centroids must be a power of two, and parts "
                 f"of at most {_MAX_PART} dimensions or whole vectors"
             )
-        return (4 if encoding.entries == "int8" else 5) | encoding.code_bits << 4 | part << 8
-    kinds: dict[type[Encoding], int] = {Shared: 0, Rare: 1, Float16: 2}
+        return (BOOK_INT8 if encoding.entries == "int8" else BOOK_FP16) | encoding.code_bits << 4 | part << 8
+    kinds: dict[type[Encoding], int] = {Shared: SHARED, Rare: RARE, Float16: FP16}
     return kinds[type(encoding)]
