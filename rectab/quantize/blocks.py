@@ -14,7 +14,6 @@ SMALL = 48
 
 _FEWEST = 12  # ids of a block
 FACTOR = 4.0  # by which the traffic of a block's ids may differ: one bit of precision
-_LARGEST_SHARE = 0.5  # of a vocabulary's ids, for a block in which all are equally frequent
 
 
 @dataclass(frozen=True, order=True)

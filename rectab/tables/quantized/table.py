@@ -102,12 +102,6 @@ class QuantizedTable(EmbeddingTable[QuantizedConfig]):
             "ranges": torch.tensor(ranges, dtype=torch.int32),
         }
 
-    def check_contents(self) -> None:
-        """Raises ValueError where blocks do not lie where the config says."""
-        for name, tensor in self._tensors().items():
-            if not torch.equal(getattr(self, name).cpu(), tensor):
-                raise ValueError(f"quantized: {name} are not those of its config")
-
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         """Refuse the state of another layout before anything is copied: it would be decoded as something else."""
         for name, tensor in self._tensors().items():
