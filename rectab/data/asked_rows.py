@@ -143,16 +143,20 @@ def _file(path: Path, recipe: Recipe) -> SourceFile:
     return SourceFile(path=str(path.absolute()), format=form)
 
 
+def _given(
+    rows: Path | pl.DataFrame, name: str, recipe: Recipe, frames: Mapping[str, pl.DataFrame]
+) -> tuple[SourceFile, dict[str, pl.DataFrame]]:
+    """(the file of rows, ``frames`` with these if they are one: it goes by ``name``)."""
+    if isinstance(rows, pl.DataFrame):
+        return SourceFile(path=name, format=recipe.files[0].format), {**frames, name: rows}
+    return _file(rows, recipe), dict(frames)
+
+
 def _with_rows(found: Located, asked: AskedRows) -> Located:
     """Rows of their own in place of those of the recipe's files, which stay the log."""
     if asked.rows is None:
         return found
-    frames = dict(found.frames)
-    if isinstance(asked.rows, pl.DataFrame):
-        frames[_ROWS] = asked.rows
-        file = SourceFile(path=_ROWS, format=found.recipe.files[0].format)
-    else:
-        file = _file(asked.rows, found.recipe)
+    file, frames = _given(asked.rows, _ROWS, found.recipe, found.frames)
     log = tuple(_as_location(file) for file in found.recipe.files)
     return replace(found, recipe=found.recipe.model_copy(update={"files": (file,)}), frames=frames, log=log)
 
@@ -175,12 +179,7 @@ def _with_events(before: Located, found: Located, asked: AskedRows) -> Located:
             f"--events is one file, but recipe {found.recipe.name!r} reads events of {kinds}; give --raw the folder "
             "of all of them"
         )
-    frames = dict(found.frames)
-    if isinstance(asked.events, pl.DataFrame):
-        frames[_EVENTS] = asked.events
-        file = SourceFile(path=_EVENTS, format=before.recipe.files[0].format)
-    else:
-        file = _file(asked.events, before.recipe)
+    file, frames = _given(asked.events, _EVENTS, before.recipe, found.frames)
     if not own:
         return replace(found, frames=frames, log=(_as_location(file),))
     changed = tuple(_of_file(h, file) if h.source == "events" else h for h in found.recipe.histories)
