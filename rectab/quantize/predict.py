@@ -14,7 +14,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-__all__ = ["Inflation", "Separation", "expected_auc"]
+__all__ = ["Inflation", "Separation", "expected_auc", "expected_loss"]
 
 _NORMAL = NormalDist()
 _LEAST_LOSS = 1e-5  # of AUC, that a probe has to show: less is rounding
@@ -67,13 +67,19 @@ def expected_auc(probabilities: np.ndarray, outputs: np.ndarray) -> float:
     return float(positive @ below / (positive.sum() * negative.sum()))
 
 
+def expected_loss(before: np.ndarray, after: np.ndarray) -> float:
+    """AUC that changing logits [n] from ``before`` to ``after`` costs, if those before are right about every row."""
+    probabilities = 1 / (1 + np.exp(-before.astype(np.float64)))
+    return expected_auc(probabilities, before) - expected_auc(probabilities, after)
+
+
 class Inflation:
     """How much more the outputs change than the errors of blocks say.
 
     Args:
         separation: of the full model's outputs.
         errors: sums of the errors of encodings that were tried.
-        losses: the AUC that each costs by :func:`expected_auc`.
+        losses: the AUC that each costs by :func:`expected_loss`.
     """
 
     def __init__(self, separation: Separation, errors: Sequence[float], losses: Sequence[float]) -> None:

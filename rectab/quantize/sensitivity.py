@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["table_sensitivity"]
+__all__ = ["ROWS", "evaluating", "table_sensitivity"]
 
 ROWS = 20_000
 """Training rows that sensitivities are measured on."""
@@ -30,7 +30,7 @@ def table_sensitivity(model: nn.Module, table: nn.Module, num_vocabularies: int,
     """
     total: Tensor | None = None
     lookups = torch.zeros(num_vocabularies, dtype=torch.float64)
-    with _evaluating(model):
+    with evaluating(model):
         for batch in batches:
             with _watched(table) as seen, torch.enable_grad():
                 outputs = model(batch)
@@ -57,13 +57,15 @@ def _add_products(total: Tensor, columns: Tensor, gradients: Tensor) -> None:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    was_training = model.training
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode; afterwards every module is in the mode that it was in."""
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         yield
     finally:
-        model.train(was_training)
+        for module, mode in modes.items():
+            module.training = mode
 
 
 @contextmanager

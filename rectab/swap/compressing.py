@@ -16,7 +16,7 @@ from rectab.quantize.blocks import Block, finest_blocks
 from rectab.quantize.options import OptionTable
 from rectab.schema import Vocabulary
 from rectab.swap.find import FoundTable, Selector, find_tables
-from rectab.swap.measuring import Measured, expected_loss, measure, taken_rows
+from rectab.swap.measuring import Measured, loss_by_logits, measure, taken_rows
 from rectab.swap.references import Replacement, attribute_changes
 from rectab.swap.views import SwappedBag, SwappedEmbedding, SwappedView
 from rectab.tables import EmbeddingTable
@@ -117,7 +117,7 @@ def compress_(
     result = CompressResult(model, named, held, before, None, originals, attributes)
     if measured is not None and rows is not None:
         try:
-            result.loss_predicted = expected_loss(model, rows, measured.outputs)
+            result.loss_predicted = loss_by_logits(model, rows, measured.outputs)
         except BaseException:
             result.undo()  # nobody else could
             raise

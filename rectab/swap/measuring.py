@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rectab.quantize.predict import expected_auc
-from rectab.quantize.sensitivity import ROWS
+from rectab.quantize.predict import expected_loss
+from rectab.quantize.sensitivity import ROWS, evaluating
 from rectab.swap.find import FoundTable
 
-__all__ = ["Measured", "expected_loss", "measure", "taken_rows"]
+__all__ = ["Measured", "loss_by_logits", "measure", "taken_rows"]
 
 
 @dataclass(frozen=True)
@@ -58,66 +58,59 @@ def _call(model: nn.Module, batch: Any) -> Tensor:
 
 
 def _lookups(module: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
-    """(ids [m], the output row that each is part of [m], the factor of its vector there [m])."""
+    """(ids [m] but padding, the output row that each is part of [m], the factor of its vector there [m])."""
     named = dict(zip(("input", "offsets", "per_sample_weights"), args, strict=False)) | kwargs
     ids = named["input"].to(torch.int64)
+    flat = ids.reshape(-1)
+    kept = torch.ones_like(flat, dtype=torch.bool) if module.padding_idx is None else flat != module.padding_idx
     if isinstance(module, nn.Embedding):
-        flat = ids.reshape(-1)
-        return flat, torch.arange(len(flat), device=ids.device), torch.ones(len(flat), device=ids.device)
+        at = kept.nonzero().squeeze(1)
+        return flat[at], at, torch.ones(len(at), device=ids.device)
     if ids.dim() == 2:
         lengths = torch.full((ids.shape[0],), ids.shape[1], device=ids.device)
     else:
         ends = named["offsets"].to(torch.int64)
         ends = ends if module.include_last_offset else torch.cat([ends, ends.new_tensor([len(ids)])])
         lengths = ends.diff()
-    flat = ids.reshape(-1)
     bag = torch.arange(len(lengths), device=ids.device).repeat_interleave(lengths)
     weights = named.get("per_sample_weights")
     factor = torch.ones(len(flat), device=ids.device) if weights is None else weights.detach().reshape(-1).float()
-    kept = torch.ones_like(flat, dtype=torch.bool) if module.padding_idx is None else flat != module.padding_idx
     if module.mode == "mean":
         factor = factor / torch.zeros(len(lengths), device=ids.device).index_add(0, bag, kept.float()).clamp(min=1)[bag]
-    return flat, bag, factor
+    return flat[kept], bag[kept], factor[kept]
 
 
 def measure(model: nn.Module, found: Sequence[FoundTable], batches: Sequence[Any]) -> Measured:
-    """In evaluation mode; hooks are removed and the mode put back whatever happens."""
+    """In evaluation mode; hooks are removed and modes put back whatever happens."""
     index_of = {place.module: index for index, table in enumerate(found) for place in table.places}
     counts = [np.zeros(f.module.num_embeddings) for f in found]
     sums = [torch.zeros(f.module.embedding_dim, f.module.embedding_dim, dtype=torch.float64) for f in found]
-    seen: list[tuple[int, nn.Module, Any, Tensor]] = []
+    seen: list[tuple[int, Any, Tensor]] = []
 
     def keep(index: int, module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
         leaf = output.detach().requires_grad_()
-        seen.append((index, module, _lookups(module, args, kwargs), leaf))
+        seen.append((index, _lookups(module, args, kwargs), leaf))
         return leaf
 
-    training = {module: module.training for module in model.modules()}
     hooks = [m.register_forward_hook(partial(keep, i), with_kwargs=True) for m, i in index_of.items()]
     outputs, rows = [], 0
     try:
-        model.eval()
-        for batch in batches:
-            seen.clear()
-            with torch.enable_grad():
+        with evaluating(model), torch.enable_grad():
+            for batch in batches:
+                seen.clear()
                 output = _call(model, batch)
-            leaves = [leaf for *_, leaf in seen]
-            gradients = torch.autograd.grad(output.sum(), leaves, allow_unused=True) if leaves else ()
-            rows += len(output)
-            outputs.append(output.detach())
-            for (index, module, (ids, at, factor), _), gradient in zip(seen, gradients, strict=True):
-                kept = (
-                    torch.ones_like(ids, dtype=torch.bool) if module.padding_idx is None else ids != module.padding_idx
-                )
-                counts[index] += np.bincount(ids[kept].cpu().numpy(), minlength=len(counts[index]))
-                if gradient is not None:
-                    g = gradient.reshape(-1, gradient.shape[-1])[at[kept]] * factor[kept].unsqueeze(1)
-                    sums[index] += (g.double().T @ g.double()).cpu()
+                leaves = [leaf for *_, leaf in seen]
+                gradients = torch.autograd.grad(output.sum(), leaves, allow_unused=True) if leaves else ()
+                rows += len(output)
+                outputs.append(output.detach())
+                for (index, (ids, at, factor), _), gradient in zip(seen, gradients, strict=True):
+                    counts[index] += np.bincount(ids.cpu().numpy(), minlength=len(counts[index]))
+                    if gradient is not None:
+                        g = (gradient.reshape(-1, gradient.shape[-1])[at] * factor.unsqueeze(1)).double()
+                        sums[index] += (g.T @ g).cpu()
     finally:
         for hook in hooks:
             hook.remove()
-        for module, mode in training.items():
-            module.training = mode
     means = [(total / max(count.sum(), 1)).numpy() for total, count in zip(sums, counts, strict=True)]
     return Measured(counts, means, rows, _logits(outputs))
 
@@ -130,17 +123,11 @@ def _logits(outputs: Sequence[Tensor]) -> np.ndarray | None:
 
 
 @torch.no_grad()
-def expected_loss(model: nn.Module, batches: Sequence[Any], before: np.ndarray | None) -> float | None:
+def loss_by_logits(model: nn.Module, batches: Sequence[Any], before: np.ndarray | None) -> float | None:
     """AUC that the model, now compressed, has lost if the logits ``before`` are right about every row."""
     if before is None:
         return None
-    training = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
+    with evaluating(model):
         after = _logits([_call(model, batch) for batch in batches])
-    finally:
-        for module, mode in training.items():
-            module.training = mode
     assert after is not None
-    probabilities = 1 / (1 + np.exp(-before))
-    return expected_auc(probabilities, before) - expected_auc(probabilities, after)
+    return expected_loss(before, after)

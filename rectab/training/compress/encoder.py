@@ -16,7 +16,7 @@ from rectab.quantize.allocate import Allocation
 from rectab.quantize.blocks import Block, finest_blocks, first_alone
 from rectab.quantize.encodings import Shared
 from rectab.quantize.options import OptionTable
-from rectab.quantize.predict import Inflation, expected_auc
+from rectab.quantize.predict import Inflation, expected_loss
 from rectab.quantize.rivals import SMALLEST, Shape, allocate_shape, smallest_rival
 from rectab.tables.base import EmbeddingTable, TableOptions
 from rectab.tables.family import InfeasibleBudget
@@ -130,8 +130,6 @@ class Encoder:
         valid = self.run.dataset.valid
         rows = np.unique(np.linspace(0, len(valid) - 1, min(len(valid), _PROBE_ROWS)).astype(np.int64))
         whole = self.run.outputs[rows]
-        probabilities = 1 / (1 + np.exp(-whole.astype(np.float64)))
-        before = expected_auc(probabilities, whole)
         errors, losses = [], []
         full = sum(vectors.nbytes for vectors in self.run.vectors)
         _ = self.options
@@ -141,7 +139,7 @@ class Encoder:
                     made = self.allocate(int(share * full))
                     after = predict(self._around(self._table(made)), valid.restrict(rows))
                     errors.append(made.error)
-                    losses.append(before - expected_auc(probabilities, after))
+                    losses.append(expected_loss(whole, after))
         return Inflation(self.run.separation, errors, losses)
 
     def expect(self, allocation: Allocation) -> dict[str, float]:
