@@ -14,9 +14,12 @@ from typing import Annotated, Literal, Optional
 import typer
 from rich.console import Console
 
-from rectab import __version__, cli_scores
+from rectab import __version__, cli_runs
 from rectab.cli_support import (
+    CountIds,
+    Json,
     Plugins,
+    Without,
     failures_end,
     key_values,
     leave_at_once,
@@ -35,18 +38,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 Rows = Annotated[str, typer.Option(help="How rows are held: fp32, bf16, int8, int4, ... (rectab tables --formats).")]
 TrainMemory = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(help="Most bytes that training the table may take: rows, optimizer, best weights. 4GiB, 40%."),
-]
-CountIds = Annotated[
-    bool, typer.Option("--count-ids", help="The budget is for the table and the map from raw values to ids together.")
-]
-Without = Annotated[
-    Optional[list[str]],  # noqa: UP045
-    typer.Option("--without", help="A feature, float column or behaviour to leave out; may be repeated."),
 ]
 Trained = Annotated[
     Optional[Path],  # noqa: UP045
@@ -244,75 +239,8 @@ def train(
         Console().print(render_result(result))
 
 
-@app.command()
-def compress(
-    data: Annotated[Path, typer.Argument(help="Prepared data set that the runs were trained on.")],
-    run: Annotated[
-        list[Path], typer.Argument(help="Folder of rectab train --table full --out; further ones of another --dim.")
-    ],
-    out: Annotated[Path, typer.Option(help="Folder for BUDGET/, a run folder each, and curve.json.")],
-    budget: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(help="Bytes of the table: 10% of the full one at the first run's width, 4MiB; may be repeated."),
-    ] = None,
-    loss: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(help="The fewest bytes that lose at most so much of the full model's validation AUC (0.001)."),
-    ] = None,
-    count_ids: CountIds = False,
-    shape: Annotated[
-        Literal["best", "int8", "threshold"],
-        typer.Option(
-            help="best: the encodings that err least. To compare with: int8 for every id; threshold: ids seen k times "
-            "and more in int8, the rest one shared row, k by the budget."
-        ),
-    ] = "best",
-    without: Without = None,
-    test: Annotated[bool, typer.Option("--test", help="Measure on the test split, too.")] = False,
-    json_output: Json = False,
-) -> None:
-    """Encode the table of finished runs to any budget, with no further training."""
-    from rectab.data import PreparedDataset, without_features
-    from rectab.sweep.curve_page import write_curve_page
-    from rectab.training.compress.curve import compress as run_compress
-    from rectab.training.compress.rendering import render_curve
-
-    dataset = without_features(PreparedDataset.open(data), without or ())
-    curve = run_compress(
-        dataset, run, out, budget or (), loss, count_ids=count_ids, shape=shape, read_test=test, say=say
-    )
-    page = write_curve_page(curve, out)
-    if json_output:
-        print_json(curve.to_json())
-    else:
-        Console().print(*render_curve(curve), f"picture: {page}", sep="\n")
-
-
-@app.command()
-def explain(
-    data: Annotated[Path, typer.Argument(help="Prepared data set that the model was trained on.")],
-    checkpoint: Annotated[Path, typer.Argument(help="Folder of rectab train --out, or its model.safetensors.")],
-    row: Annotated[int, typer.Option(help="Row of the split, counted from 0.")],
-    split: Annotated[Literal["train", "valid", "test"], typer.Option(help="Which split the row is of.")] = "valid",
-    without: Without = None,
-    plugin: Plugins = None,
-    json_output: Json = False,
-) -> None:
-    """Print the attention weights over a row's histories, the most recent event last."""
-    from rectab.data import PreparedDataset, without_features
-    from rectab.training import explain_checkpoint, render_explanation
-
-    dataset = without_features(PreparedDataset.open(data), without or ())
-    explanation = explain_checkpoint(dataset, checkpoint, split, row)
-    if json_output:
-        print_json(explanation.to_json())
-    else:
-        Console().print(render_explanation(explanation))
-
-
-app.command()(cli_scores.predict)
-app.command()(cli_scores.evaluate)
-app.command()(cli_scores.export)
+for of_runs in (cli_runs.compress, cli_runs.explain, cli_runs.predict, cli_runs.evaluate, cli_runs.export):
+    app.command()(of_runs)
 
 
 @app.command()

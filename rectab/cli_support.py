@@ -14,7 +14,10 @@ from typing import Annotated, Any, Optional, TypeVar
 import typer
 
 __all__ = [
+    "CountIds",
+    "Json",
     "Plugins",
+    "Without",
     "add_plugins_named",
     "failures_end",
     "key_values",
@@ -67,6 +70,14 @@ def add_plugins_named(names: list[str] | None) -> list[str] | None:
     return names
 
 
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
+CountIds = Annotated[
+    bool, typer.Option("--count-ids", help="The budget is for the table and the map from raw values to ids together.")
+]
+Without = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--without", help="A feature, float column or behaviour to leave out; may be repeated."),
+]
 Plugins = Annotated[
     Optional[list[str]],  # noqa: UP045 - typer reads it on Python 3.10
     typer.Option("--plugin", help="Module that registers a table method; may be repeated.", callback=add_plugins_named),

@@ -1,4 +1,4 @@
-"""``rectab predict``, ``rectab evaluate`` and ``rectab export``: a finished run on raw rows, and out of Python."""
+"""The commands of finished runs: ``rectab compress``, ``explain``, ``predict``, ``evaluate`` and ``export``."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional
 import typer
 from rich.console import Console
 
-from rectab.cli_support import Plugins, print_json, say
+from rectab.cli_support import CountIds, Json, Plugins, Without, print_json, say
 
 if TYPE_CHECKING:
     from rectab.data.asked_rows import AskedRows
     from rectab.training.served import ServedModel
 
-__all__ = ["evaluate", "export", "predict"]
+__all__ = ["compress", "evaluate", "explain", "export", "predict"]
 
 Run = Annotated[Path, typer.Argument(help="Folder of a finished run: rectab train --out, or a BUDGET of compress.")]
 Raw = Annotated[
@@ -43,10 +43,74 @@ Data = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(help="Prepared data set of the run, if the run is of a rectab that did not keep what makes inputs."),
 ]
-Without = Annotated[
+WithoutOfData = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option("--without", help="With --data: what the run was trained --without; may be repeated."),
 ]
+
+
+def compress(
+    data: Annotated[Path, typer.Argument(help="Prepared data set that the runs were trained on.")],
+    run: Annotated[
+        list[Path], typer.Argument(help="Folder of rectab train --table full --out; further ones of another --dim.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for BUDGET/, a run folder each, and curve.json.")],
+    budget: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Bytes of the table: 10% of the full one at the first run's width, 4MiB; may be repeated."),
+    ] = None,
+    loss: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="The fewest bytes that lose at most so much of the full model's validation AUC (0.001)."),
+    ] = None,
+    count_ids: CountIds = False,
+    shape: Annotated[
+        Literal["best", "int8", "threshold"],
+        typer.Option(
+            help="best: the encodings that err least. To compare with: int8 for every id; threshold: ids seen k times "
+            "and more in int8, the rest one shared row, k by the budget."
+        ),
+    ] = "best",
+    without: Without = None,
+    test: Annotated[bool, typer.Option("--test", help="Measure on the test split, too.")] = False,
+    json_output: Json = False,
+) -> None:
+    """Encode the table of finished runs to any budget, with no further training."""
+    from rectab.data import PreparedDataset, without_features
+    from rectab.sweep.curve_page import write_curve_page
+    from rectab.training.compress.curve import compress as run_compress
+    from rectab.training.compress.rendering import render_curve
+
+    dataset = without_features(PreparedDataset.open(data), without or ())
+    curve = run_compress(
+        dataset, run, out, budget or (), loss, count_ids=count_ids, shape=shape, read_test=test, say=say
+    )
+    page = write_curve_page(curve, out)
+    if json_output:
+        print_json(curve.to_json())
+    else:
+        Console().print(*render_curve(curve), f"picture: {page}", sep="\n")
+
+
+def explain(
+    data: Annotated[Path, typer.Argument(help="Prepared data set that the model was trained on.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of rectab train --out, or its model.safetensors.")],
+    row: Annotated[int, typer.Option(help="Row of the split, counted from 0.")],
+    split: Annotated[Literal["train", "valid", "test"], typer.Option(help="Which split the row is of.")] = "valid",
+    without: Without = None,
+    plugin: Plugins = None,
+    json_output: Json = False,
+) -> None:
+    """Print the attention weights over a row's histories, the most recent event last."""
+    from rectab.data import PreparedDataset, without_features
+    from rectab.training import explain_checkpoint, render_explanation
+
+    dataset = without_features(PreparedDataset.open(data), without or ())
+    explanation = explain_checkpoint(dataset, checkpoint, split, row)
+    if json_output:
+        print_json(explanation.to_json())
+    else:
+        Console().print(render_explanation(explanation))
 
 
 def predict(
@@ -61,7 +125,7 @@ def predict(
     ] = None,
     bad_rows: BadRows = "error",
     data: Data = None,
-    without: Without = None,
+    without: WithoutOfData = None,
     plugin: Plugins = None,
 ) -> None:
     """Score raw rows, which need no label."""
@@ -86,9 +150,9 @@ def evaluate(
     split: SplitOption = None,
     bad_rows: BadRows = "error",
     data: Data = None,
-    without: Without = None,
+    without: WithoutOfData = None,
     plugin: Plugins = None,
-    json_output: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,
+    json_output: Json = False,
 ) -> None:
     """Measure a run on raw rows with labels: AUC, logloss, calibration, AUC by id frequency."""
     from rectab.training.rendering import render_evaluation
@@ -112,7 +176,7 @@ def export(
     rows: RowsFile = None,
     split: SplitOption = None,
     data: Data = None,
-    without: Without = None,
+    without: WithoutOfData = None,
     plugin: Plugins = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a line.")] = False,
 ) -> None:
