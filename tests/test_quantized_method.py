@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from training_helpers import counted, run_with_kills, tiny_dataset
+from training_helpers import counted, run_with_kills, tiny_dataset, watch_trainings
 
 from rectab.data.dataset import PreparedDataset
 from rectab.tables import InfeasibleBudget, full_table_bytes, load_table, plan
@@ -39,17 +38,9 @@ def run(dataset: PreparedDataset, out: Path | None, budget: str | None = "20%", 
 
 
 @pytest.fixture
-def trainings(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def trainings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The widths of the tables that were trained."""
-    trained: list[int] = []
-    fit = Trainer.fit
-
-    def watched(trainer: Trainer) -> Any:
-        trained.append(trainer.table.embedding_dim)
-        return fit(trainer)
-
-    monkeypatch.setattr(Trainer, "fit", watched)
-    return trained
+    return watch_trainings(monkeypatch, lambda table: table.embedding_dim)
 
 
 def test_all_budgets_and_the_full_table_share_one_training(

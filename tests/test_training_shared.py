@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from training_helpers import run_with_kills, tiny_dataset
+from training_helpers import run_with_kills, tiny_dataset, watch_trainings
 
 from rectab.data.dataset import PreparedDataset
 from rectab.tables import get_method, registry
-from rectab.training import RunResult, TrainConfig, Trainer, train_once
+from rectab.training import RunResult, TrainConfig, train_once
 from rectab.training.finished import identity_of, load_result
 from rectab.training.shared import SharedRuns
 
@@ -45,17 +44,9 @@ def run(dataset: PreparedDataset, out: Path, shared: Path | None, **options: Any
 
 
 @pytest.fixture
-def trainings(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The methods of the tables that were trained."""
-    trained: list[str] = []
-    fit = Trainer.fit
-
-    def watched(trainer: Trainer) -> Any:
-        trained.append(trainer.table.method)
-        return fit(trainer)
-
-    monkeypatch.setattr(Trainer, "fit", watched)
-    return trained
+    return watch_trainings(monkeypatch, lambda table: table.method)
 
 
 def test_a_shared_run_is_trained_once_and_gives_what_a_run_alone_gives(

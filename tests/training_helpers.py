@@ -14,6 +14,8 @@ from rectab.data.dataset import PreparedDataset
 from rectab.data.history_store import HistoryStore
 from rectab.data.split import Split
 from rectab.schema import Feature, Schema, Vocabulary
+from rectab.tables.base import EmbeddingTable
+from rectab.training import Trainer
 from rectab.training.checkpoint import Checkpoints
 from rectab.training.result import RunResult
 
@@ -81,6 +83,19 @@ def counted(dataset: PreparedDataset) -> PreparedDataset:
 
 class _Killed(Exception):
     pass
+
+
+def watch_trainings(monkeypatch: pytest.MonkeyPatch, tell: Callable[[EmbeddingTable], Any]) -> list[Any]:
+    """What ``tell`` says of every table that is trained from now on."""
+    trained: list[Any] = []
+    fit = Trainer.fit
+
+    def watched(trainer: Trainer) -> Any:
+        trained.append(tell(trainer.table))
+        return fit(trainer)
+
+    monkeypatch.setattr(Trainer, "fit", watched)
+    return trained
 
 
 def run_with_kills(monkeypatch: pytest.MonkeyPatch, every: int, run: Callable[[], RunResult]) -> tuple[RunResult, int]:

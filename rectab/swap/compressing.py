@@ -17,7 +17,7 @@ from rectab.quantize.options import OptionTable
 from rectab.schema import Vocabulary
 from rectab.swap.find import FoundTable, Selector, find_tables
 from rectab.swap.measuring import Measured, loss_by_logits, measure, taken_rows
-from rectab.swap.references import Replacement, attribute_changes
+from rectab.swap.references import ModuleChange, Replacement
 from rectab.swap.views import SwappedBag, SwappedEmbedding, SwappedView
 from rectab.tables import EmbeddingTable
 from rectab.tables.budget import parse_budget
@@ -48,18 +48,14 @@ class CompressResult:
     bytes: int
     bytes_before: int
     loss_predicted: float | None
-    _originals: list[tuple[nn.Module, str, nn.Module]] = field(repr=False)
-    _attributes: list[tuple[nn.Module, str, Any]] = field(repr=False)
+    _modules: ModuleChange | None = field(repr=False)
 
     def undo(self) -> None:
         """Put the model's own tables back. Raises RuntimeError if it was undone already."""
-        if not self._originals:
+        if self._modules is None:
             raise RuntimeError("the original tables are back already; nothing to undo")
-        for parent, key, module in self._originals:
-            parent._modules[key] = module
-        for module, name, value in self._attributes:
-            vars(module)[name] = value
-        self._originals, self._attributes = [], []
+        self._modules.undo()
+        self._modules = None
 
     def __str__(self) -> str:
         loss = "not predicted" if self.loss_predicted is None else f"{self.loss_predicted:.4f} predicted"
@@ -111,10 +107,11 @@ def compress_(
             stacklevel=2,
         )
     tables = _encoded(found, _weights(found, given, measured), measured, limit, seed)
-    originals, attributes = _replace(model, found, tables)
+    modules = _replaced(model, found, tables)
+    modules.apply()
     held = sum(table.ledger().bytes for table in tables)
     named = {f.name: table for f, table in zip(found, tables, strict=True)}
-    result = CompressResult(model, named, held, before, None, originals, attributes)
+    result = CompressResult(model, named, held, before, None, modules)
     if measured is not None and rows is not None:
         try:
             result.loss_predicted = loss_by_logits(model, rows, measured.outputs)
@@ -252,15 +249,11 @@ def _view(table: EmbeddingTable, module: nn.Embedding | nn.EmbeddingBag) -> Swap
     return SwappedEmbedding(table, 0, module.padding_idx, None, _nothing).train(module.training)
 
 
-def _replace(model: nn.Module, found: Sequence[FoundTable], tables: Sequence[RankedTable]) -> tuple[Any, Any]:
+def _replaced(model: nn.Module, found: Sequence[FoundTable], tables: Sequence[RankedTable]) -> ModuleChange:
     new: dict[nn.Module, nn.Module] = {}
-    places = [(place, table) for f, table in zip(found, tables, strict=True) for place in f.places]
-    for place, table in places:
-        if place.module not in new:
-            new[place.module] = _view(table, place.module)
-    changes = list(attribute_changes(model, Replacement(new, {f.weight: [] for f in found})))
-    for place, _ in places:
-        place.parent._modules[place.key] = new[place.module]
-    for module, name, _, value in changes:
-        vars(module)[name] = value
-    return [(p.parent, p.key, p.module) for p, _ in places], [(m, name, old) for m, name, old, _ in changes]
+    for f, table in zip(found, tables, strict=True):
+        for place in f.places:
+            if place.module not in new:
+                new[place.module] = _view(table, place.module)
+    places = [(place.parent, place.key, place.module) for f in found for place in f.places]
+    return ModuleChange.of(model, places, Replacement(new, {f.weight: [] for f in found}))

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["OptimizerChange", "Replacement", "attribute_changes", "find_optimizers", "optimizer_changes"]
+__all__ = ["ModuleChange", "OptimizerChange", "Replacement", "find_optimizers", "optimizer_changes"]
 
 _TAKES_SPARSE = (torch.optim.SGD, torch.optim.Adagrad, torch.optim.SparseAdam)
 _DEEPEST = 8
@@ -27,6 +27,42 @@ class Replacement:
 
     modules: Mapping[nn.Module, nn.Module]
     parameters: Mapping[nn.Parameter, Sequence[nn.Parameter]]
+
+
+@dataclass(frozen=True)
+class ModuleChange:
+    """Modules in their places, and plain attributes that hold them.
+
+    Attributes:
+        modules: (parent, key, old module, new module).
+        attributes: (module, name, old value, new value).
+    """
+
+    modules: Sequence[tuple[nn.Module, str, nn.Module, nn.Module]]
+    attributes: Sequence[tuple[nn.Module, str, Any, Any]]
+
+    @classmethod
+    def of(
+        cls, model: nn.Module, places: Iterable[tuple[nn.Module, str, nn.Module]], replacement: Replacement
+    ) -> ModuleChange:
+        """What ``replacement`` means for a model whose modules to be replaced are at ``places`` (parent, key, module).
+
+        Raises ValueError for an attribute that cannot be changed.
+        """
+        modules = [(parent, key, module, replacement.modules[module]) for parent, key, module in places]
+        return cls(modules, list(attribute_changes(model, replacement)))
+
+    def apply(self) -> None:
+        for parent, key, _, new in self.modules:
+            parent._modules[key] = new
+        for module, name, _, value in self.attributes:
+            vars(module)[name] = value
+
+    def undo(self) -> None:
+        for parent, key, old, _ in self.modules:
+            parent._modules[key] = old
+        for module, name, value, _ in self.attributes:
+            vars(module)[name] = value
 
 
 def attribute_changes(model: nn.Module, replacement: Replacement) -> Iterator[tuple[nn.Module, str, Any, Any]]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rectab.ops import RowStore
 from rectab.optim import RowOptimizer, RowRule, follow
 from rectab.swap.planning import PlannedTable, SwapPlan
-from rectab.swap.references import OptimizerChange
+from rectab.swap.references import ModuleChange, OptimizerChange
 from rectab.swap.views import SwappedView
 from rectab.tables import EmbeddingTable, Ledger
 from rectab.tables.fit import FitTarget
@@ -39,8 +39,7 @@ class SwapResult:
     tables: tuple[EmbeddingTable, ...]
     views: dict[str, SwappedView]
     reconstruction: dict[str, float]
-    _originals: list[tuple[nn.Module, str, nn.Module]] = field(repr=False)
-    _attributes: list[tuple[nn.Module, str, Any]] = field(repr=False)
+    _modules: ModuleChange | None = field(repr=False)
     _optimizers: list[OptimizerChange] = field(repr=False)
     _names: list[Any] = field(default_factory=list, repr=False)
     _kinds: list[tuple[nn.Module, type[nn.Module]]] = field(default_factory=list, repr=False)
@@ -94,12 +93,9 @@ class SwapResult:
         Raises:
             RuntimeError: :meth:`discard_originals` was called, or it was undone already.
         """
-        if not self._originals:
+        if self._modules is None:
             raise RuntimeError("the original tables are gone; nothing to undo")
-        for parent, key, module in self._originals:
-            parent._modules[key] = module
-        for module, name, value in self._attributes:
-            vars(module)[name] = value
+        self._modules.undo()
         for change in self._optimizers:
             change.undo()
         for collection, kind in self._kinds:
@@ -110,7 +106,7 @@ class SwapResult:
 
     def discard_originals(self) -> None:
         """Let go of the host's tables, which are kept in memory only for :meth:`undo`."""
-        self._originals, self._attributes, self._optimizers = [], [], []
+        self._modules, self._optimizers = None, []
 
     # Checkpoints, both ways.
 

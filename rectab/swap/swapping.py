@@ -13,7 +13,7 @@ from rectab.swap.collections import rename_collections
 from rectab.swap.find import Place, Selector
 from rectab.swap.naming import share_names
 from rectab.swap.planning import PlannedTable, SwapPlan, plan_swap
-from rectab.swap.references import Replacement, attribute_changes, find_optimizers, optimizer_changes
+from rectab.swap.references import ModuleChange, Replacement, find_optimizers, optimizer_changes
 from rectab.swap.result import SwapResult, targets_of
 from rectab.swap.starting import own_rows, scale_rows
 from rectab.swap.views import SwappedBag, SwappedEmbedding, SwappedView
@@ -125,21 +125,16 @@ def carry_out(model: nn.Module, swap_plan: SwapPlan, optimizer: Any = None) -> S
         prefix = f"{planned.found[0].name}.table."
         parameter_names.update({parameter: prefix + name for name, parameter in table.named_parameters()})
     replacement = Replacement(replacements, parameters)
-    attributes = list(attribute_changes(model, replacement))
+    found_places = (p for planned in swap_plan.tables for found in planned.found for p in found.places)
+    modules = ModuleChange.of(model, ((p.parent, p.key, p.module) for p in found_places), replacement)
     changes = optimizer_changes(find_optimizers(model, optimizer), replacement, gradient, optimizer, parameter_names)
 
-    places = [place for planned in swap_plan.tables for found in planned.found for place in found.places]
-    for place in places:
-        place.parent._modules[place.key] = replacements[place.module]
-    for module, name, _, new in attributes:
-        vars(module)[name] = new
+    modules.apply()
     for change in changes:
         change.apply()
-    originals: list[tuple[nn.Module, str, nn.Module]] = [(p.parent, p.key, p.module) for p in places]
-    kept = [(module, name, old) for module, name, old, _ in attributes]
     kinds = rename_collections(model)
     names = share_names(model, [[name for found in t.found for name in found.names] for t in swap_plan.tables])
-    return SwapResult(model, swap_plan, tables, views, errors, originals, kept, changes, names, kinds)
+    return SwapResult(model, swap_plan, tables, views, errors, modules, changes, names, kinds)
 
 
 def _build(swap_plan: SwapPlan) -> tuple[tuple[EmbeddingTable, ...], dict[str, float]]:
