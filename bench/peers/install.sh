@@ -24,7 +24,6 @@ torch=$(sed -n 's/^torch==\(.*\)/torch==\1+cpu/p' bench/peers/requirements.txt)
 "${pip[@]}" --no-deps "$torch" 2>/dev/null ||
     "${pip[@]}" --no-deps "$torch" --extra-index-url https://download.pytorch.org/whl/cpu ||
     fail "no $torch for Python $version"
-"${pip[@]}" -r bench/peers/requirements.txt -c bench/peers/constraints.txt ||
+"${pip[@]}" -r bench/peers/requirements.txt -e '.[sweep]' -c bench/peers/constraints.txt ||
     fail "pip cannot install the pins for Python $version; they were tried with 3.11"
 "${pip[@]}" --no-deps torchrec==1.8.0
-"${pip[@]}" --no-deps -e .

@@ -117,7 +117,8 @@ class DHETable(EmbeddingTable[DHEConfig]):
         """int64 [*] -> [*, k] in -1..1: 16 bits each, four of a 64-bit hash."""
         count = self.config.num_hashes
         hashes = mix(seeds.unsqueeze(-1) + torch.arange((count + 3) // 4, device=seeds.device), 0)
-        bits = (hashes.unsqueeze(-1) >> torch.arange(0, 64, 16, device=seeds.device)) & 0xFFFF
+        places = torch.arange(0, 64, 16, device=seeds.device)
+        bits = torch.bitwise_right_shift(hashes.unsqueeze(-1), places) & 0xFFFF  # ONNX has no >> by a tensor
         return ((bits.flatten(-2)[..., :count].float() + 0.5) * 2.0**-15 - 1.0).to(self.dtype)
 
 

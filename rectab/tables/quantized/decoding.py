@@ -57,7 +57,7 @@ def _bits(packed: Tensor, bits: int, places: Tensor) -> Tensor:
     window = torch.zeros_like(places, dtype=torch.int32)
     for byte in range((bits + 14) // 8):
         window = window | packed[(first + byte).clamp(max=last)].to(torch.int32) << 8 * byte
-    return window >> (places * bits & 7).to(torch.int32) & (1 << bits) - 1
+    return torch.bitwise_right_shift(window, (places * bits & 7).to(torch.int32)) & (1 << bits) - 1
 
 
 def _from_books(payload: Tensor, encoding: Codebook, ids: Tensor, embedding_dim: int) -> Tensor:
@@ -78,10 +78,17 @@ def _from_books(payload: Tensor, encoding: Codebook, ids: Tensor, embedding_dim:
 def _integers(payload: Tensor, start: int, count: int) -> Tensor:
     """fp32 [count]: signed bytes times the half before them."""
     scale = _halves(payload[start:], torch.zeros(1, dtype=torch.int64, device=payload.device))
-    return payload[start + 2 : start + 2 + count].view(torch.int8).to(torch.float32) * scale
+    unsigned = payload[start + 2 : start + 2 + count].to(torch.float32)
+    return (unsigned - 256 * (unsigned > 127)) * scale
 
 
 def _halves(payload: Tensor, places: Tensor) -> Tensor:
-    """fp32: the halves at ``places``, counted from the start of the payload, which may lie at any byte."""
-    low, high = payload[2 * places].to(torch.int16), payload[2 * places + 1].to(torch.int16)
-    return (high << 8 | low).view(torch.float16).to(torch.float32)
+    """fp32: the halves at ``places``, counted from the start of the payload, which may lie at any byte; all finite.
+
+    Put together by arithmetic, which is exact: ONNX cannot read bytes as another type.
+    """
+    low, high = (payload[2 * places + byte].to(torch.int32) for byte in (0, 1))
+    exponent, fraction = high >> 2 & 31, (high & 3) << 8 | low
+    powers = torch.tensor([2.0 ** (max(e, 1) - 25) for e in range(32)], device=payload.device)
+    value = (fraction + 1024 * (exponent > 0)) * powers[exponent.to(torch.int64)]
+    return torch.where(high > 127, -value, value)
