@@ -11,11 +11,12 @@ from pydantic import BaseModel
 
 from rectab.data import recipe, recipe_files, recipe_parts, synthetic_options
 from rectab.sweep import config as sweep_config
+from rectab.sweep import entries as sweep_entries
 from rectab.tables import TableMethod, methods
 from rectab.training import TrainConfig
 
 REFERENCE = (Path(__file__).parents[1] / "docs" / "reference.md").read_text()
-MODULES = (recipe, recipe_files, recipe_parts, synthetic_options, sweep_config)
+MODULES = (recipe, recipe_files, recipe_parts, synthetic_options, sweep_config, sweep_entries)
 MODELS = {
     kind
     for module in MODULES

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from rectab.schema import Vocabulary
-from rectab.sweep.config import DatasetEntry, MethodEntry, ModelEntry, SweepConfig
+from rectab.sweep.config import SweepConfig
+from rectab.sweep.entries import DatasetEntry, MethodEntry, ModelEntry
 from rectab.sweep.store import FORMAT_VERSION, digest
 from rectab.tables.budget import full_table_bytes
 from rectab.tables.registry import get_method

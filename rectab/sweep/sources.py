@@ -11,7 +11,8 @@ import numpy as np
 
 from rectab.data import PreparedDataset, Recipe, load_recipe, prepare
 from rectab.metrics import auc
-from rectab.sweep.config import DatasetEntry, SweepConfig, SweepConfigError
+from rectab.sweep.config import SweepConfig, SweepConfigError
+from rectab.sweep.entries import DatasetEntry
 from rectab.sweep.grid import DatasetInfo
 
 __all__ = ["open_datasets"]
