@@ -3,7 +3,17 @@
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["SwapPlan", "SwapResult", "__version__", "compress_", "load", "plan_swap", "swap_"]
+__all__ = [
+    "CompressResult",
+    "SwapPlan",
+    "SwapResult",
+    "__version__",
+    "compress_",
+    "load",
+    "load_compressed_",
+    "plan_swap",
+    "swap_",
+]
 
 
 def __getattr__(name: str) -> Any:

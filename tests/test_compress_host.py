@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 import rectab
-from rectab.tables.quantized.ranked import Partition, partition_bytes
 
 
 class Net(nn.Module):
@@ -25,16 +24,6 @@ def _rows(n: int = 400) -> tuple[torch.Tensor, torch.Tensor]:
     rng = np.random.default_rng(0)
     items = 899 - np.minimum(rng.zipf(1.4, n) - 1, 898)  # the most frequent ids are the last
     return torch.from_numpy(items), torch.from_numpy(rng.integers(0, 70, (n, 3)))
-
-
-@pytest.mark.parametrize(("num_ids", "num_blocks"), [(2, 2), (256, 3), (257, 5), (5000, 9)])
-def test_partition_sorts_ids_by_block_and_id_in_the_bytes_it_says(num_ids, num_blocks):
-    block_of = torch.from_numpy(np.random.default_rng(1).permutation(np.arange(num_ids) % num_blocks))
-    partition = Partition(block_of, num_blocks)
-    expected = torch.empty(num_ids, dtype=torch.int64)
-    expected[block_of.argsort(stable=True)] = torch.arange(num_ids)
-    assert torch.equal(partition(torch.arange(num_ids)), expected)
-    assert sum(b.numel() * b.element_size() for b in partition.buffers()) == partition_bytes(num_ids, num_blocks)
 
 
 @pytest.mark.parametrize("budget", ["60%", "25%", "10%"])

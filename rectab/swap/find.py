@@ -78,9 +78,14 @@ class FoundTable:
 
 
 def find_tables(
-    model: nn.Module, include: Selector = None, exclude: Selector = None
+    model: nn.Module, include: Selector = None, exclude: Selector = None, frozen: bool = False
 ) -> tuple[tuple[FoundTable, ...], tuple[str, ...]]:
     """The tables to swap, and a line for each one that is left alone and why.
+
+    Args:
+        model: whose tables they are.
+        include, exclude: only these, and not those.
+        frozen: take tables that do not train, too, also where ``include`` does not name them.
 
     Raises:
         ValueError: the model is wrapped for data parallelism or is itself a table, a pattern matches nothing, there is
@@ -100,7 +105,7 @@ def find_tables(
             grouped.setdefault(id(_weight(place.module)), []).append(place)
     _check_patterns(include, exclude, matched, every_name)
     groups = list(grouped.values())
-    if include is None:
+    if include is None and not frozen:
         for places in groups:
             if _is_frozen(places[0].module):
                 notes[f"{places[0].name}: frozen, left as it is (name it in include to swap it)"] = None

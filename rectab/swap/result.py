@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from rectab.ops import RowStore
 from rectab.optim import RowOptimizer, RowRule, follow
+from rectab.swap.change import ModelChange
 from rectab.swap.planning import PlannedTable, SwapPlan
-from rectab.swap.references import ModuleChange, OptimizerChange
 from rectab.swap.views import SwappedView
 from rectab.tables import EmbeddingTable, Ledger
 from rectab.tables.fit import FitTarget
@@ -39,10 +39,7 @@ class SwapResult:
     tables: tuple[EmbeddingTable, ...]
     views: dict[str, SwappedView]
     reconstruction: dict[str, float]
-    _modules: ModuleChange | None = field(repr=False)
-    _optimizers: list[OptimizerChange] = field(repr=False)
-    _names: list[Any] = field(default_factory=list, repr=False)
-    _kinds: list[tuple[nn.Module, type[nn.Module]]] = field(default_factory=list, repr=False)
+    _change: ModelChange | None = field(repr=False)
     _hooks: list[Any] = field(default_factory=list, repr=False)
 
     @property
@@ -93,20 +90,16 @@ class SwapResult:
         Raises:
             RuntimeError: :meth:`discard_originals` was called, or it was undone already.
         """
-        if self._modules is None:
+        if self._change is None:
             raise RuntimeError("the original tables are gone; nothing to undo")
-        self._modules.undo()
-        for change in self._optimizers:
-            change.undo()
-        for collection, kind in self._kinds:
-            collection.__class__ = kind
-        for hook in [*self._hooks, *self._names]:
+        self._change.undo()
+        for hook in self._hooks:
             hook.remove()
         self.discard_originals()
 
     def discard_originals(self) -> None:
         """Let go of the host's tables, which are kept in memory only for :meth:`undo`."""
-        self._modules, self._optimizers = None, []
+        self._change = None
 
     # Checkpoints, both ways.
 

@@ -9,11 +9,10 @@ from typing import Any, Literal
 from torch import nn
 
 from rectab.ops import Gradient, RowStore
-from rectab.swap.collections import rename_collections
+from rectab.swap.change import ModelChange
 from rectab.swap.find import Place, Selector
-from rectab.swap.naming import share_names
 from rectab.swap.planning import PlannedTable, SwapPlan, plan_swap
-from rectab.swap.references import ModuleChange, Replacement, find_optimizers, optimizer_changes
+from rectab.swap.references import Replacement
 from rectab.swap.result import SwapResult, targets_of
 from rectab.swap.starting import own_rows, scale_rows
 from rectab.swap.views import SwappedBag, SwappedEmbedding, SwappedView
@@ -124,17 +123,10 @@ def carry_out(model: nn.Module, swap_plan: SwapPlan, optimizer: Any = None) -> S
                 views[place.name] = view  # type: ignore[assignment]
         prefix = f"{planned.found[0].name}.table."
         parameter_names.update({parameter: prefix + name for name, parameter in table.named_parameters()})
+    groups = [planned.found for planned in swap_plan.tables]
     replacement = Replacement(replacements, parameters)
-    found_places = (p for planned in swap_plan.tables for found in planned.found for p in found.places)
-    modules = ModuleChange.of(model, ((p.parent, p.key, p.module) for p in found_places), replacement)
-    changes = optimizer_changes(find_optimizers(model, optimizer), replacement, gradient, optimizer, parameter_names)
-
-    modules.apply()
-    for change in changes:
-        change.apply()
-    kinds = rename_collections(model)
-    names = share_names(model, [[name for found in t.found for name in found.names] for t in swap_plan.tables])
-    return SwapResult(model, swap_plan, tables, views, errors, modules, changes, names, kinds)
+    change = ModelChange.carry_out(model, groups, replacement, optimizer, gradient, parameter_names)
+    return SwapResult(model, swap_plan, tables, views, errors, change)
 
 
 def _build(swap_plan: SwapPlan) -> tuple[tuple[EmbeddingTable, ...], dict[str, float]]:

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from rectab.ops.grids import GRIDS
 from rectab.ops.numba_blocks import BOOK_FP16, BOOK_INT8, FP16, GRID, RARE, SHARED
-from rectab.quantize.encodings import Bits, Codebook, Encoding, Float16, Rare, Shared, Ternary
+from rectab.quantize.encodings import Bits, Codebook, Encoding, Float16, Rare, Shared, Ternary, encoding_of
 
-__all__ = ["code_of"]
+__all__ = ["code_of", "encoding_of_code"]
 
 _STEPS = ("block", "dimension", "row")
 _MAX_PART = 127
@@ -42,3 +42,19 @@ def code_of(encoding: Encoding, embedding_dim: int) -> int:
         return (BOOK_INT8 if encoding.entries == "int8" else BOOK_FP16) | encoding.code_bits << 4 | part << 8
     kinds: dict[type[Encoding], int] = {Shared: SHARED, Rare: RARE, Float16: FP16}
     return kinds[type(encoding)]
+
+
+def encoding_of_code(code: int, embedding_dim: int) -> Encoding:
+    """The inverse of :func:`code_of`. Raises ValueError for an integer that is no encoding's."""
+    kind, grids = code & 15, list(GRIDS)
+    if kind == GRID and code >> 4 & 7 < len(grids) and code >> 7 & 3 < len(_STEPS):
+        grid, steps = grids[code >> 4 & 7], _STEPS[code >> 7 & 3]
+        found: Encoding = encoding_of(f"{grid}/{steps}")
+    elif kind in (BOOK_INT8, BOOK_FP16):
+        sub_dim = code >> 8 & _MAX_PART or embedding_dim
+        found = Codebook(sub_dim, 1 << (code >> 4 & 15), "int8" if kind == BOOK_INT8 else "fp16")
+    else:
+        found = {SHARED: Shared(), RARE: Rare(), FP16: Float16()}.get(kind, Shared())
+    if code_of(found, embedding_dim) != code:
+        raise ValueError(f"quantized: {code} is the code of no encoding")
+    return found
