@@ -161,3 +161,16 @@ def test_rivals_are_made_to_the_same_budgets(
     assert made.expected["auc"] <= best.expected["auc"] + 1e-3
     with pytest.raises(InfeasibleBudget, match="smallest feasible"):
         compress(dataset, runs[:1], tmp_path / "none", ["50B"], shape=shape)
+
+
+@pytest.mark.parametrize("count_ids", [False, True])
+def test_no_rival_is_better_on_validation(
+    dataset: PreparedDataset, runs: list[Path], tmp_path: Path, count_ids: bool
+) -> None:
+    budgets = ["60%", "45%", "30%"] if not count_ids else ["120%", "90%"]
+    best = compress(dataset, runs[:1], tmp_path / "best", budgets, count_ids=count_ids)
+    for shape, possible in (("int8", budgets[:1]), ("threshold", budgets)):
+        rival = compress(dataset, runs[:1], tmp_path / shape, possible, count_ids=count_ids, shape=shape)  # type: ignore[arg-type]
+        for point, other in zip(best.points, rival.points, strict=False):
+            assert point.valid["auc"] >= other.valid["auc"]
+            assert point.serving_bytes <= point.budget_bytes

@@ -12,11 +12,13 @@ from rectab.quantize.blocks import Block
 from rectab.quantize.encodings import Bits, Encoding, Rare, Shared
 from rectab.quantize.options import OptionTable
 
-__all__ = ["INT8", "SMALLEST", "Shape", "allocate_shape", "smallest_rival", "threshold", "uniform"]
+__all__ = ["INT8", "RIVALS", "SMALLEST", "Shape", "allocate_shape", "smallest_rival", "threshold", "uniform"]
 
 Shape = Literal["best", "int8", "threshold"]
 """``best``: what errs least. The rivals are ``int8``, every id in int8, and ``threshold``, ids seen k times and more
 in int8, the rest one shared row."""
+
+RIVALS: tuple[Shape, ...] = ("int8", "threshold")
 
 SMALLEST: dict[Shape, str] = {
     "best": "a shared vector a vocabulary",

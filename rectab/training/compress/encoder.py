@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -17,7 +17,7 @@ from rectab.quantize.blocks import Block, finest_blocks, first_alone
 from rectab.quantize.encodings import Shared
 from rectab.quantize.options import OptionTable
 from rectab.quantize.predict import Inflation, expected_loss
-from rectab.quantize.rivals import SMALLEST, Shape, allocate_shape, smallest_rival
+from rectab.quantize.rivals import RIVALS, SMALLEST, Shape, allocate_shape, smallest_rival
 from rectab.tables.base import EmbeddingTable, TableOptions
 from rectab.tables.family import InfeasibleBudget
 from rectab.tables.quantized import FIXED_BYTES, HEADER_BYTES, encode_table
@@ -160,17 +160,15 @@ class Encoder:
 
     def allocate(self, budget: int) -> Allocation:
         """The allocation of least error, or a rival's. Raises InfeasibleBudget if none fits into ``budget`` bytes."""
-        made = self._allocated(budget)
+        made = self._allocated(budget, self.shape)
         if not self.count_ids:
             return made
-        asked, step = (
-            budget,
-            budget - self._bytes_with_map(made),
-        )  # an id takes fewer bits once others have left the map
+        # An id takes fewer bits once others have left the map.
+        asked, step = budget, budget - self._bytes_with_map(made)
         for _ in range(_REFILLS):
             if step < _SPARE * budget:
                 break
-            more = self._allocated(asked + step)
+            more = self._allocated(asked + step, self.shape)
             if self._bytes_with_map(more) <= budget and more.error < made.error:
                 made, asked = more, asked + step
                 step = budget - self._bytes_with_map(made)
@@ -184,12 +182,20 @@ class Encoder:
         beside = FIXED_BYTES * len(schema.vocabularies) + HEADER_BYTES * len(made.blocks)
         return payload + beside + map_bytes(schema, omitted_ids(made, schema))
 
-    def _allocated(self, budget: int) -> Allocation:
+    def _allocated(self, budget: int, shape: Shape) -> Allocation:
         within = budget - self._fixed_bytes
-        tried = [allocate_shape(self.shape, self.options, b, self._counts, within) for b in self._layouts]
+        tried = [allocate_shape(shape, self.options, b, self._counts, within) for b in self._layouts]
         made = min((m for m in tried if m is not None), key=lambda m: m.error, default=None)
         if made is None:
-            raise InfeasibleBudget("quantized", budget, self.smallest_bytes, SMALLEST[self.shape])
+            raise InfeasibleBudget("quantized", budget, self.smallest_bytes, SMALLEST[shape])
+        return made
+
+    def _allocations(self, budget: int) -> list[Allocation]:
+        """That of the least error, and the rivals: where they come close, measuring knows better than errors do."""
+        made = [self.allocate(budget)]
+        for rival in RIVALS if self.shape == "best" else ():
+            with suppress(InfeasibleBudget):
+                made.append(self._allocated(budget, rival))
         return made
 
     @property
@@ -199,7 +205,7 @@ class Encoder:
         return [known if counts is None else counts for counts, known in zip(held, self.run.counts, strict=True)]
 
     def encode(self, budget: int) -> Encoded:
-        """Encode to ``budget`` bytes and measure on validation.
+        """Encode to ``budget`` bytes and measure on validation, which chooses among it and the rivals.
 
         Raises:
             InfeasibleBudget: nothing fits.
@@ -207,7 +213,11 @@ class Encoder:
         seconds: dict[str, float] = {}
         _ = self.options
         with _timed(seconds, "allocation"):
-            allocation = self.allocate(budget)
+            allocations = self._allocations(budget)
+        encoded = [self._encoded(allocation, budget, seconds) for allocation in allocations]
+        return max(encoded, key=lambda made: made.valid["auc"])
+
+    def _encoded(self, allocation: Allocation, budget: int, seconds: dict[str, float]) -> Encoded:
         expected = self.expect(allocation)
         with _timed(seconds, "encoding"):
             model = self._around(self._table(allocation))
