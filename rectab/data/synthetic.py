@@ -39,7 +39,7 @@ from rectab.data.recipe_parts import (
 )
 from rectab.data.synthetic_options import SyntheticOptions
 
-__all__ = ["generate", "recipe_for"]
+__all__ = ["World", "generate", "recipe_for"]
 
 _EVENTS_FILE = "events.parquet"
 _INTERESTS = 6  # categories a user cares about
@@ -82,7 +82,7 @@ def recipe_for(recipe: Recipe) -> Recipe:
 
 def generate(options: SyntheticOptions, folder: Path) -> None:
     """Write the impressions (parquet parts, in time order) and the users' events into ``folder``."""
-    world = _World(options)
+    world = World(options)
     users: list[np.ndarray] = []
     for name, (first, last) in zip(_part_names(options), _chunks(options.rows, options.chunk_rows), strict=True):
         rows = world.impressions(np.arange(first, last, dtype=np.int64))
@@ -93,7 +93,7 @@ def generate(options: SyntheticOptions, folder: Path) -> None:
     _write_events(world, np.unique(np.concatenate(users)), folder)
 
 
-def _write_events(world: _World, users: np.ndarray, folder: Path) -> None:
+def _write_events(world: World, users: np.ndarray, folder: Path) -> None:
     made = folder / "event_parts"
     made.mkdir()
     parts = []
@@ -123,7 +123,7 @@ class _Events:
     exists: np.ndarray
 
 
-class _World:
+class World:
     """The hidden truth that impressions are drawn from."""
 
     def __init__(self, options: SyntheticOptions) -> None:
@@ -144,16 +144,21 @@ class _World:
 
     def impressions(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Columns of the impressions with these numbers (int64 [n])."""
-        user, item, time = self._who(rows)
-        ids = {"user": user, "item": item, "category": item % self.options.categories}
-        for name, size in self.options.fields.items():
-            ids[name] = _zipf(self._row_uniform(rows, self.salts[name]), size, self.options.zipf)
+        ids, time = self.ids(rows)
         amounts = [_normal(rows, self._salt("row", 200 + j)) for j in range(self.options.dense)]
-        probability = 1 / (1 + np.exp(-self._logit(ids, time, amounts)))
+        probability = 1 / (1 + np.exp(-self.logit(ids, time, amounts)))
         click = uniform_of(rows, self._salt("click", 0)) < probability
         columns: dict[str, np.ndarray] = {"time": time, **ids}
         columns |= {f"amount_{j}": np.round(np.exp(a) * 100) for j, a in enumerate(amounts)}
         return {**columns, "click": click.astype(np.int8), "probability": probability.astype(np.float32)}
+
+    def ids(self, rows: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Ids (int64 [n]) of the impressions by column, and their times (float64 [n])."""
+        user, item, time = self._who(rows)
+        ids = {"user": user, "item": item, "category": item % self.options.categories}
+        for name, size in self.options.fields.items():
+            ids[name] = _zipf(self._row_uniform(rows, self.salts[name]), size, self.options.zipf)
+        return ids, time
 
     def events(self, users: np.ndarray) -> _Events:
         """What users did elsewhere; part of it from before the first impression."""
@@ -207,14 +212,15 @@ class _World:
             relevance[first:last] = 1 - np.exp(-(recent & same).sum(axis=1) / 2)
         return relevance
 
-    def _logit(self, ids: dict[str, np.ndarray], time: np.ndarray, amounts: list[np.ndarray]) -> np.ndarray:
+    def logit(self, ids: dict[str, np.ndarray], time: np.ndarray, amounts: list[np.ndarray]) -> np.ndarray:
+        """float64 [n]: of impressions with these ids by column (int64 [n]), times and float columns."""
         options = self.options
         logit = np.full(len(time), options.intercept)
         for name, values in ids.items():
-            logit += options.bias_scale / math.sqrt(len(ids)) * _normal(values, self._salt(name, 0))
+            logit += options.bias_scale / math.sqrt(len(ids)) * self.of_id(name, values, 0)
         for left, right in self.pairs:
             product = sum(
-                _normal(ids[left], self._salt(left, 20 + k)) * _normal(ids[right], self._salt(right, 20 + k))
+                self.of_id(left, ids[left], 20 + k) * self.of_id(right, ids[right], 20 + k)
                 for k in range(options.factor_dim)
             )
             logit += options.pair_scale / math.sqrt(len(self.pairs) * options.factor_dim) * product
@@ -223,6 +229,10 @@ class _World:
         for j, amount in enumerate(amounts):
             logit += 0.2 * (1 if j % 2 == 0 else -1) * amount
         return logit
+
+    def of_id(self, name: str, ids: np.ndarray, purpose: int) -> np.ndarray:
+        """What a column's ids contribute (float64, standard normal): bias (purpose 0) and factors (20 and on)."""
+        return _normal(ids, self._salt(name, purpose))
 
     def _salt(self, name: str, purpose: int) -> int:
         number = self.salts.get(name, _SALTS.get(name, 0))
