@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,27 @@ from rectab.data import PreparedDataset
 from rectab.optim import RowAdam
 
 DIM, UNITS, BATCH, RATE, LENGTH = 16, [128, 64], 2048, 3e-3, 30
-Host = tuple[nn.Module, torch.optim.Optimizer, Callable[[int], None], Callable[[], np.ndarray]]
-"""Model, the optimizer its loop steps, training for some epochs, predictions of the test split."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """A model of a host library in the host's own loop.
+
+    Attributes:
+        model: with its tables.
+        optimizer: that the loop steps.
+        fit: trains for some epochs.
+        predict: scores of the test split.
+        batches: shuffled training rows as ``forward(model, batch)`` takes them or, if that is None, the model.
+        forward: gives the outputs of a batch.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    fit: Callable[[int], None]
+    predict: Callable[[], np.ndarray]
+    batches: Callable[[], list[Any]]
+    forward: Callable[[nn.Module, Any], Tensor] | None = None
 
 
 def shuffled(data: PreparedDataset, seed: int, history: int | None) -> list[Batch]:
@@ -63,7 +83,7 @@ def plain_loop(
         model.eval()
         return torch.cat([forward(batch) for batch in in_order(data, "test", history)]).numpy()
 
-    return model, optimizer, fit, predict
+    return Host(model, optimizer, fit, predict, lambda: shuffled(data, 0, history), lambda _, batch: forward(batch))
 
 
 def torch_mlp(data: PreparedDataset, folder: Path) -> Host:
@@ -138,7 +158,13 @@ def deepctr_deepfm(data: PreparedDataset, folder: Path) -> Host:
     def fit(epochs: int) -> None:
         model.fit(inputs(data.train), data.train.labels.astype("float32"), BATCH, epochs, verbose=0)
 
-    return model, model.optim, fit, lambda: model.predict(inputs(data.test), BATCH).ravel()
+    def batches() -> list[Any]:
+        ids = inputs(data.train)
+        order = np.random.default_rng(0).permutation(len(data.train))
+        rows = np.stack([ids[name] for name in model.feature_index], 1)[order]
+        return list(torch.from_numpy(rows).float().split(BATCH))
+
+    return Host(model, model.optim, fit, lambda: model.predict(inputs(data.test), BATCH).ravel(), batches)
 
 
 def fuxictr(name: str, data: PreparedDataset, folder: Path) -> Host:
@@ -178,11 +204,12 @@ def fuxictr(name: str, data: PreparedDataset, folder: Path) -> Host:
         valid = [convert(batch) for batch in in_order(data, "valid", LENGTH)]
         model.fit([convert(batch) for batch in shuffled(data, 0, LENGTH)], epochs=epochs, validation_data=valid)
 
-    return (
+    return Host(
         model,
         model.optimizer,
         fit,
         lambda: model.predict([convert(batch) for batch in in_order(data, "test", LENGTH)]),
+        lambda: [convert(batch) for batch in shuffled(data, 0, LENGTH)],
     )
 
 
@@ -200,20 +227,20 @@ def run(host: str, data: PreparedDataset, method: str, budget: str, gradient: st
     """The cells of one row: tables, bytes, test AUC, seconds. Without a method the host keeps its own tables."""
     torch.manual_seed(seed)
     with tempfile.TemporaryDirectory() as folder:
-        model, optimizer, fit, predict = HOSTS[host][1](data, Path(folder))
+        made = HOSTS[host][1](data, Path(folder))
         torch.manual_seed(seed)
-        size = rectab.plan_swap(model, budget="100%").bytes_before
+        size = rectab.plan_swap(made.model, budget="100%").bytes_before
         if method:
             result = rectab.swap_(
-                model, method, budget, optimizer=optimizer, gradient=gradient, seed=seed, verbose=False
+                made.model, method, budget, optimizer=made.optimizer, gradient=gradient, seed=seed, verbose=False
             )
             size = result.bytes_after
             if gradient == "row":
-                result.step_with(optimizer, RowAdam(result.row_stores(), lr=RATE))
+                result.step_with(made.optimizer, RowAdam(result.row_stores(), lr=RATE))
         start = time.process_time()
-        fit(epochs)
+        made.fit(epochs)
         seconds = time.process_time() - start
-        auc = roc_auc_score(data.test.labels, predict())
+        auc = roc_auc_score(data.test.labels, made.predict())
     tables = f"{method} {budget}, {gradient} gradients" if method else "its own"
     return f"{tables} | {size:,} | {auc:.4f} | {seconds:.0f}"
 

@@ -153,10 +153,12 @@ class Partition(nn.Module):
         group, place = ids // self.group, ids % self.group
         planes = self.planes[group].to(torch.int32)
         at = (place >> 3).view(-1, 1, 1).expand(-1, planes.shape[1], 1)
-        own = planes.gather(2, at).squeeze(2) >> (place & 7).to(torch.int32).unsqueeze(1) & 1
-        block = (own << torch.arange(own.shape[1], dtype=torch.int32, device=ids.device)).sum(1)
+        # Shifts by tensors are written as functions: ONNX knows them by these names.
+        own = torch.bitwise_right_shift(planes.gather(2, at).squeeze(2), (place & 7).to(torch.int32).unsqueeze(1)) & 1
+        block = (own * (1 << torch.arange(own.shape[1], device=ids.device))).sum(1)
         before = torch.arange(0, self.group, 8, device=ids.device)
-        same = (1 << (place.unsqueeze(1) - before).clamp(0, 8).to(torch.int32)) - 1
+        ones = (place.unsqueeze(1) - before).clamp(0, 8).to(torch.int32)
+        same = torch.bitwise_left_shift(torch.ones_like(ones), ones) - 1
         for plane in range(planes.shape[1]):
             same = same & (planes[:, plane] ^ (own[:, plane : plane + 1] - 1))
         counted = self.counts[group, block].to(torch.int64) & 0xFFFF
