@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -13,10 +13,9 @@ from rectab.swap.change import ModelChange
 from rectab.swap.encoding import encoded, read_counts, traffic
 from rectab.swap.find import FoundTable, Selector, find_tables
 from rectab.swap.measuring import loss_by_logits, measure
+from rectab.swap.packed_views import packed_view
 from rectab.swap.reading import Meaning, Reading
 from rectab.swap.references import Replacement
-from rectab.swap.views import SwappedBag, SwappedEmbedding, SwappedView
-from rectab.tables import EmbeddingTable
 from rectab.tables.budget import parse_budget
 from rectab.tables.quantized import RankedTable
 
@@ -158,21 +157,9 @@ def put_tables(
     new: dict[nn.Module, nn.Module] = {}
     for f, table in zip(found, tables, strict=True):
         for place in f.places:
-            new.setdefault(place.module, _view(table, place.module))
+            new.setdefault(place.module, packed_view(table, place.module))
     replacement = Replacement(new, {f.weight: [] for f in found})
     change = ModelChange.carry_out(model, [[f] for f in found], replacement, optimizer)
     named = {f.name: table for f, table in zip(found, tables, strict=True)}
     held, before = sum(table.ledger().bytes for table in tables), sum(f.bytes for f in found)
     return CompressResult(model, named, held, before, None, change)
-
-
-def _nothing(table: EmbeddingTable) -> None:
-    raise RuntimeError("a compressed table has no initial values; undo the compression first")
-
-
-def _view(table: EmbeddingTable, module: nn.Embedding | nn.EmbeddingBag) -> SwappedView:
-    if isinstance(module, nn.EmbeddingBag):
-        mode: Literal["sum", "mean"] = "sum" if module.mode == "sum" else "mean"
-        bag = SwappedBag(table, 0, module.padding_idx, None, _nothing, mode, module.include_last_offset)
-        return bag.train(module.training)
-    return SwappedEmbedding(table, 0, module.padding_idx, None, _nothing).train(module.training)

@@ -21,6 +21,10 @@ _NO_WEIGHT = (
     "a swapped table has no 'weight': its rows are shared, so writing to a copy would change nothing. Read vectors "
     "with materialize(), load host weights with SwapResult.load_host(), and initialise by the swap itself"
 )
+_FULL_STATE = (
+    "is the full table of the unswapped model; load such a checkpoint with SwapResult.load_host(state_dict), which "
+    "fits the swapped table to it"
+)
 
 
 class _Swapped:
@@ -31,6 +35,7 @@ class _Swapped:
     max_norm = None
     norm_type = 2.0
     scale_grad_by_freq = False
+    _no_weight, _full_state = _NO_WEIGHT, _FULL_STATE
 
     @property
     def sparse(self) -> bool:
@@ -84,7 +89,7 @@ class _Swapped:
 
     def __getattr__(self, name: str) -> Any:
         if name == "weight":
-            raise AttributeError(_NO_WEIGHT)
+            raise AttributeError(self._no_weight)
         return super().__getattr__(name)  # type: ignore[misc]
 
     def _load_from_state_dict(
@@ -98,10 +103,7 @@ class _Swapped:
         errors: Any,
     ) -> None:
         if f"{prefix}weight" in state_dict:
-            errors.append(
-                f"'{prefix}weight' is the full table of the unswapped model; load such a checkpoint with "
-                "SwapResult.load_host(state_dict), which fits the swapped table to it"
-            )
+            errors.append(f"'{prefix}weight' {self._full_state}")
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)  # type: ignore[misc]
 
 
