@@ -260,3 +260,23 @@ def test_optimizers_let_go_of_the_tables_and_get_them_back() -> None:
     result.discard_originals()
     with pytest.raises(RuntimeError, match="nothing to undo"):
         result.undo()
+
+
+def test_ids_in_order_of_their_counts_need_no_partition() -> None:
+    falling = {"item": (5000 / np.arange(1, ITEMS + 1)).astype(np.int64), "tags": np.ones(TAGS, np.int64)}
+    model = Clicks().eval()
+    full = model.item.weight.detach().clone()
+    result = compressed(model, [rows()], "12%", counts=falling)
+    table = result.tables["item"]
+    assert len(table.config.first_ids) > 1
+    assert table.config.in_order
+    assert not any("partition" in name for name in model.state_dict())
+    error = (model.item.materialize() - full).square().mean(1)
+    assert error[1:20].mean() < error[500:].mean()
+    fresh = Clicks().eval()
+    rectab.load_compressed_(fresh, model.state_dict(), verbose=False)
+    assert torch.equal(fresh(*rows()), model(*rows()))
+    other = Clicks().eval()
+    shuffled = compressed(other, [rows()], "30%", counts=falling | {"item": falling["item"][::-1].copy()})
+    assert not shuffled.tables["item"].config.in_order
+    assert any("item.table.partition" in name for name in other.state_dict())

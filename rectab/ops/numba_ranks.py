@@ -32,14 +32,13 @@ def _count_ones(bits):
 def _position(row, planes, counts, sums, group_bits, sum_bits):
     group, place = row >> group_bits, row & ((1 << group_bits) - 1)
     last, bit, block = place >> 6, np.uint64(place & 63), 0
-    for plane in range(planes.shape[1]):
-        block |= np.int64(planes[group, plane, last] >> bit & _ONE) << plane
+    for plane in range(planes.shape[2]):
+        block |= np.int64(planes[group, last, plane] >> bit & _ONE) << plane
     rank = np.int64(sums[row >> sum_bits, block]) + (np.int64(counts[group, block]) & 0xFFFF)
     for word in range(last + 1):
         same = _ALL if word < last else (_ONE << bit) - _ONE
-        for plane in range(planes.shape[1]):
-            bits = planes[group, plane, word]
-            same &= bits if block >> plane & 1 else ~bits
+        for plane in range(planes.shape[2]):
+            same &= planes[group, word, plane] ^ (np.uint64(block >> plane & 1) - _ONE)
         rank += _count_ones(same)
     return rank
 
@@ -50,7 +49,7 @@ def positions(threads, rows, planes, counts, sums, group_bits, sum_bits, out):
 
     Args:
         rows: int64 [m]: ids, each of the partition.
-        planes: uint64 [groups, bits, words]: bit p of the blocks of a group's ids, 64 ids a word.
+        planes: uint64 [groups, words, bits]: bit p of the blocks of a group's ids, 64 ids a word.
         counts: int16 [groups, blocks], read as without a sign: ids of a block since the last entry of ``sums``.
         sums: int32 [sums, blocks]: the position of the next id of a block.
         group_bits, sum_bits: base-2 logarithms of how many ids lie between two counts, and two sums.

@@ -81,12 +81,23 @@ def encoded(
         InfeasibleBudget: with the smallest budget that is feasible.
     """
     metric = None if measured is None else measured.sensitivity
-    orders = [np.argsort(-w, kind="stable") for w in weights]
-    allocation = _allocate(_options(found, weights, metric, orders, seed), limit - FIXED_BYTES * len(found))
+    sorted_already = [_falls(w) for w in weights]
+    orders = [
+        np.arange(len(w)) if known else np.argsort(-w, kind="stable")
+        for w, known in zip(weights, sorted_already, strict=True)
+    ]
+    options = _options(found, weights, metric, orders, seed)
+    allocation = _allocate(options, sorted_already, limit - FIXED_BYTES * len(found))
+    del options  # with its copy of the vectors
     parts = [[b for b in allocation.blocks if b.vocabulary == index] for index in range(len(found))]
     orders = [_by_block(order, blocks) for order, blocks in zip(orders, parts, strict=True)]
     options = _options(found, weights, metric, orders, seed)
-    return [_table_of(f, orders[i], parts[i], options, allocation) for i, f in enumerate(found)]
+    return [_table_of(f, orders[i], parts[i], options, allocation, sorted_already[i]) for i, f in enumerate(found)]
+
+
+def _falls(weights: np.ndarray) -> bool:
+    """Whether ids, but perhaps the first, are in order of traffic: blocks are then ranges of ids."""
+    return bool((np.diff(weights[1:]) <= 0).all())
 
 
 def _options(
@@ -107,22 +118,22 @@ def _by_block(order: np.ndarray, blocks: Sequence[Block]) -> np.ndarray:
     return np.concatenate([np.sort(order[block.first : block.last]) for block in blocks])
 
 
-def _partitions(blocks: Sequence[Block]) -> int:
-    lengths: dict[int, list[int]] = {}
-    for block in blocks:
-        lengths.setdefault(block.vocabulary, []).append(len(block))
-    return sum(partition_bytes(sum(sizes), len(sizes)) for sizes in lengths.values())
+def _partitions(layout: Sequence[Sequence[Block]], sorted_already: Sequence[bool]) -> int:
+    """Bytes of all partitions of a layout."""
+    return sum(
+        0 if known else partition_bytes(sum(map(len, blocks)), len(blocks))
+        for blocks, known in zip(layout, sorted_already, strict=True)
+    )
 
 
-def _allocate(table: OptionTable, limit: int) -> Allocation:
+def _allocate(table: OptionTable, sorted_already: Sequence[bool], limit: int) -> Allocation:
     """The allocation of least error among layouts of fewer and fewer blocks, partitions within ``limit``."""
     wholes = [[Block(i, 0, len(w))] for i, w in enumerate(table.weights)]
     layouts = [[finest_blocks(i, w, factor) for i, w in enumerate(table.weights)] for factor in _FACTORS]
     best: Allocation | None = None
     for layout in [*layouts, wholes]:
         for _ in range(_ROUNDS):
-            aside = _partitions([block for parts in layout for block in parts])
-            found = allocate(table, layout, limit - aside)
+            found = allocate(table, layout, limit - _partitions(layout, sorted_already))
             if found is None:
                 break
             if best is None or found.error < best.error:
@@ -140,11 +151,16 @@ def _allocate(table: OptionTable, limit: int) -> Allocation:
 
 
 def _table_of(
-    found: FoundTable, order: np.ndarray, blocks: Sequence[Block], options: OptionTable, whole: Allocation
+    found: FoundTable,
+    order: np.ndarray,
+    blocks: Sequence[Block],
+    options: OptionTable,
+    whole: Allocation,
+    in_order: bool,
 ) -> RankedTable:
     held = dict(zip(whole.blocks, whole.encodings, strict=True))
     firsts, names = tuple(b.first for b in blocks), tuple(held[b].name for b in blocks)
-    made = build_ranked(found, firsts, names, "cpu")
+    made = build_ranked(found, firsts, names, in_order, "cpu")
     made.packed.fill([options.fit(block, held[block]) for block in blocks])
     if made.partition is not None:
         block_of = np.empty(len(order), np.int32)
@@ -154,11 +170,15 @@ def _table_of(
 
 
 def build_ranked(
-    found: FoundTable, firsts: tuple[int, ...], encodings: tuple[str, ...], device: torch.device | str
+    found: FoundTable,
+    firsts: tuple[int, ...],
+    encodings: tuple[str, ...],
+    in_order: bool,
+    device: torch.device | str,
 ) -> RankedTable:
     """The packed table of these blocks in the place of ``found``, its payload zeros."""
     dtype = str(found.weight.dtype).removeprefix("torch.")
-    config = RankedConfig((0,) * len(firsts), firsts, encodings, dtype)
+    config = RankedConfig((0,) * len(firsts), firsts, encodings, dtype, in_order)
     vocabulary = Vocabulary(found.name, found.module.num_embeddings)
     options = TableOptions(unseen="error", device=device)
     made = build_table("quantized.ranked", [vocabulary], found.module.embedding_dim, config, options)

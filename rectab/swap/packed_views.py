@@ -17,8 +17,8 @@ class _Packed:
     """What is said where a host asks for what packed bytes do not have."""
 
     _no_weight = (
-        "a compressed table has no 'weight': its vectors are decoded from packed bytes. Read them with materialize(), or "
-        "undo the compression"
+        "a compressed table has no 'weight': its vectors are decoded from packed bytes. Read them with materialize() "
+        "or undo the compression"
     )
     _full_state = (
         "is the full table of the model before it was compressed; load it into the model itself, and compress that"

@@ -1,7 +1,7 @@
 """Ids in any order, sorted into blocks: a bit-packed partition says in which block an id is, and its rank there.
 
-The blocks' numbers lie in planes of bits, so that the ids of one block in a range are counted by a few operations on
-whole words; counts of every block, at the start of each group of ids, say how many came before.
+The blocks' numbers lie in planes of bits, 64 ids a word, so that the ids of one block in a range are counted by a few
+operations on whole words; counts of every block, at the start of each group of ids, say how many came before.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Partition(nn.Module):
         self.num_ids, self.num_blocks, self.group = num_ids, num_blocks, _group(num_ids, num_blocks)
         groups, bits = -(-num_ids // self.group), _bits(num_blocks)
         shapes = {
-            "planes": ((groups, bits, self.group // 8), torch.uint8),
+            "planes": ((groups, self.group // 64, bits, 8), torch.uint8),
             "counts": ((groups, num_blocks), torch.int16),
             "sums": ((-(-num_ids // _SUM), num_blocks), torch.int32),
         }
@@ -76,9 +76,9 @@ class Partition(nn.Module):
         """Hold this partition: int [num_ids], the block of every id."""
         if block_of.shape != (self.num_ids,):
             raise ValueError(f"blocks of shape {block_of.shape} for a partition of {self.num_ids} ids")
-        padded = np.pad(block_of, (0, -self.num_ids % self.group)).reshape(-1, self.group)
-        planes = [np.packbits(padded >> bit & 1, axis=1, bitorder="little") for bit in range(self.planes.shape[1])]
-        self.planes.copy_(torch.from_numpy(np.stack(planes, 1)))
+        words = np.pad(block_of, (0, -self.num_ids % self.group)).reshape(len(self.planes), -1, 64)
+        planes = [np.packbits(words >> bit & 1, axis=2, bitorder="little") for bit in range(self.planes.shape[2])]
+        self.planes.copy_(torch.from_numpy(np.stack(planes, 2)))
         counts, sums = self._index(self._held(self.planes.cpu().numpy()))
         self.counts.copy_(torch.from_numpy(counts))
         self.sums.copy_(torch.from_numpy(sums))
@@ -88,8 +88,8 @@ class Partition(nn.Module):
         held = np.zeros((len(planes), self.num_blocks), np.int64)
         step = _CHUNK // self.group
         for first in range(0, len(planes), step):
-            some = np.unpackbits(planes[first : first + step], axis=2, bitorder="little")
-            blocks = reduce(np.bitwise_or, (some[:, p].astype(np.int64) << p for p in range(some.shape[1]))).ravel()
+            some = np.unpackbits(planes[first : first + step], axis=3, bitorder="little")
+            blocks = reduce(np.bitwise_or, (some[:, :, p].astype(np.int64) << p for p in range(some.shape[2]))).ravel()
             blocks = blocks[: self.num_ids - first * self.group]
             if (blocks >= self.num_blocks).any():
                 raise ValueError(f"block {int(blocks.max())} of {self.num_blocks}")
@@ -140,7 +140,7 @@ class Partition(nn.Module):
             numba_ranks.positions,
             thread_count(16 * ids.numel()),
             flat_rows(ids),
-            self.planes.numpy().view(np.uint64),
+            self.planes.numpy().view(np.uint64).squeeze(3),
             self.counts.numpy(),
             self.sums.numpy(),
             self.group.bit_length() - 1,
@@ -151,7 +151,7 @@ class Partition(nn.Module):
 
     def _positions(self, ids: Tensor) -> Tensor:
         group, place = ids // self.group, ids % self.group
-        planes = self.planes[group].to(torch.int32)
+        planes = self.planes[group].to(torch.int32).transpose(1, 2).flatten(2)
         at = (place >> 3).view(-1, 1, 1).expand(-1, planes.shape[1], 1)
         # Shifts by tensors are written as functions: ONNX knows them by these names.
         own = torch.bitwise_right_shift(planes.gather(2, at).squeeze(2), (place & 7).to(torch.int32).unsqueeze(1)) & 1

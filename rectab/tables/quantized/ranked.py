@@ -24,9 +24,11 @@ class RankedConfig(QuantizedConfig):
     """Attributes: those of its base, of positions in place of ids; and
 
     dtype: of the vectors, ``float32``, ``float16``, ``bfloat16`` or ``float64``.
+    in_order: positions are ids, whose order is by block already.
     """
 
     dtype: str = "float32"
+    in_order: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -38,7 +40,7 @@ class RankedTable(EmbeddingTable[RankedConfig]):
     """One vocabulary, over a packed table of its ids sorted into blocks.
 
     Memory: that of :class:`QuantizedTable`, and of the :class:`Partition` from ids to positions if there are several
-    blocks.
+    blocks and the ids are not in their order.
     """
 
     def __init__(
@@ -53,7 +55,7 @@ class RankedTable(EmbeddingTable[RankedConfig]):
             raise ValueError(f"quantized.ranked holds one vocabulary, got {len(self.vocabularies)}")
         self.packed = QuantizedTable(vocabularies, embedding_dim, config, self.options)
         self.partition: Partition | None = None
-        if len(config.first_ids) > 1:
+        if len(config.first_ids) > 1 and not config.in_order:
             size = self.vocabularies[0].num_embeddings
             self.partition = Partition(size, len(config.first_ids), self.options.device)
 
