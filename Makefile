@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet
 
-.PHONY: sweep test test-fast lint bench bench-peers test-hosts clean clean-runs
+.PHONY: sweep test test-fast lint bench bench-peers gpu-check test-hosts clean clean-runs
 
 sweep: $(VENV)/.runtime
 	$(BIN)/rectab sweep bench/sweeps/demo.toml --out runs/demo
@@ -23,6 +23,12 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.dev
 	mkdir -p runs
 	$(BIN)/python -m pytest bench --benchmark-only --benchmark-json=runs/bench.json
+
+# On a machine with a GPU, at most five minutes: every triton kernel against the reference, small models, times as shares
+# of the copy bandwidth. Needs torch, triton and the core dependencies only; GPU_PYTHON is a Python that has them.
+GPU_PYTHON ?= $(PYTHON)
+gpu-check:
+	$(GPU_PYTHON) -m bench.gpu_check $(GPU_CHECK)
 
 # Side by side with other libraries, interleaved in one run; the environment is large (torchrec, FuxiCTR, DeepCTR-Torch).
 # About 45 minutes on 2 quiet cores and 24 GB: rows 9, sizes 2, models 6, prepare 9, DIN 2, time to the same AUC 13, and

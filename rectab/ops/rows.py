@@ -91,13 +91,20 @@ class RowStore(nn.Module):
 
     @torch.no_grad()
     def _initialise(self, std: float, generator: torch.Generator | None) -> None:
-        if isinstance(self.format, FloatFormat):
+        floats, drawn_at = isinstance(self.format, FloatFormat), self.device if generator is None else generator.device
+        if floats and std == 0.0:
+            self.weight.zero_()
+            return
+        if floats and drawn_at == self.device:
             self.weight.normal_(0.0, std, generator=generator)
             return
         for start in range(0, self.num_rows, _ROWS_AT_A_TIME):
             rows = slice(start, min(start + _ROWS_AT_A_TIME, self.num_rows))
-            values = self.new_zeros(rows.stop - start, self.row_dim).normal_(0.0, std, generator=generator)
+            values = torch.zeros(rows.stop - start, self.row_dim, dtype=self.dtype, device=drawn_at)
+            values = values.normal_(0.0, std, generator=generator).to(self.device)
             self.write(rows, values)
+            if floats:
+                continue
             shrunk = float(values.std(correction=0) / self.read(rows).std(correction=0).clamp(min=1e-30))
             if abs(shrunk - 1) > _NOTICED:  # the nearest values of few levels are smaller on the whole
                 self.write(rows, shrunk * values)
