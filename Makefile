@@ -10,10 +10,10 @@ sweep: $(VENV)/.runtime
 	$(BIN)/rectab sweep bench/sweeps/demo.toml --out runs/demo
 
 test: $(VENV)/.dev $(VENV)/.browser lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 test-fast: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not slow and not browser"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal -m "not slow and not browser"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -12,9 +12,14 @@ from torch import Tensor
 from rectab.batch import Batch
 from rectab.ops import kernel_name
 from rectab.optim import RowOptimizer
+from rectab.quantize.allocate import allocate
+from rectab.quantize.blocks import finest_blocks
+from rectab.quantize.options import OptionTable
 from rectab.schema import Feature, Schema, Vocabulary
+from rectab.tables import EmbeddingTable
+from rectab.tables.quantized import HEADER_BYTES, encode_table
 
-__all__ = ["Workload", "age", "describe", "model_batches", "schema_of"]
+__all__ = ["Workload", "age", "describe", "model_batches", "packed_table", "schema_of"]
 
 
 @dataclass(frozen=True)
@@ -48,14 +53,18 @@ class Workload:
 
     def batches(self, count: int, seed: int = 0) -> list[Tensor]:
         """``count`` tensors int64 [B, F] of row numbers; they do not depend on ``row_dim``."""
+        places = torch.from_numpy(self.places())
+        first = torch.arange(self.num_features) * self.rows_per_feature
+        return [places[ranks] + first for ranks in self.ranks(count, seed)]
+
+    def ranks(self, count: int, seed: int = 0) -> list[Tensor]:
+        """``count`` tensors int64 [B, F] of ids within each feature's vocabulary, which are numbered by frequency."""
         generator = np.random.default_rng(seed)
-        cumulated, places = np.cumsum(self.law()), self.places()
-        first = np.arange(self.num_features) * self.rows_per_feature
+        cumulated = np.cumsum(self.law())
         made = []
         for _ in range(count):
             drawn = generator.random((self.batch_size, self.num_features)) * cumulated[-1]
-            rows = places[np.searchsorted(cumulated, drawn)] + first
-            made.append(torch.from_numpy(rows.astype(np.int64)))
+            made.append(torch.from_numpy(np.searchsorted(cumulated, drawn).astype(np.int64)))
         return made
 
     def last_steps(self, steps: int, seed: int = 0) -> Tensor:
@@ -91,6 +100,23 @@ def schema_of(workload: Workload, counts: bool = False) -> Schema:
         expected = np.empty(size, dtype=np.int64)
         expected[workload.places()] = np.maximum(1e6 * workload.law(), 1)
     return Schema(tuple(Vocabulary(n, size, counts=expected) for n in names), tuple(Feature(n, n) for n in names))
+
+
+def packed_table(workload: Workload, share: float) -> EmbeddingTable:
+    """The packed table of generated vectors within a share of the bytes of fp32 rows.
+
+    The features matter differently to the model, and so do directions of a vector: that is what decides encodings.
+    """
+    generator = np.random.default_rng(3)
+    width, size = workload.row_dim, workload.rows_per_feature
+    vocabularies = schema_of(workload).vocabularies
+    vectors = [generator.standard_normal((size, width), np.float32) for _ in vocabularies]
+    matters = np.exp(2 * generator.standard_normal((len(vocabularies), width)))
+    options = OptionTable(vectors, [workload.law()] * len(vectors), np.stack([np.diag(m) for m in matters]), HEADER_BYTES)
+    blocks = [finest_blocks(index, workload.law()) for index in range(len(vectors))]
+    allocation = allocate(options, blocks, int(share * sum(v.nbytes for v in vectors)))
+    assert allocation is not None
+    return encode_table(vocabularies, width, options, allocation)
 
 
 def model_batches(workload: Workload, count: int) -> list[Batch]:
