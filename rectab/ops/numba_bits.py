@@ -16,11 +16,15 @@ __all__ = [
     "copy_2",
     "copy_4",
     "copy_8",
+    "integers_of_words",
     "lanes_of_bytes",
     "lanes_of_codes",
     "lanes_of_halves",
     "lanes_of_integers",
-    "word",
+    "load_1",
+    "load_2",
+    "load_4",
+    "load_8",
 ]
 
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
@@ -37,16 +41,6 @@ def _splat(builder, value, count):
 
 def _load(builder, address, kind):
     return builder.load(builder.inttoptr(address, kind.as_pointer()), align=1)
-
-
-@intrinsic
-def word(context, address):
-    """The 32 bits at ``address``, as a number of 64."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.zext(_load(builder, arguments[0], ir.IntType(32)), ir.IntType(64))
-
-    return types.uint64(types.intp), generate
 
 
 @intrinsic
@@ -129,3 +123,31 @@ def _copier(size):
 
 copy_1, copy_2, copy_4, copy_8 = (_copier(size) for size in (1, 2, 4, 8))
 """Copy so many bytes from one address to another."""
+
+
+def _loader(size):
+    @intrinsic
+    def load(context, address):
+        def generate(context, builder, signature, arguments):
+            return builder.zext(_load(builder, arguments[0], ir.IntType(8 * size)), ir.IntType(64))
+
+        return types.uint64(types.intp), generate
+
+    return load
+
+
+load_1, load_2, load_4, load_8 = (_loader(size) for size in (1, 2, 4, 8))
+"""So many bytes at an address, as a number of 64 bits."""
+
+
+@intrinsic
+def integers_of_words(context, low, high):
+    """The signed bytes of two numbers of 64 bits, the lowest first."""
+
+    def generate(context, builder, signature, arguments):
+        pair, place = ir.Constant(ir.VectorType(ir.IntType(64), 2), ir.Undefined), ir.IntType(32)
+        for index, value in enumerate(arguments):
+            pair = builder.insert_element(pair, value, ir.Constant(place, index))
+        return builder.sitofp(builder.sext(builder.bitcast(pair, _BYTES), _WORDS), _FLOATS)
+
+    return lanes_type(types.uint64, types.uint64), generate
