@@ -1,6 +1,6 @@
 """Lookups from tables in few bytes beside the same from fp32 rows, in turns: ``lookups.py [NAME ...]``.
 
-A name is a row format (``int8``), or ``quantized:10%`` for the packed table of a trained full table within that share of
+A name is a row format (``int8``), or ``quantized:10%`` for a full table packed within that share of
 its bytes. A batch of 4,096 x 26 Zipf ids, D = 16, 1.42 million ids numbered by frequency, CPU time of one thread, a
 batch of its own for every round. The number to look at is the median over rounds of (time of the table / time of fp32
 in the same round).

@@ -112,7 +112,9 @@ def packed_table(workload: Workload, share: float) -> EmbeddingTable:
     vocabularies = schema_of(workload).vocabularies
     vectors = [generator.standard_normal((size, width), np.float32) for _ in vocabularies]
     matters = np.exp(2 * generator.standard_normal((len(vocabularies), width)))
-    options = OptionTable(vectors, [workload.law()] * len(vectors), np.stack([np.diag(m) for m in matters]), HEADER_BYTES)
+    options = OptionTable(
+        vectors, [workload.law()] * len(vectors), np.stack([np.diag(m) for m in matters]), HEADER_BYTES
+    )
     blocks = [finest_blocks(index, workload.law()) for index in range(len(vectors))]
     allocation = allocate(options, blocks, int(share * sum(v.nbytes for v in vectors)))
     assert allocation is not None

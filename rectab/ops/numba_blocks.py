@@ -70,7 +70,7 @@ def _lookup(start, end, ids, columns, ranges, blocks, codes, payload, index, out
     period, num_blocks = columns.size, blocks.shape[0]
     padded = (out.shape[1] + LANES - 1) // LANES * LANES
     steps, entries = np.zeros((1, padded), np.float32), np.empty(2 * padded, np.uint8)
-    tile = min(_TILE + _PER_BLOCK * num_blocks, end - start)
+    tile = max(min(_TILE + _PER_BLOCK * num_blocks, end - start), 1)
     found, drawn, ends = np.empty(tile, np.int32), np.empty(tile, np.int64), np.empty(num_blocks, np.int64)
     order, where, at = np.empty(tile, np.int32), np.zeros(tile + AHEAD, np.int64), start % period
     for first in range(start, end, tile):
