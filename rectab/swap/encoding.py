@@ -121,7 +121,7 @@ def _by_block(order: np.ndarray, blocks: Sequence[Block]) -> np.ndarray:
 def _partitions(layout: Sequence[Sequence[Block]], sorted_already: Sequence[bool]) -> int:
     """Bytes of all partitions of a layout."""
     return sum(
-        0 if known else partition_bytes(sum(map(len, blocks)), len(blocks))
+        0 if known else partition_bytes([len(block) for block in blocks])
         for blocks, known in zip(layout, sorted_already, strict=True)
     )
 

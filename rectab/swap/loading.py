@@ -62,7 +62,8 @@ def _empty(found: FoundTable, state_dict: Mapping[str, Tensor]) -> RankedTable:
         encodings = tuple(encoding_of_code(code, found.module.embedding_dim).name for code in codes.tolist())
         firsts = tuple(first for first, _ in blocks.tolist())
         device = "cpu" if found.weight.is_meta else found.weight.device
-        return build_ranked(found, firsts, encodings, f"{name}.table.partition.planes" not in state_dict, device)
+        in_order = f"{name}.table.partition.outer.planes" not in state_dict
+        return build_ranked(found, firsts, encodings, in_order, device)
     except (KeyError, ValueError, TypeError) as error:
         size = f"{found.module.num_embeddings} x {found.module.embedding_dim}"
         raise ValueError(f"the checkpoint's packed table {name!r} does not fit one of {size}: {error}") from error

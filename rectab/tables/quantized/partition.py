@@ -1,172 +1,76 @@
 """Ids in any order, sorted into blocks: a bit-packed partition says in which block an id is, and its rank there.
 
-The blocks' numbers lie in planes of bits, 64 ids a word, so that the ids of one block in a range are counted by a few
-operations on whole words; counts of every block, at the start of each group of ids, say how many came before.
+Few ids are frequent, so blocks differ in size, and a number for every id that tells all blocks apart would be wide. The
+ids of the first, small blocks are therefore one class at first; the next level says which block each of them is in.
 """
 
 from __future__ import annotations
 
-from functools import reduce
-from typing import Any
+from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rectab.ops import numba_ranks
-from rectab.ops.dispatch import is_eager, kernel_name
-from rectab.ops.numba_support import flat_rows, launch_lookup, thread_count
+from rectab.ops.dispatch import is_eager
+from rectab.tables.quantized.level import Level, level_bytes
 
 __all__ = ["Partition", "partition_bytes"]
 
-_GROUPS = (64, 128, 256, 512)  # ids between two counts, of 16 bits
-_SUM = 1 << 16  # ids between two sums, of 32 bits
-_AT_A_TIME = 1 << 14  # ids whose groups are copied by the reference
-_CHUNK = 1 << 20  # ids that are unpacked at once when a state is checked
+_LEVELS = 2  # at most, through which a frequent id goes; a third saves little
 
 
-def _bits(num_blocks: int) -> int:
-    return (num_blocks - 1).bit_length()
+@lru_cache(maxsize=4096)
+def _cheapest(sizes: tuple[int, ...], levels: int) -> tuple[int, int]:
+    """(bytes, how many of the first blocks the next level has): 0 where there is none."""
+    best = (level_bytes(sum(sizes), len(sizes)), 0)
+    if levels > 1:
+        for inner in range(2, len(sizes)):
+            held = level_bytes(sum(sizes), 1 + len(sizes) - inner) + _cheapest(sizes[:inner], levels - 1)[0]
+            best = min(best, (held, inner))
+    return best
 
 
-def _bytes(num_ids: int, num_blocks: int, group: int) -> int:
-    groups = -(-num_ids // group)
-    return groups * (_bits(num_blocks) * group // 8 + 2 * num_blocks) + -(-num_ids // _SUM) * 4 * num_blocks
-
-
-def _group(num_ids: int, num_blocks: int) -> int:
-    """Ids of a group: whatever takes fewest bytes."""
-    return min(_GROUPS, key=lambda group: _bytes(num_ids, num_blocks, group))
-
-
-def partition_bytes(num_ids: int, num_blocks: int) -> int:
-    """Bytes of a :class:`Partition`; none for one block."""
-    return 0 if num_blocks == 1 else _bytes(num_ids, num_blocks, _group(num_ids, num_blocks))
+def partition_bytes(sizes: Sequence[int]) -> int:
+    """Bytes of a :class:`Partition` into blocks of so many ids; none for one block."""
+    return 0 if len(sizes) == 1 else _cheapest(tuple(sizes), _LEVELS)[0]
 
 
 class Partition(nn.Module):
     """Maps ids to positions: the blocks one after another, ids in rising order within each.
 
-    Memory: about the bits of a block's number and, for 8 blocks, a quarter of a bit an id.
+    Memory: two to three bits an id where blocks grow by a factor.
 
     Args:
-        num_ids: of the table.
-        num_blocks: at least two.
+        sizes: ids of each block, at least two.
         device: where it is built.
+        levels: at most.
     """
 
-    planes: Tensor
-    counts: Tensor
-    sums: Tensor
-
-    def __init__(self, num_ids: int, num_blocks: int, device: torch.device | str = "cpu") -> None:
+    def __init__(self, sizes: Sequence[int], device: torch.device | str = "cpu", levels: int = _LEVELS) -> None:
         super().__init__()
-        self.num_ids, self.num_blocks, self.group = num_ids, num_blocks, _group(num_ids, num_blocks)
-        groups, bits = -(-num_ids // self.group), _bits(num_blocks)
-        shapes = {
-            "planes": ((groups, self.group // 64, bits, 8), torch.uint8),
-            "counts": ((groups, num_blocks), torch.int16),
-            "sums": ((-(-num_ids // _SUM), num_blocks), torch.int32),
-        }
-        for name, (shape, dtype) in shapes.items():
-            self.register_buffer(name, torch.zeros(shape, dtype=dtype, device=device))
+        self.first_blocks = _cheapest(tuple(sizes), levels)[1]
+        first, rest = sizes[: self.first_blocks], sizes[self.first_blocks :]
+        self.outer = Level([sum(first), *rest] if first else rest, device)
+        self.inner = Partition(first, device, levels - 1) if first else None
 
-    @torch.no_grad()
     def fill(self, block_of: np.ndarray) -> None:
-        """Hold this partition: int [num_ids], the block of every id."""
-        if block_of.shape != (self.num_ids,):
-            raise ValueError(f"blocks of shape {block_of.shape} for a partition of {self.num_ids} ids")
-        words = np.pad(block_of, (0, -self.num_ids % self.group)).reshape(len(self.planes), -1, 64)
-        planes = [np.packbits(words >> bit & 1, axis=2, bitorder="little") for bit in range(self.planes.shape[2])]
-        self.planes.copy_(torch.from_numpy(np.stack(planes, 2)))
-        counts, sums = self._index(self._held(self.planes.cpu().numpy()))
-        self.counts.copy_(torch.from_numpy(counts))
-        self.sums.copy_(torch.from_numpy(sums))
-
-    def _held(self, planes: np.ndarray) -> np.ndarray:
-        """int64 [groups, blocks]: ids of every block in every group. Raises ValueError for another block."""
-        held = np.zeros((len(planes), self.num_blocks), np.int64)
-        step = _CHUNK // self.group
-        for first in range(0, len(planes), step):
-            some = np.unpackbits(planes[first : first + step], axis=3, bitorder="little")
-            blocks = reduce(np.bitwise_or, (some[:, :, p].astype(np.int64) << p for p in range(some.shape[2]))).ravel()
-            blocks = blocks[: self.num_ids - first * self.group]
-            if (blocks >= self.num_blocks).any():
-                raise ValueError(f"block {int(blocks.max())} of {self.num_blocks}")
-            keys = np.arange(len(blocks)) // self.group * self.num_blocks + blocks
-            held[first : first + step] = np.bincount(keys, minlength=some.shape[0] * self.num_blocks).reshape(
-                -1, self.num_blocks
-            )
-        return held
-
-    def _index(self, held: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(counts, sums) that belong to the ids of blocks in groups."""
-        sizes = held.sum(0)
-        starts = held.cumsum(0) - held + (sizes.cumsum() - sizes)
-        per_sum = _SUM // self.group
-        sums = starts[::per_sum]
-        counts = starts - np.repeat(sums, per_sum, 0)[: len(starts)]
-        return counts.astype(np.uint16).view(np.int16), sums.astype(np.int32)
-
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
-        """Refuse a state whose parts do not belong together: ids would read each other's vectors."""
-        given = [state_dict.get(prefix + name) for name in ("planes", "counts", "sums")]
-        shapes = [(tensor.shape, tensor.dtype) for tensor in (self.planes, self.counts, self.sums)]
-        fits = [t is not None and (t.shape, t.dtype) == shape for t, shape in zip(given, shapes, strict=True)]
-        if all(fits) and not any(t.is_meta for t in given):
-            planes, counts, sums = (tensor.detach().cpu().numpy() for tensor in given)
-            try:
-                expected = self._index(self._held(planes))
-            except ValueError as error:
-                rest[-1].append(f"quantized: {prefix}planes hold {error}")
-                return
-            if not (np.array_equal(counts, expected[0]) and np.array_equal(sums, expected[1])):
-                rest[-1].append(f"quantized: {prefix}counts and {prefix}sums are not those of its planes")
-                return
-        super()._load_from_state_dict(state_dict, prefix, *rest)
+        """Hold this partition: int [num_ids], the block of every id. Raises ValueError where sizes differ."""
+        if self.inner is None:
+            self.outer.fill(block_of)
+        else:
+            self.outer.fill(np.maximum(block_of - self.first_blocks + 1, 0))
+            self.inner.fill(block_of[block_of < self.first_blocks])
 
     def forward(self, ids: Tensor) -> Tensor:
         """int64 [m] ids, each in ``0 .. num_ids - 1`` -> int64 [m] positions."""
+        positions = self.outer(ids)
+        if self.inner is None:
+            return positions
+        end = self.outer.sizes[0]
         if not is_eager(ids):
-            return self._positions(ids)
-        if kernel_name(self.planes.device) == "numba":
-            return self._positions_by_numba(ids)
-        parts = [self._positions(part) for part in ids.split(_AT_A_TIME)]
-        return torch.cat(parts) if len(parts) != 1 else parts[0]
-
-    def _positions_by_numba(self, ids: Tensor) -> Tensor:
-        out = torch.empty_like(ids)
-        launch_lookup(
-            numba_ranks.positions,
-            thread_count(16 * ids.numel()),
-            flat_rows(ids),
-            self.planes.numpy().view(np.uint64).squeeze(3),
-            self.counts.numpy(),
-            self.sums.numpy(),
-            self.group.bit_length() - 1,
-            _SUM.bit_length() - 1,
-            out.numpy(),
-        )
-        return out
-
-    def _positions(self, ids: Tensor) -> Tensor:
-        group, place = ids // self.group, ids % self.group
-        planes = self.planes[group].to(torch.int32).transpose(1, 2).flatten(2)
-        at = (place >> 3).view(-1, 1, 1).expand(-1, planes.shape[1], 1)
-        # Shifts by tensors are written as functions: ONNX knows them by these names.
-        own = torch.bitwise_right_shift(planes.gather(2, at).squeeze(2), (place & 7).to(torch.int32).unsqueeze(1)) & 1
-        block = (own * (1 << torch.arange(own.shape[1], device=ids.device))).sum(1)
-        before = torch.arange(0, self.group, 8, device=ids.device)
-        ones = (place.unsqueeze(1) - before).clamp(0, 8).to(torch.int32)
-        same = torch.bitwise_left_shift(torch.ones_like(ones), ones) - 1
-        for plane in range(planes.shape[1]):
-            same = same & (planes[:, plane] ^ (own[:, plane : plane + 1] - 1))
-        counted = self.counts[group, block].to(torch.int64) & 0xFFFF
-        return _ones(same).sum(1) + counted + self.sums[ids // _SUM, block].to(torch.int64)
-
-
-def _ones(bits: Tensor) -> Tensor:
-    """How many bits of each number below 256 are 1."""
-    bits = bits - (bits >> 1 & 0x55)
-    bits = (bits & 0x33) + (bits >> 2 & 0x33)
-    return (bits + (bits >> 4)) & 0x0F
+            return torch.where(positions < end, self.inner(positions.clamp(max=end - 1)), positions)
+        first = (positions < end).nonzero().squeeze(1)
+        positions[first] = self.inner(positions[first])
+        return positions

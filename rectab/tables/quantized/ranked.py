@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -56,8 +57,8 @@ class RankedTable(EmbeddingTable[RankedConfig]):
         self.packed = QuantizedTable(vocabularies, embedding_dim, config, self.options)
         self.partition: Partition | None = None
         if len(config.first_ids) > 1 and not config.in_order:
-            size = self.vocabularies[0].num_embeddings
-            self.partition = Partition(size, len(config.first_ids), self.options.device)
+            sizes = [last - first for first, last in pairwise((*config.first_ids, vocabularies[0].num_embeddings))]
+            self.partition = Partition(sizes, self.options.device)
 
     @property
     def dtype(self) -> torch.dtype:
