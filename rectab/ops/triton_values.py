@@ -35,14 +35,18 @@ def hash_row(value, salt, num_rows):
 @triton.jit
 def rounded(value, row, column, row_dim, salt, kind: tl.constexpr):
     """fp32 -> the value to store: ``kind`` 0 fp32, 1 bf16, 2 fp16; see :mod:`rectab.ops.rounding`."""
+    # One return: the compiler, other than its interpreter, reads on behind an earlier one, and the types would differ.
     if kind == 0:
-        return value
-    groups = (row_dim + 3) // 4
-    word = mix(row * groups + column // 4, salt)
-    random = ((word >> ((column % 4) * 16).to(tl.uint64)) & tl.full((), 0xFFFF, tl.uint64)).to(tl.int32)
-    bits = value.to(tl.int32, bitcast=True)
-    if kind == 1:
-        return ((bits + random) & -0x10000).to(tl.float32, bitcast=True).to(tl.bfloat16)
-    normal = ((bits + (random & 0x1FFF)) & -0x2000).to(tl.float32, bitcast=True)
-    subnormal = tl.floor(value * 16777216.0 + random.to(tl.float32) * (1.0 / 65536.0)) * (1.0 / 16777216.0)
-    return tl.where(tl.abs(value) >= 2.0**-14, normal, subnormal).to(tl.float16)
+        stored = value
+    else:
+        groups = (row_dim + 3) // 4
+        word = mix(row * groups + column // 4, salt)
+        random = ((word >> ((column % 4) * 16).to(tl.uint64)) & tl.full((), 0xFFFF, tl.uint64)).to(tl.int32)
+        bits = value.to(tl.int32, bitcast=True)
+        if kind == 1:
+            stored = ((bits + random) & -0x10000).to(tl.float32, bitcast=True).to(tl.bfloat16)
+        else:
+            normal = ((bits + (random & 0x1FFF)) & -0x2000).to(tl.float32, bitcast=True)
+            subnormal = tl.floor(value * 16777216.0 + random.to(tl.float32) * (1.0 / 65536.0)) * (1.0 / 16777216.0)
+            stored = tl.where(tl.abs(value) >= 2.0**-14, normal, subnormal).to(tl.float16)
+    return stored
