@@ -101,11 +101,8 @@ def segment_dot(vectors, row_dim, offsets, values, out, BLOCK: tl.constexpr, WID
 
 @triton.jit
 def _decay_of(decay, shares, row, live, SHARED: tl.constexpr):
-    if SHARED:  # the compiler, other than its interpreter, reads what stands behind a return: the types would differ
-        own = decay
-    else:
-        own = decay * tl.load(shares + row, mask=live, other=0.0)[:, None]
-    return own
+    # One return: the compiler, other than its interpreter, reads on behind an earlier one, and the types would differ.
+    return decay if SHARED else decay * tl.load(shares + row, mask=live, other=0.0)[:, None]
 
 
 @triton.jit
