@@ -5,26 +5,29 @@
 
 from __future__ import annotations
 
+import numpy as np
 from llvmlite import ir
-from numba import types
+from numba import njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
+from rectab.ops.numba_values import half_to_float
 from rectab.ops.numba_vectors import LANES, lanes_type
 
 __all__ = [
-    "copy_1",
-    "copy_2",
-    "copy_4",
+    "byte",
     "copy_8",
-    "integers_of_words",
+    "half",
     "lanes_of_bytes",
     "lanes_of_codes",
     "lanes_of_halves",
     "lanes_of_integers",
-    "load_1",
-    "load_2",
-    "load_4",
-    "load_8",
+    "lanes_of_short_codes",
+    "long_word",
+    "put_lanes",
+    "put_word",
+    "take_lanes",
+    "word",
 ]
 
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
@@ -41,6 +44,31 @@ def _splat(builder, value, count):
 
 def _load(builder, address, kind):
     return builder.load(builder.inttoptr(address, kind.as_pointer()), align=1)
+
+
+def _number_of(bits, kind, text):
+    @intrinsic
+    def load(context, address):
+        def generate(context, builder, signature, arguments):
+            loaded = _load(builder, arguments[0], ir.IntType(bits))
+            return builder.zext(loaded, ir.IntType(64)) if bits < 64 else loaded
+
+        return kind(types.intp), generate
+
+    load.__doc__ = text
+    return load
+
+
+byte = _number_of(8, types.int64, "The byte at ``address``.")
+word = _number_of(32, types.int64, "The 32 bits at ``address``.")
+long_word = _number_of(64, types.uint64, "The 64 bits at ``address``.")
+_short = _number_of(16, types.int64, "The 16 bits at ``address``.")
+
+
+@njit(forceinline=True)
+def half(address):
+    """fp32 of the fp16 at ``address``."""
+    return half_to_float(np.int16(_short(address)))
 
 
 @intrinsic
@@ -65,7 +93,7 @@ def lanes_of_bytes(context, address):
 
 @intrinsic
 def lanes_of_codes(context, address, shift, bits):
-    """Codes of 1 to 6 bits from bit ``shift`` (0 to 7) of the byte at ``address`` on; reads ``bits + 8`` bytes.
+    """Codes of 1 to 7 bits from bit ``shift`` (0 to 7) of the byte at ``address`` on; reads ``bits + 8`` bytes.
 
     Eight codes of b bits are b bytes, so the second eight begin at the same bit, b bytes on.
     """
@@ -89,6 +117,28 @@ def lanes_of_codes(context, address, shift, bits):
 
 
 @intrinsic
+def lanes_of_short_codes(context, address, shift, bits):
+    """As :func:`lanes_of_codes`, in words of 32 bits, which is faster: ``shift + 8 * bits`` must be 32 at most."""
+
+    def generate(context, builder, signature, arguments):
+        address, shift, bits = arguments
+        word32, eight = ir.IntType(32), ir.VectorType(ir.IntType(32), 8)
+        shift, step = builder.trunc(shift, word32), builder.trunc(bits, word32)
+        steps = builder.mul(ir.Constant(eight, list(range(8))), _splat(builder, step, 8))
+        shifts = builder.add(steps, _splat(builder, shift, 8))
+        one = ir.Constant(word32, 1)
+        mask = _splat(builder, builder.sub(builder.shl(one, step), one), 8)
+        halves = [
+            builder.and_(builder.lshr(_splat(builder, _load(builder, at, word32), 8), shifts), mask)
+            for at in (address, builder.add(address, bits))
+        ]
+        order = ir.Constant(ir.VectorType(ir.IntType(32), LANES), list(range(LANES)))
+        return builder.sitofp(builder.shuffle_vector(*halves, order), _FLOATS)
+
+    return lanes_type(types.intp, types.int64, types.int64), generate
+
+
+@intrinsic
 def lanes_of_halves(context, address):
     """Halves that are finite."""
 
@@ -107,47 +157,73 @@ def lanes_of_halves(context, address):
     return lanes_type(types.intp), generate
 
 
-def _copier(size):
-    @intrinsic
-    def copy(context, target, source):
-        def generate(context, builder, signature, arguments):
-            kind = ir.IntType(8 * size)
-            target = builder.inttoptr(arguments[0], kind.as_pointer())
-            builder.store(_load(builder, arguments[1], kind), target, align=1)
-            return context.get_dummy_value()
+@intrinsic
+def copy_8(context, target, source):
+    """Copy eight bytes from one address to another."""
 
-        return types.void(types.intp, types.intp), generate
+    def generate(context, builder, signature, arguments):
+        kind = ir.IntType(64)
+        target = builder.inttoptr(arguments[0], kind.as_pointer())
+        builder.store(_load(builder, arguments[1], kind), target, align=1)
+        return context.get_dummy_value()
 
-    return copy
-
-
-copy_1, copy_2, copy_4, copy_8 = (_copier(size) for size in (1, 2, 4, 8))
-"""Copy so many bytes from one address to another."""
-
-
-def _loader(size):
-    @intrinsic
-    def load(context, address):
-        def generate(context, builder, signature, arguments):
-            return builder.zext(_load(builder, arguments[0], ir.IntType(8 * size)), ir.IntType(64))
-
-        return types.uint64(types.intp), generate
-
-    return load
-
-
-load_1, load_2, load_4, load_8 = (_loader(size) for size in (1, 2, 4, 8))
-"""So many bytes at an address, as a number of 64 bits."""
+    return types.void(types.intp, types.intp), generate
 
 
 @intrinsic
-def integers_of_words(context, low, high):
-    """The signed bytes of two numbers of 64 bits, the lowest first."""
+def put_word(context, address, number):
+    """Store 64 bits at ``address``."""
 
     def generate(context, builder, signature, arguments):
-        pair, place = ir.Constant(ir.VectorType(ir.IntType(64), 2), ir.Undefined), ir.IntType(32)
-        for index, value in enumerate(arguments):
-            pair = builder.insert_element(pair, value, ir.Constant(place, index))
-        return builder.sitofp(builder.sext(builder.bitcast(pair, _BYTES), _WORDS), _FLOATS)
+        kind = ir.IntType(64).as_pointer()
+        builder.store(arguments[1], builder.inttoptr(arguments[0], kind), align=1)
+        return context.get_dummy_value()
 
-    return lanes_type(types.uint64, types.uint64), generate
+    return types.void(types.intp, types.uint64), generate
+
+
+@intrinsic
+def take_lanes(context, address):
+    """Sixteen fp32."""
+
+    def generate(context, builder, signature, arguments):
+        return _load(builder, arguments[0], _FLOATS)
+
+    return lanes_type(types.intp), generate
+
+
+@intrinsic
+def put_lanes(context, address, count, value):
+    """Store the first ``count`` lanes (all, if there are fewer) at ``address`` as fp32, in pieces of 8, 4, 2 and 1."""
+
+    def generate(context, builder, signature, arguments):
+        address, count, value = arguments
+        number, word32 = count.type, ir.IntType(32)
+        place, left = (cgutils.alloca_once_value(builder, held) for held in (address, value))
+
+        def put(lanes):
+            kind = ir.VectorType(ir.FloatType(), lanes)
+            part = builder.shuffle_vector(
+                builder.load(left), value, ir.Constant(ir.VectorType(word32, lanes), list(range(lanes)))
+            )
+            at = builder.load(place)
+            builder.store(part, builder.inttoptr(at, kind.as_pointer()), align=4)
+            builder.store(builder.add(at, ir.Constant(at.type, 4 * lanes)), place)
+
+        whole = builder.icmp_signed(">=", count, ir.Constant(number, LANES))
+        with builder.if_else(whole) as (all_of_them, some):
+            with all_of_them:
+                put(LANES)
+            with some:
+                for lanes in (8, 4, 2, 1):
+                    asked = builder.and_(count, ir.Constant(number, lanes))
+                    with builder.if_then(builder.icmp_signed("!=", asked, ir.Constant(number, 0))):
+                        put(lanes)
+                        order = [min(k + lanes, LANES - 1) for k in range(LANES)]
+                        rest = builder.shuffle_vector(
+                            builder.load(left), value, ir.Constant(ir.VectorType(word32, LANES), order)
+                        )
+                        builder.store(rest, left)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.int64, lanes_type), generate

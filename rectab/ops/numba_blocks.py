@@ -3,8 +3,8 @@
 A table is cut into blocks of rows, each held in one encoding (:mod:`rectab.quantize.encodings`), whose payload lies at
 any byte. :mod:`rectab.tables.quantized.codes` says how an encoding is written as one integer.
 
-Ids are sorted by block, a tile at a time: what an encoding asks for is then known before its loop over ids begins
-(:mod:`rectab.ops.numba_block_rows`), and no branch within the loop depends on the id.
+Ids come in tiles. Those of a vocabulary are found, and their bytes asked for, and are put in order of block; then each
+block decodes its run (:mod:`rectab.ops.numba_runs`). No branch depends on an id: the processor guesses none wrong.
 """
 
 # Kernels have no type hints: numba infers them, and mypy misreads numba's decorators.
@@ -13,98 +13,153 @@ Ids are sorted by block, a tile at a time: what an encoding asks for is then kno
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
 from rectab.jit import compiled, parallel
-from rectab.ops.numba_block_rows import AHEAD, RARE, decode, rows_of
-from rectab.ops.numba_vectors import LANES
+from rectab.ops.numba_payload import RARE, SLACK, row_bits, rows_begin
+from rectab.ops.numba_runs import decode_run, scratch_bytes
+from rectab.ops.numba_values import prefetch_element
 
 __all__ = ["lookup"]
 
-_TILE = 4096  # ids at a time, and _PER_BLOCK for every block
-_PER_BLOCK = 32
-
-inlined = njit(forceinline=True, error_model="numpy")
+_TILE_FLOATS = 1 << 16  # of vectors, so that they stay in a core's cache until all are written
 
 
 @compiled
-def _index(ranges, blocks, codes, width):
-    """What a lookup asks of the blocks.
-
-    Returns:
-        firsts int64 [V]: the first block of every vocabulary; depth: steps of :func:`_find`; starts int64: first row of
-        every block and, behind them, as many as :func:`_find` may read; coded, bits int64 [blocks]:
-        :func:`~rectab.ops.numba_block_rows.rows_of`.
-    """
-    num_blocks, total, most, block = blocks.shape[0], ranges[-1, 0] + ranges[-1, 1], 0, 0
-    firsts = np.empty(ranges.shape[0], np.int64)
-    for v in range(ranges.shape[0]):
-        while blocks[block, 0] < ranges[v, 0]:
-            block += 1
-        firsts[v] = block
-    for v in range(firsts.size):
-        most = max(most, (firsts[v + 1] if v + 1 < firsts.size else num_blocks) - firsts[v])
-    depth = 0
-    while 1 << depth < most:
-        depth += 1
-    starts = np.full(num_blocks + (1 << depth), total, np.int64)
-    coded, bits = np.empty(num_blocks, np.int64), np.empty(num_blocks, np.int64)
-    for block in range(num_blocks):
+def _searched(ranges, blocks):
+    """For finding blocks: int64 first row of every block, and behind them any number of rows that none has; by
+    vocabulary the first block, and the largest power of two that is less than its number of blocks, or 0."""
+    count, num_vocabularies = blocks.shape[0], ranges.shape[0]
+    starts = np.full(2 * count + 1, np.iinfo(np.int64).max, np.int64)
+    for block in range(count):
         starts[block] = blocks[block, 0]
-        rows = (blocks[block + 1, 0] if block + 1 < num_blocks else total) - blocks[block, 0]
-        coded[block], bits[block] = rows_of(np.int64(codes[block]), np.int64(blocks[block, 1]), rows, width)
-    return firsts, depth, starts, coded, bits
-
-
-@inlined
-def _find(place, block, depth, starts):
-    """The last block that starts at or before a row, from the first of its vocabulary on; no branch on the row."""
-    for k in range(depth - 1, -1, -1):
-        block += np.int64(starts[block + (1 << k)] <= place) << k
-    return block
+    firsts, steps = np.empty(num_vocabularies + 1, np.int64), np.empty(num_vocabularies, np.int64)
+    block = 0
+    for v in range(num_vocabularies):
+        firsts[v] = block
+        last_row = np.int64(ranges[v, 0]) + ranges[v, 1]
+        while block < count and starts[block] < last_row:
+            block += 1
+        step = 1
+        while step < block - firsts[v]:
+            step *= 2
+        steps[v] = step // 2
+    firsts[num_vocabularies] = block
+    return starts, firsts, steps
 
 
 @compiled
-def _lookup(start, end, ids, columns, ranges, blocks, codes, payload, index, out, outside):
-    firsts, depth, starts, coded, bits = index
-    period, num_blocks = columns.size, blocks.shape[0]
-    padded = (out.shape[1] + LANES - 1) // LANES * LANES
-    steps, entries = np.zeros((1, padded), np.float32), np.empty(2 * padded, np.uint8)
-    tile = max(min(_TILE + _PER_BLOCK * num_blocks, end - start), 1)
-    found, drawn, ends = np.empty(tile, np.int32), np.empty(tile, np.int64), np.empty(num_blocks, np.int64)
-    order, where, at = np.empty(tile, np.int32), np.zeros(tile + AHEAD, np.int64), start % period
-    for first in range(start, end, tile):
-        count = min(tile, end - first)
-        ends[:] = 0
-        for i in range(count):
-            column, place = columns[at], ids[first + i]
-            at = at + 1 if at + 1 < period else 0
-            if place < 0 or place >= ranges[column, 1]:
-                outside[1] = place
+def _laid(ranges, blocks, codes, starts, firsts, width):
+    """By block: where its rows begin and the bits of each, the block that its ids read, and a mask of their places:
+    those of a rare block all read the first id of the vocabulary."""
+    count = blocks.shape[0]
+    begins, bits = np.empty(count, np.int64), np.empty(count, np.int64)
+    read, masks = np.arange(count), np.full(count, -1, np.int64)
+    for v in range(ranges.shape[0]):
+        last_row = np.int64(ranges[v, 0]) + ranges[v, 1]
+        for block in range(firsts[v], firsts[v + 1]):
+            rows, code = min(starts[block + 1], last_row) - starts[block], np.int64(codes[block])
+            if code & 15 == RARE:
+                read[block], masks[block] = firsts[v], 0
+            begins[block] = rows_begin(code, np.int64(blocks[block, 1]), rows, width)
+            bits[block] = row_bits(code, width)
+    return begins, bits, read, masks
+
+
+@compiled
+def _find(ids, first, period, count, vocabulary, search, laid, payload, places, found, held):
+    """Blocks of ids of one vocabulary and their places within; ``held`` counts the ids of every block.
+
+    Returns how many were found before one that is outside.
+    """
+    (first_row, size, first_block, first_step), (starts, _, _) = vocabulary, search
+    begins, bits, read, masks = laid
+    for k in range(count):
+        own = ids[np.uint64(first + k * period)]
+        if np.uint64(own) >= size:  # or negative
+            return k
+        row, block, step = own + first_row, first_block, first_step
+        while step > 0:
+            block += step if starts[np.uint64(block + step)] <= row else 0
+            step >>= 1
+        place = (row - starts[np.uint64(block)]) & masks[np.uint64(block)]
+        block = read[np.uint64(block)]
+        prefetch_element(payload, begins[np.uint64(block)] + (place * bits[np.uint64(block)] >> 3))
+        places[k], found[k] = place, block
+        held[np.uint64(block)] += 1
+    return count
+
+
+@compiled
+def _sort(count, stride, found, places, held, first_block, last_block, sorted_places, targets):
+    """Places in order of block, and how far from the first each vector goes. ``held`` becomes the ends of runs."""
+    end = 0
+    for block in range(first_block, last_block):
+        end, held[block] = end + held[block], end
+    for k in range(count):
+        block = found[k]
+        to = np.uint64(held[block])
+        held[block] += 1
+        sorted_places[to], targets[to] = places[k], k * stride
+
+
+@compiled
+def _end_of(payload):
+    """A copy of the last bytes, behind which others may be read."""
+    copied, first = np.zeros(2 * SLACK, np.uint8), max(payload.size - SLACK, 0)
+    for k in range(first, payload.size):
+        copied[k - first] = payload[k]
+    return copied
+
+
+@compiled
+def _decode(blocks, codes, source, begins, first_block, last_block, held, places, targets, out, width, scratch):
+    """The run of every block; ``held`` becomes zeros again."""
+    start = 0
+    for block in range(first_block, last_block):
+        end, held[block] = held[block], 0
+        if end > start:
+            begin, code, run = np.int64(blocks[block, 1]), np.int64(codes[block]), end - start
+            decode_run(
+                source, begin, begins[block], code, places[start:end], run, targets[start:end], out, width, scratch
+            )
+        start = end
+
+
+@compiled
+def _lookup(start, end, ids, columns, ranges, blocks, codes, payload, copied, search, laid, out, outside):
+    width, period, (_, firsts, steps) = out.shape[1], columns.size, search
+    most = max(min(_TILE_FLOATS // width, end - start) // period, 1)
+    places, sorted_places, targets = np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most, np.int64)
+    found, held = np.empty(most, np.uint32), np.zeros(blocks.shape[0], np.int64)
+    scratch = np.empty(scratch_bytes(width), np.uint8)
+    source = (payload.ctypes.data, payload.size - SLACK, copied.ctypes.data - max(payload.size - SLACK, 0))
+    for tile in range(start, end, most * period):
+        for first in range(tile, min(tile + period, end)):
+            column, count = columns[first % period], min((end - first - 1) // period + 1, most)
+            vocabulary = (np.int64(ranges[column, 0]), np.uint64(ranges[column, 1]), firsts[column], steps[column])
+            known = _find(ids, first, period, count, vocabulary, search, laid, payload, places, found, held)
+            if known < count:
+                outside[1] = ids[first + known * period]
                 outside[0] = 1
                 return
-            place += ranges[column, 0]
-            block = _find(place, firsts[column], depth, starts)
-            if codes[block] & 15 == RARE:
-                place, block = np.int64(ranges[column, 0]), firsts[column]
-            found[i], drawn[i] = block, coded[block] * 8 + (place - starts[block]) * bits[block]
-            ends[block] += 1
-        begun = 0
-        for block in range(num_blocks):
-            held = ends[block]
-            ends[block] = begun
-            begun += held
-        for i in range(count):
-            to = ends[found[i]]
-            order[to], where[to] = i, drawn[i]
-            ends[found[i]] = to + 1
-        begun = 0
-        for block in range(num_blocks):
-            span = (begun, ends[block])
-            begun = ends[block]
-            if span[0] < span[1]:
-                code, begin = np.int64(codes[block]), np.int64(blocks[block, 1])
-                decode(payload, begin, coded[block], code, span, where, order, steps, entries, out, first)
+            own = (firsts[column], firsts[column + 1])
+            _sort(count, 4 * width * period, found, places, held, own[0], own[1], sorted_places, targets)
+            to = out.ctypes.data + 4 * first * width
+            _decode(
+                blocks,
+                codes,
+                source,
+                laid[0],
+                own[0],
+                own[1],
+                held,
+                sorted_places,
+                targets,
+                to,
+                width,
+                scratch.ctypes.data,
+            )
 
 
 @parallel
@@ -121,7 +176,9 @@ def lookup(threads, ids, columns, ranges, blocks, codes, payload, out, outside):
         out: fp32 [n, D]: filled.
         outside: int64 [2]: becomes (1, id) if an id is not in its vocabulary; ``out`` is then undefined.
     """
-    index = _index(ranges, blocks, codes, out.shape[1])
+    search = _searched(ranges, blocks)
+    laid = _laid(ranges, blocks, codes, search[0], search[1], out.shape[1])
+    copied = _end_of(payload)
     for thread in prange(threads):
         start, end = thread * ids.size // threads, (thread + 1) * ids.size // threads
-        _lookup(start, end, ids, columns, ranges, blocks, codes, payload, index, out, outside)
+        _lookup(start, end, ids, columns, ranges, blocks, codes, payload, copied, search, laid, out, outside)

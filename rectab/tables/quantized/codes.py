@@ -14,7 +14,7 @@ bits     what
 from __future__ import annotations
 
 from rectab.ops.grids import GRIDS
-from rectab.ops.numba_block_rows import BOOK_FP16, BOOK_INT8, FP16, GRID, RARE, SHARED
+from rectab.ops.numba_payload import BOOK_FP16, BOOK_INT8, FP16, GRID, RARE, SHARED
 from rectab.quantize.encodings import Bits, Codebook, Encoding, Float16, Rare, Shared, Ternary, encoding_of
 
 __all__ = ["code_of", "encoding_of_code"]
