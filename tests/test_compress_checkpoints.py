@@ -176,3 +176,18 @@ def test_a_failure_while_measuring_leaves_no_hook_and_no_mode_behind() -> None:
     assert model.training
     assert not model.item._forward_hooks
     assert type(model.item) is nn.Embedding
+
+
+def test_buffers_that_no_checkpoint_has_are_not_left_on_the_meta_device() -> None:
+    class Scaled(Clicks):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("scale", torch.ones(()), persistent=False)
+
+    model = Scaled().to("meta")
+    with pytest.raises(ValueError, match=r"\['scale'\] are on the meta device"):
+        rectab.load_compressed_(model, compressed()[0].state_dict())
+    assert isinstance(model.item, nn.Embedding)
+    model.scale = torch.ones(())
+    rectab.load_compressed_(model.eval(), compressed()[0].state_dict(), verbose=False)
+    assert torch.equal(model(*rows()), compressed()[0](*rows()))

@@ -71,7 +71,8 @@ class OptionTable:
     """The options of any block, computed when asked for and kept.
 
     Args:
-        vectors: fp32 [n, D] of every vocabulary.
+        vectors: fp32 [n, D] of every vocabulary; or what gives such rows by ranges and row numbers, and is an array
+            to numpy, so that a large table need not be copied to be sorted.
         weights: float64 [n] of every vocabulary: lookups of an id in a row.
         sensitivity: fp64 [V, D, D], see :func:`rectab.quantize.sensitivity.table_sensitivity`: errors are then mean
             squared changes of the output. None: squared changes of the vectors.
@@ -125,7 +126,7 @@ class OptionTable:
         vectors, weights = self._rows(block)
         if isinstance(encoding, Rare):
             return self._fit_rare(block, vectors)
-        return encoding.fit(vectors, weights, self.seed, self.metrics[block.vocabulary])
+        return encoding.fit(np.asarray(vectors), weights, self.seed, self.metrics[block.vocabulary])
 
     def error(self, block: Block, encoding: Encoding) -> float:
         """Mean squared change of the model's output, to first order, over all vectors of a block."""
@@ -157,6 +158,7 @@ class OptionTable:
     def _measure(self, block: Block) -> Options:
         whole, weights = self._rows(block)
         vectors, mass = draw_rows(whole, weights, SAMPLE, np.random.default_rng(self.seed))
+        vectors = np.asarray(vectors)
         scale = weights.sum(dtype=np.float64) / mass.sum(dtype=np.float64)
         metric, width = self.metrics[block.vocabulary], vectors.shape[1]
 

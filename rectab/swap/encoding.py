@@ -15,6 +15,7 @@ from rectab.quantize.traffic import expected_lookups
 from rectab.schema import Vocabulary
 from rectab.swap.find import FoundTable
 from rectab.swap.measuring import Measured
+from rectab.swap.sorted_rows import SortedRows
 from rectab.tables import TableOptions, build_table
 from rectab.tables.family import InfeasibleBudget
 from rectab.tables.quantized import FIXED_BYTES, HEADER_BYTES, RankedConfig, RankedTable
@@ -88,7 +89,6 @@ def encoded(
     ]
     options = _options(found, weights, metric, orders, seed)
     allocation = _allocate(options, sorted_already, limit - FIXED_BYTES * len(found))
-    del options  # with its copy of the vectors
     parts = [[b for b in allocation.blocks if b.vocabulary == index] for index in range(len(found))]
     orders = [_by_block(order, blocks) for order, blocks in zip(orders, parts, strict=True)]
     options = _options(found, weights, metric, orders, seed)
@@ -107,8 +107,8 @@ def _options(
     orders: Sequence[np.ndarray],
     seed: int,
 ) -> OptionTable:
-    """Of the ids in the given orders; holds a copy of the vectors."""
-    vectors = [f.weight.detach().float().cpu().numpy()[order] for f, order in zip(found, orders, strict=True)]
+    """Of the ids in the given orders."""
+    vectors: Any = [SortedRows(f.weight, order) for f, order in zip(found, orders, strict=True)]
     sorted_weights = [w[order] for w, order in zip(weights, orders, strict=True)]
     return OptionTable(vectors, sorted_weights, metric, HEADER_BYTES, seed, allow_rare=False)
 
@@ -161,7 +161,7 @@ def _table_of(
     held = dict(zip(whole.blocks, whole.encodings, strict=True))
     firsts, names = tuple(b.first for b in blocks), tuple(held[b].name for b in blocks)
     made = build_ranked(found, firsts, names, in_order, "cpu")
-    made.packed.fill([options.fit(block, held[block]) for block in blocks])
+    made.packed.fill(options.fit(block, held[block]) for block in blocks)
     if made.partition is not None:
         block_of = np.empty(len(order), np.int32)
         block_of[order] = np.repeat(np.arange(len(blocks), dtype=np.int32), [len(b) for b in blocks])

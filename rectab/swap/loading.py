@@ -45,6 +45,7 @@ def load_compressed_(model: nn.Module, state_dict: Mapping[str, Tensor], *, verb
     tables = [_empty(table, state_dict) for table in found]
     result = put_tables(model, found, tables)
     try:
+        _check_buffers(model)
         model.load_state_dict(state_dict, assign=on_meta)
     except BaseException:
         result.undo()  # nobody else could
@@ -52,6 +53,17 @@ def load_compressed_(model: nn.Module, state_dict: Mapping[str, Tensor], *, verb
     if verbose:
         print(result)
     return result
+
+
+def _check_buffers(model: nn.Module) -> None:
+    """Raise ValueError for tensors on the meta device that no checkpoint has: they would be read as they are."""
+    saved = model.state_dict().keys()
+    empty = [name for name, buffer in model.named_buffers() if buffer.is_meta and name not in saved]
+    if empty:
+        raise ValueError(
+            f"the model's buffers {empty} are on the meta device and are not part of checkpoints; build the model on "
+            "the CPU, or give them their values first"
+        )
 
 
 def _empty(found: FoundTable, state_dict: Mapping[str, Tensor]) -> RankedTable:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
@@ -117,8 +117,8 @@ class QuantizedTable(EmbeddingTable[QuantizedConfig]):
         entries = super().ledger(optimizer).entries
         return Ledger(tuple(replace(e, kind="rows") if e.component == "payload" else e for e in entries))
 
-    def fill(self, fitted: Sequence[Fitted]) -> None:
-        """Hold the payloads of these fits, one a block."""
+    def fill(self, fitted: Iterable[Fitted]) -> None:
+        """Hold the payloads of these fits, one a block, each let go before the next is asked for."""
         payload = torch.from_numpy(np.concatenate([fit.payload() for fit in fitted]))
         if len(payload) != len(self.payload):
             raise ValueError(f"quantized: payloads of {len(payload)} bytes for blocks of {len(self.payload)}")
