@@ -168,10 +168,23 @@ def evaluate(
 def export(
     run: Run,
     to: Annotated[
-        Literal["onnx", "pt2"],
-        typer.Option(help="onnx, or pt2: compiled by AOTInductor where a C++ compiler is there, else torch.export's."),
+        Literal["onnx", "pt2", "torchrec", "fbgemm"],
+        typer.Option(
+            help="onnx, or pt2: compiled by AOTInductor where a C++ compiler is there, else torch.export's; torchrec "
+            "or fbgemm: tables that these load, and a .pt2 of all else."
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="File to write; OUT.json beside it says inputs, shapes and vocabularies.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="File to write (of torchrec and fbgemm a folder); OUT.json beside it, or export.json in it, says "
+            "inputs, shapes and vocabularies."
+        ),
+    ],
+    precision: Annotated[
+        Optional[Literal["fp32", "fp16", "int8", "int4", "int2"]],  # noqa: UP045
+        typer.Option(help="Of the rows of torchrec's or fbgemm's tables; without it the nearest to the run's."),
+    ] = None,
     raw: Raw = None,
     rows: RowsFile = None,
     split: SplitOption = None,
@@ -180,14 +193,28 @@ def export(
     plugin: Plugins = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a line.")] = False,
 ) -> None:
-    """Write the whole model as one graph, ids in and probabilities out, and compare the two on real rows: those of
-    validation, if not told which."""
+    """Write the whole model as one graph, ids in and probabilities out, or as a host's tables and a graph of all else,
+    and compare with the model on real rows: those of validation, if not told which."""
+    from rectab.tables.budget import format_bytes
     from rectab.training.exporting.export import export_model
+    from rectab.training.exporting.pair import export_pair
 
+    if precision is not None and to in ("onnx", "pt2"):
+        raise ValueError(f"--precision is of tables apart from their model, which --to {to} does not write")
     chosen = split or ("valid" if rows is None else None)
-    made = export_model(
-        _loaded(run, data, without), to, out, _asked(raw, rows, None, chosen, bad_rows="error", labels=False)
-    )
+    served, asked = _loaded(run, data, without), _asked(raw, rows, None, chosen, bad_rows="error", labels=False)
+    if to in ("torchrec", "fbgemm"):
+        pair = export_pair(served, to, out, asked, precision)
+        if json_output:
+            print_json(pair.to_json())
+            return
+        typer.echo(
+            f"{pair.folder} ({to}, rows in {pair.precision}): {format_bytes(pair.host_bytes)} of tables, "
+            f"{format_bytes(pair.table_bytes)} in the run; vectors differ by {pair.error:.2g} of their size; largest "
+            f"difference from the model on {pair.rows:,} rows: {pair.difference:.2g}"
+        )
+        return
+    made = export_model(served, to, out, asked)
     if json_output:
         print_json(made.to_json())
         return

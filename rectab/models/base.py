@@ -13,7 +13,7 @@ from rectab.models.registry import get_interaction, get_tower
 from rectab.schema import Feature, Schema
 from rectab.tables.base import EmbeddingTable
 
-__all__ = ["CTRModel"]
+__all__ = ["CTRModel", "with_table"]
 
 
 class CTRModel(nn.Module):
@@ -91,6 +91,14 @@ class CTRModel(nn.Module):
         embedded = self.table(batch.ids, self.field_vocabularies)
         events, segments, targets = part.inputs(batch, self.table, embedded)
         return part.tower.weights(events, segments, targets), segments
+
+
+def with_table(model: CTRModel, table: EmbeddingTable) -> CTRModel:
+    """A model in evaluation mode with another table; the tensors outside it are the same ones."""
+    made = CTRModel(model.schema, table, model.config).eval()
+    outside = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("table.")}
+    made.load_state_dict(outside, strict=False, assign=True)
+    return made
 
 
 class _Behaviour(nn.Module):

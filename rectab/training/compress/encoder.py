@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from rectab.id_bytes import IdRange, map_bytes
-from rectab.models import CTRModel
+from rectab.models import CTRModel, with_table
 from rectab.quantize.allocate import Allocation
 from rectab.quantize.blocks import Block, finest_blocks, first_alone
 from rectab.quantize.encodings import Shared
@@ -137,7 +137,7 @@ class Encoder:
             for share in _PROBES if self.shape == "best" else ():
                 if share * full >= self.smallest_bytes:
                     made = self.allocate(int(share * full))
-                    after = predict(self._around(self._table(made)), valid.restrict(rows))
+                    after = predict(with_table(self.run.model, self._table(made)), valid.restrict(rows))
                     errors.append(made.error)
                     losses.append(expected_loss(whole, after))
         return Inflation(self.run.separation, errors, losses)
@@ -220,7 +220,7 @@ class Encoder:
     def _encoded(self, allocation: Allocation, budget: int, seconds: dict[str, float]) -> Encoded:
         expected = self.expect(allocation)
         with _timed(seconds, "encoding"):
-            model = self._around(self._table(allocation))
+            model = with_table(self.run.model, self._table(allocation))
         settings = self.run.result.train
         with _timed(seconds, "validation"):
             valid = evaluate(model, self.run.dataset.valid, settings["evaluation_batch_size"], settings["objective"])
@@ -235,14 +235,6 @@ class Encoder:
         """The run's table, encoded."""
         schema = self.run.dataset.schema
         return encode_table(schema.vocabularies, self.run.embedding_dim, self.options, allocation, TableOptions())
-
-    def _around(self, table: EmbeddingTable) -> CTRModel:
-        """The run's model with another table; the tensors outside it are the same ones."""
-        source = self.run.model
-        model = CTRModel(source.schema, table, source.config).eval()
-        outside = {name: tensor for name, tensor in source.state_dict().items() if not name.startswith("table.")}
-        model.load_state_dict(outside, strict=False, assign=True)
-        return model
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -15,21 +15,19 @@ import torch
 from torch import Tensor
 
 from rectab.atomic_file import atomic_file, write_atomic
+from rectab.batch import Batch
 from rectab.data.asked_rows import AskedRows
 from rectab.data.dataset import Split
 from rectab.extras import need_extra
 from rectab.training.evaluation import predict
-from rectab.training.exporting.scoring import Scoring, inputs_of
+from rectab.training.exporting.scoring import InputSpec, Scoring, inputs_of
+from rectab.training.exporting.tracing import TRACED, Graph, never_empty, to_pt2, traced
 from rectab.training.served import ServedModel
 
-__all__ = ["ExportFormat", "Exported", "export_model"]
+__all__ = ["ExportFormat", "Exported", "described", "difference_on", "export_model", "is_rating", "rows_to_compare"]
 
 ExportFormat = Literal["onnx", "pt2"]
 _ROWS = 1000  # at most so many are compared
-_TRACED = 8  # rows that the graph is traced with
-_COMPILERS = ("g++", "clang++", "c++")
-
-Graph = Callable[[tuple[Tensor, ...]], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -74,35 +72,24 @@ def export_model(served: ServedModel, to: ExportFormat, out: Path, asked: AskedR
         raise ValueError(f"--out {out}: the name of this format ends in .{to}")
     if to == "onnx":
         need_extra("rectab export --to onnx", "export", "onnx", "onnxscript")
-    split = served.inputs.read(asked).split
-    split = split.restrict(np.arange(min(len(split), _ROWS)))
-    scoring = Scoring(served.model, served.config.objective == "mse").eval()
+    split = rows_to_compare(served, asked)
+    scoring = Scoring(served.model, is_rating(served)).eval()
     program = _traced(scoring, split)
     with atomic_file(out) as draft:
-        kind, graph = _to_onnx(program, scoring, draft, out) if to == "onnx" else _to_pt2(program, draft)
-        difference = None if graph is None else _difference(graph, served, scoring, split)
+        kind, graph = _to_onnx(program, scoring, draft, out) if to == "onnx" else to_pt2(program, draft)
+        difference = None
+        if graph is not None:
+            difference = difference_on(split, served, lambda batch: graph(scoring.flat(batch)))
     sidecar = out.with_name(out.name + ".json")
-    made = Exported(out, sidecar, kind, len(split), difference)
-    write_atomic(sidecar, json.dumps(_described(served, made), indent=1) + "\n")
-    return made
+    compared = {"rows": len(split), "largest_difference": difference}
+    told = described(served, kind, inputs_of(served.model), compared)
+    write_atomic(sidecar, json.dumps(told, indent=1) + "\n")
+    return Exported(out, sidecar, kind, len(split), difference)
 
 
 def _traced(scoring: Scoring, split: Split) -> torch.export.ExportedProgram:
-    rows = np.resize(np.arange(len(split)), _TRACED)  # rows repeat where there are few
-    inputs = _never_empty(scoring, scoring.flat(split.batch(rows)))
-    shapes = (tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs),)
-    with torch.no_grad():
-        return torch.export.export(scoring, inputs, dynamic_shapes=shapes, strict=False)
-
-
-def _never_empty(scoring: Scoring, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Inputs with three events in every row: a graph that is traced without any would serve none."""
-    made = dict(zip(scoring.names, inputs, strict=True))
-    for behaviour, sequences in scoring.model.schema.behaviours.items():
-        if f"{behaviour}_lengths" in made:
-            made[f"{behaviour}_lengths"] = torch.full((_TRACED,), 3)
-            made |= {f.name: torch.zeros(3 * _TRACED, dtype=torch.int64) for f in sequences}
-    return tuple(made.values())
+    rows = np.resize(np.arange(len(split)), TRACED)  # rows repeat where there are few
+    return traced(scoring, never_empty(scoring.names, scoring.flat(split.batch(rows))))
 
 
 def _to_onnx(
@@ -147,38 +134,33 @@ def _reason(error: Exception) -> str:
     return str(inner).strip().split("\n")[0]
 
 
-def _to_pt2(program: torch.export.ExportedProgram, draft: Path) -> tuple[str, Graph]:
-    loaded: Any
-    if any(shutil.which(name) for name in _COMPILERS):
-        torch._inductor.aoti_compile_and_package(program, package_path=str(draft))
-        kind, loaded = "aotinductor", torch._inductor.aoti_load_package(str(draft))
-    else:
-        torch.export.save(program, draft)
-        kind, loaded = "torch.export", torch.export.load(draft).module()
-
-    @torch.no_grad()
-    def graph(inputs: tuple[Tensor, ...]) -> np.ndarray:
-        return np.asarray(loaded(*inputs).detach().numpy())
-
-    return kind, graph
-
-
-def _difference(graph: Graph, served: ServedModel, scoring: Scoring, split: Split) -> float:
-    """The largest difference over the rows: one alone, a few, and the rest."""
-    expected = predict(served.model, split)
-    if not scoring.rating:
+def difference_on(rows: Split, served: ServedModel, score: Callable[[Batch], np.ndarray]) -> float:
+    """The largest difference between ``score`` and the model over rows: one alone, a few, and the rest."""
+    expected = predict(served.model, rows)
+    if not is_rating(served):
         expected = 1.0 / (1.0 + np.exp(-expected.astype(np.float64)))
-    borders = sorted({0, min(1, len(split)), min(8, len(split)), len(split)})
-    found = [graph(scoring.flat(split.batch(slice(first, last)))) for first, last in pairwise(borders)]
+    borders = sorted({0, min(1, len(rows)), min(8, len(rows)), len(rows)})
+    found = [score(rows.batch(slice(first, last))) for first, last in pairwise(borders)]
     return float(np.abs(np.concatenate(found) - expected).max())
 
 
-def _described(served: ServedModel, made: Exported) -> dict[str, Any]:
-    schema = served.model.schema
-    rating = served.config.objective == "mse"
+def is_rating(served: ServedModel) -> bool:
+    """Whether the model's outputs are ratings, not logits."""
+    return served.config.objective == "mse"
+
+
+def rows_to_compare(served: ServedModel, asked: AskedRows) -> Split:
+    """The first of the rows that were asked for. Raises DataError if they cannot be read."""
+    split = served.inputs.read(asked).split
+    return split.restrict(np.arange(min(len(split), _ROWS)))
+
+
+def described(served: ServedModel, kind: str, inputs: Sequence[InputSpec], compared: dict[str, Any]) -> dict[str, Any]:
+    """What a sidecar says: the graph's inputs, output and vocabularies."""
+    schema, rating = served.model.schema, is_rating(served)
     return {
-        "format": made.format,
-        "inputs": [{key: value for key, value in asdict(s).items() if value} for s in inputs_of(served.model)],
+        "format": kind,
+        "inputs": [{key: value for key, value in asdict(spec).items() if value} for spec in inputs],
         "output": {
             "name": "rating" if rating else "probability",
             "dtype": "float32",
@@ -190,5 +172,5 @@ def _described(served: ServedModel, made: Exported) -> dict[str, Any]:
             {**v.to_json(), "ids": "xxh64 of the value" if v.hashed else "0 is unseen or rare"}
             for v in schema.vocabularies
         ],
-        "compared": {"rows": made.rows, "largest_difference": made.difference},
+        "compared": compared,
     }
