@@ -195,33 +195,23 @@ def export(
 ) -> None:
     """Write the whole model as one graph, ids in and probabilities out, or as a host's tables and a graph of all else,
     and compare with the model on real rows: those of validation, if not told which."""
-    from rectab.tables.budget import format_bytes
-    from rectab.training.exporting.export import export_model
-    from rectab.training.exporting.pair import export_pair
+    from rectab.training.exporting.export import Exported, export_model
+    from rectab.training.exporting.pair import Pair, export_pair
 
     if precision is not None and to in ("onnx", "pt2"):
         raise ValueError(f"--precision is of tables apart from their model, which --to {to} does not write")
     chosen = split or ("valid" if rows is None else None)
     served, asked = _loaded(run, data, without), _asked(raw, rows, None, chosen, bad_rows="error", labels=False)
-    if to in ("torchrec", "fbgemm"):
-        pair = export_pair(served, to, out, asked, precision)
-        if json_output:
-            print_json(pair.to_json())
-            return
-        typer.echo(
-            f"{pair.folder} ({to}, rows in {pair.precision}): {format_bytes(pair.host_bytes)} of tables, "
-            f"{format_bytes(pair.table_bytes)} in the run; vectors differ by {pair.error:.2g} of their size; largest "
-            f"difference from the model on {pair.rows:,} rows: {pair.difference:.2g}"
-        )
-        return
-    made = export_model(served, to, out, asked)
+    made: Exported | Pair
+    match to:
+        case "torchrec" | "fbgemm":
+            made = export_pair(served, to, out, asked, precision)
+        case _:
+            made = export_model(served, to, out, asked)
     if json_output:
         print_json(made.to_json())
-        return
-    told = f"largest difference from the model on {made.rows:,} rows: {made.difference}"
-    if made.difference is None:
-        told = "not compared with the model: that needs pip install onnxruntime"
-    typer.echo(f"{made.path} ({made.format}) and {made.sidecar}; {told}")
+    else:
+        typer.echo(made.told())
 
 
 def _loaded(run: Path, data: Path | None, without: list[str] | None) -> ServedModel:

@@ -52,6 +52,13 @@ class Exported:
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "path": str(self.path), "sidecar": str(self.sidecar)}
 
+    def told(self) -> str:
+        """In a line."""
+        compared = f"largest difference from the model on {self.rows:,} rows: {self.difference}"
+        if self.difference is None:
+            compared = "not compared with the model: that needs pip install onnxruntime"
+        return f"{self.path} ({self.format}) and {self.sidecar}; {compared}"
+
 
 def export_model(served: ServedModel, to: ExportFormat, out: Path, asked: AskedRows) -> Exported:
     """Export a whole model; any batch size and history length.

@@ -18,6 +18,7 @@ from rectab.batch import Batch
 from rectab.data.asked_rows import AskedRows
 from rectab.data.storage import atomic_folder
 from rectab.schema import Schema
+from rectab.tables.budget import format_bytes
 from rectab.training.exporting.export import described, difference_on, is_rating, rows_to_compare
 from rectab.training.exporting.given import DensePart
 from rectab.training.exporting.host_tables import HostPrecision, HostTable, host_tables, precision_of
@@ -60,6 +61,14 @@ class Pair:
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "folder": str(self.folder)}
+
+    def told(self) -> str:
+        """In a line."""
+        return (
+            f"{self.folder} ({self.host}, rows in {self.precision}): {format_bytes(self.host_bytes)} of tables, "
+            f"{format_bytes(self.table_bytes)} in the run; vectors differ by {self.error:.2g} of their size; largest "
+            f"difference from the model on {self.rows:,} rows: {self.difference:.2g}"
+        )
 
 
 def export_pair(
