@@ -91,15 +91,17 @@ def coded_gather(codes: Tensor, scale: Tensor, rows: Tensor, row_dim: int, bits:
     flat = flat_rows(rows)
     out = torch.empty(flat.size, row_dim)
     outside = np.zeros(2, dtype=np.int64)
-    held = (as_array(codes), as_array(scale.unsqueeze(1)))
-    asked = (flat, out.numpy(), outside)
-    threads = thread_count(out.numel())
-    if codes.dtype == torch.int8:
-        launch_lookup(coded_kernels.gather_bytes, threads, *held, *asked)
-    elif bits:
-        launch_lookup(coded_kernels.gather_bits, threads, *held, bits, np.float32(offset), *asked)
-    else:
-        launch_lookup(coded_kernels.gather_trits, threads, *held, *asked)
+    held = (as_array(codes.view(torch.uint8)), as_array(scale.unsqueeze(1)))
+    launch_lookup(
+        coded_kernels.gather_coded,
+        thread_count(out.numel()),
+        *held,
+        bits,
+        np.float32(offset),
+        flat,
+        out.numpy(),
+        outside,
+    )
     raise_if_outside(outside, codes.shape[0])
     return out.view(*rows.shape, row_dim)
 

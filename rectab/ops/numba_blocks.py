@@ -16,7 +16,7 @@ import numpy as np
 from numba import prange
 
 from rectab.jit import compiled, parallel
-from rectab.ops.numba_payload import RARE, SLACK, row_bits, rows_begin
+from rectab.ops.numba_payload import RARE, end_of, row_bits, rows_begin, source_of
 from rectab.ops.numba_runs import decode_run, scratch_bytes
 from rectab.ops.numba_values import prefetch_element
 
@@ -104,15 +104,6 @@ def _sort(count, stride, found, places, held, first_block, last_block, sorted_pl
 
 
 @compiled
-def _end_of(payload):
-    """A copy of the last bytes, behind which others may be read."""
-    copied, first = np.zeros(2 * SLACK, np.uint8), max(payload.size - SLACK, 0)
-    for k in range(first, payload.size):
-        copied[k - first] = payload[k]
-    return copied
-
-
-@compiled
 def _decode(blocks, codes, source, begins, first_block, last_block, held, places, targets, out, width, scratch):
     """The run of every block; ``held`` becomes zeros again."""
     start = 0
@@ -133,7 +124,7 @@ def _lookup(start, end, ids, columns, ranges, blocks, codes, payload, copied, se
     places, sorted_places, targets = np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most, np.int64)
     found, held = np.empty(most, np.uint32), np.zeros(blocks.shape[0], np.int64)
     scratch = np.empty(scratch_bytes(width), np.uint8)
-    source = (payload.ctypes.data, payload.size - SLACK, copied.ctypes.data - max(payload.size - SLACK, 0))
+    source = source_of(payload, copied)
     for tile in range(start, end, most * period):
         for first in range(tile, min(tile + period, end)):
             column, count = columns[first % period], min((end - first - 1) // period + 1, most)
@@ -178,7 +169,7 @@ def lookup(threads, ids, columns, ranges, blocks, codes, payload, out, outside):
     """
     search = _searched(ranges, blocks)
     laid = _laid(ranges, blocks, codes, search[0], search[1], out.shape[1])
-    copied = _end_of(payload)
+    copied = end_of(payload)
     for thread in prange(threads):
         start, end = thread * ids.size // threads, (thread + 1) * ids.size // threads
         _lookup(start, end, ids, columns, ranges, blocks, codes, payload, copied, search, laid, out, outside)

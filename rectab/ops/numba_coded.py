@@ -1,8 +1,4 @@
-"""Numba kernels that read rows of few bits, decoded in registers. Called through :mod:`rectab.ops.kernels_numba`.
-
-Blocks of 16 codes are loaded whole. Those of an array's last rows would reach beyond its end, so these rows are left to
-a second pass, one code after another; a branch within the first would cost it half its speed.
-"""
+"""Numba kernel that reads rows of few bits, decoded in registers. Called through :mod:`rectab.ops.kernels_numba`."""
 
 # Kernels have no type hints: numba infers them, and mypy misreads numba's decorators.
 # mypy: ignore-errors
@@ -13,129 +9,90 @@ import numpy as np
 from numba import prange
 
 from rectab.jit import compiled, parallel
-from rectab.ops.numba_decoding import bytes_read, bytes_to_lanes, codes_to_lanes
-from rectab.ops.numba_lanes import store_lanes
-from rectab.ops.numba_values import load, prefetch_element
+from rectab.ops.numba_bits import half, lanes_of_codes, lanes_of_integers, lanes_of_short_codes, put_lanes
+from rectab.ops.numba_payload import FLOAT, at, end_of, inlined, lay_out_trits, source_of
+from rectab.ops.numba_values import prefetch_element
 from rectab.ops.numba_vectors import LANES
 
-__all__ = ["gather_bits", "gather_bytes", "gather_trits"]
+__all__ = ["gather_coded"]
 
 _AHEAD = 32  # rows asked for before they are needed
-_U8 = np.uint64(8)
+_TRITS, _SHORT, _LONG, _BYTES = range(4)
 
 
-@compiled
-def _code(codes, row, column, bits):
-    """One code of a stream."""
-    word, start = np.uint64(0), column * bits
-    for k in range(start // 8, min(start // 8 + 2, codes.shape[1])):
-        word |= np.uint64(codes[row, k]) << (np.uint64(k - start // 8) * _U8)
-    return np.int64((word >> np.uint64(start % 8)) & np.uint64((1 << bits) - 1))
+@inlined
+def _row(kind, source, start, bits, offset, step, scratch, out, width):
+    """One row, whose codes begin at the byte ``start``."""
+    if kind == _TRITS:
+        lay_out_trits(source, start, 0, width, scratch)
+    for j in range(0, width, LANES):
+        if kind == _TRITS:
+            value = lanes_of_integers(scratch + j)
+        elif kind == _BYTES:
+            value = lanes_of_integers(at(source, start + j))
+        elif kind == _SHORT:
+            value = lanes_of_short_codes(at(source, start + (j * bits >> 3)), np.int64(0), bits) - offset
+        else:
+            value = lanes_of_codes(at(source, start + (j * bits >> 3)), np.int64(0), bits) - offset
+        put_lanes(out + FLOAT * j, width - j, value * step)
 
 
-@compiled
-def _whole_rows(codes, reach):
-    """uint64: how many rows, from the first on, have ``reach`` bytes of the array from their start."""
-    return np.uint64(max((codes.size - reach) // codes.shape[1] + 1, 0))
-
-
-@compiled
-def _is_outside(row, num_rows, outside):
-    if 0 <= row < num_rows:
-        return False
-    outside[1] = row
-    outside[0] = 1
-    return True
-
-
-@compiled
-def _gather_bytes(thread, threads, codes, scale, rows, out, outside):
-    num_rows, width = codes.shape
-    begin, end = thread * rows.size // threads, (thread + 1) * rows.size // threads
-    whole = _whole_rows(codes, (width + LANES - 1) // LANES * LANES)
-    last = False
-    for i in range(begin, end):
-        if i + _AHEAD < end:
-            prefetch_element(codes, rows[i + _AHEAD] * width)
-            prefetch_element(scale, rows[i + _AHEAD])
+@inlined
+def _rows(kind, begin, end, codes, scale, bits, offset, source, rows, out, width):
+    """Returns the first position whose row is outside, or ``end``."""
+    (num_rows, row_bytes), scratch = codes.shape, np.empty(_AHEAD * (2 * width + LANES), np.uint8)
+    scales, vectors = scale.ctypes.data, out.ctypes.data
+    for i in range(np.uint64(begin), np.uint64(end)):
+        if i + np.uint64(_AHEAD) < np.uint64(end):
+            ahead = rows[i + np.uint64(_AHEAD)]
+            prefetch_element(codes, ahead * row_bytes)
+            prefetch_element(scale, ahead)
         row = rows[i]
-        if np.uint64(row) >= whole:  # or negative
-            last = True
-            continue
-        step = load(scale, row, 0)
-        for j in range(0, width, LANES):
-            store_lanes(out, i, j, bytes_to_lanes(codes, row * width + j) * step)
-    for i in range(begin, end if last else begin):
-        if _is_outside(rows[i], num_rows, outside):
-            return
-        if np.uint64(rows[i]) >= whole:
-            for j in range(width):
-                out[i, j] = np.float32(codes[rows[i], j]) * load(scale, rows[i], 0)
+        if np.uint64(row) >= np.uint64(num_rows):  # or negative
+            return np.int64(i)
+        step = half(scales + 2 * row)
+        to = vectors + FLOAT * width * np.int64(i)
+        laid = scratch.ctypes.data + np.int64(i) % _AHEAD * (2 * width + LANES)
+        _row(kind, source, row * row_bytes, bits, offset, step, laid, to, width)
+    return end
+
+
+@inlined
+def _of_kind(begin, end, codes, scale, bits, offset, source, rows, out, width):
+    if bits == 0:
+        return _rows(_TRITS, begin, end, codes, scale, bits, offset, source, rows, out, width)
+    if bits == 8:
+        return _rows(_BYTES, begin, end, codes, scale, bits, offset, source, rows, out, width)
+    if bits <= 4:
+        return _rows(_SHORT, begin, end, codes, scale, bits, offset, source, rows, out, width)
+    return _rows(_LONG, begin, end, codes, scale, bits, offset, source, rows, out, width)
+
+
+@compiled
+def _gather(begin, end, codes, scale, bits, offset, copied, rows, out, outside):
+    source, width = source_of(codes, copied), out.shape[1]
+    if width == LANES:  # whole registers, known when compiled
+        known = _of_kind(begin, end, codes, scale, bits, offset, source, rows, out, LANES)
+    else:
+        known = _of_kind(begin, end, codes, scale, bits, offset, source, rows, out, width)
+    if known < end:
+        outside[1] = rows[known]
+        outside[0] = 1
 
 
 @parallel
-def gather_bytes(threads, codes, scale, rows, out, outside):
-    """int8 [N, D] times fp16 [N, 1] -> fp32 [n, D]."""
+def gather_coded(threads, codes, scale, bits, offset, rows, out, outside):
+    """Rows of codes less ``offset``, times fp16 [N, 1] -> fp32 [n, D].
+
+    Args:
+        codes: uint8 [N, bytes of a row]: streams of ``bits`` bits a code; ternary digits less 1 for 0 bits; signed
+            bytes for 8, whose offset is 0.
+        scale: int16 [N, 1], halves.
+        rows: int64 [n].
+        out: filled.
+        outside: int64 [2]: becomes (1, row) for one outside; ``out`` is then undefined.
+    """
+    copied = end_of(codes.reshape(codes.size))
     for thread in prange(threads):
-        _gather_bytes(thread, threads, codes, scale, rows, out, outside)
-
-
-@compiled
-def _gather_bits(thread, threads, codes, scale, bits, offset, rows, out, outside):
-    (num_rows, width), row_dim = codes.shape, out.shape[1]
-    begin, end = thread * rows.size // threads, (thread + 1) * rows.size // threads
-    reach = (row_dim - 1) // LANES * 2 * bits + bytes_read(bits)
-    whole = _whole_rows(codes, reach)
-    last = False
-    for i in range(begin, end):
-        if i + _AHEAD < end:
-            prefetch_element(codes, rows[i + _AHEAD] * width)
-            prefetch_element(scale, rows[i + _AHEAD])
-        row = rows[i]
-        if np.uint64(row) >= whole:  # or negative
-            last = True
-            continue
-        step, start = load(scale, row, 0), row * width
-        for j in range(0, row_dim, LANES):
-            store_lanes(out, i, j, (codes_to_lanes(codes, start, bits) - offset) * step)
-            start += 2 * bits
-    for i in range(begin, end if last else begin):
-        if _is_outside(rows[i], num_rows, outside):
-            return
-        if np.uint64(rows[i]) >= whole:
-            for j in range(row_dim):
-                out[i, j] = (np.float32(_code(codes, rows[i], j, bits)) - offset) * load(scale, rows[i], 0)
-
-
-@parallel
-def gather_bits(threads, codes, scale, bits, offset, rows, out, outside):
-    """Streams uint8 [N, packed_bytes(D, bits)] of codes less ``offset``, times fp16 [N, 1] -> fp32 [n, D]."""
-    for thread in prange(threads):
-        _gather_bits(thread, threads, codes, scale, bits, offset, rows, out, outside)
-
-
-@compiled
-def _gather_trits(thread, threads, codes, scale, rows, out, outside):
-    (num_rows, width), row_dim = codes.shape, out.shape[1]
-    begin, end = thread * rows.size // threads, (thread + 1) * rows.size // threads
-    for i in range(begin, end):
-        if i + _AHEAD < end:
-            prefetch_element(codes, rows[i + _AHEAD] * width)
-            prefetch_element(scale, rows[i + _AHEAD])
-        row = rows[i]
-        if _is_outside(row, num_rows, outside):
-            return
-        step = load(scale, row, 0)
-        for at in range(width):
-            left = np.int32(codes[row, at])
-            for j in range(5 * at, min(5 * at + 5, row_dim)):
-                left *= np.int32(3)
-                out[i, j] = np.float32((left >> np.int32(8)) - np.int32(1)) * step
-                left &= np.int32(255)
-
-
-@parallel
-def gather_trits(threads, codes, scale, rows, out, outside):
-    """Ternary digits uint8 [N, trit_bytes(D)] less 1, times fp16 [N, 1] -> fp32 [n, D]."""
-    for thread in prange(threads):
-        _gather_trits(thread, threads, codes, scale, rows, out, outside)
+        begin, end = thread * rows.size // threads, (thread + 1) * rows.size // threads
+        _gather(begin, end, codes, scale, bits, offset, copied, rows, out, outside)

@@ -13,8 +13,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from rectab.jit import compiled
 from rectab.ops.grids import GRIDS
-from rectab.ops.numba_bits import lanes_of_halves, lanes_of_integers, put_lanes
+from rectab.ops.numba_bits import byte, lanes_of_halves, lanes_of_integers, put_lanes, put_word
 from rectab.ops.numba_vectors import LANES
 
 __all__ = [
@@ -29,12 +30,15 @@ __all__ = [
     "SHARED",
     "SLACK",
     "at",
+    "end_of",
     "inlined",
+    "lay_out_trits",
     "parts_of",
     "put_halves",
     "put_integers",
     "row_bits",
     "rows_begin",
+    "source_of",
     "stride_of",
 ]
 
@@ -50,6 +54,19 @@ FLOAT = 4
 inlined = njit(forceinline=True, error_model="numpy")  # a call with arrays costs as much as decoding
 
 
+def _trits() -> np.ndarray:
+    """uint64 [256]: the five digits of a byte less 1, as bytes."""
+    left, digits = np.arange(256), np.zeros((256, 8), np.int8)
+    for place in range(5):
+        left = 3 * left
+        digits[:, place] = (left >> 8) - 1
+        left &= 255
+    return digits.view(np.uint64)[:, 0].copy()
+
+
+_TRITS = _trits()
+
+
 @inlined
 def stride_of(width):
     """Bytes that a row is laid out in: halves, and what is written beyond the last."""
@@ -61,6 +78,29 @@ def at(source, offset):
     """Address of the byte at ``offset`` of the payload, or of its copy near the end."""
     payload, limit, copied = source
     return (payload if offset <= limit else copied) + offset
+
+
+@compiled
+def end_of(payload):
+    """uint8: a copy of the last bytes of uint8 [n], behind which others may be read."""
+    copied, first = np.zeros(2 * SLACK, np.uint8), max(payload.size - SLACK, 0)
+    for k in range(first, payload.size):
+        copied[k - first] = payload[k]
+    return copied
+
+
+@inlined
+def source_of(payload, copied):
+    """The source of an array of bytes; ``copied`` is its :func:`end_of`. Both must outlive it."""
+    return payload.ctypes.data, payload.size - SLACK, copied.ctypes.data - max(payload.size - SLACK, 0)
+
+
+@inlined
+def lay_out_trits(source, start, digit, width, target):
+    """Digits from the one at place ``digit`` of the byte at ``start`` on, less 1, as bytes: the first of them lies
+    ``digit`` bytes behind ``target``. Up to seven more bytes are overwritten."""
+    for k in range((digit + width + 4) // 5):
+        put_word(target + 5 * k, _TRITS[byte(at(source, start + k))])
 
 
 @inlined

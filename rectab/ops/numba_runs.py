@@ -14,7 +14,6 @@ import numpy as np
 from rectab.jit import compiled
 from rectab.ops.grids import GRIDS
 from rectab.ops.numba_bits import (
-    byte,
     half,
     lanes_of_bytes,
     lanes_of_codes,
@@ -22,7 +21,6 @@ from rectab.ops.numba_bits import (
     lanes_of_integers,
     lanes_of_short_codes,
     put_lanes,
-    put_word,
     take_lanes,
 )
 from rectab.ops.numba_books import decode_books
@@ -36,6 +34,7 @@ from rectab.ops.numba_payload import (
     SHARED,
     at,
     inlined,
+    lay_out_trits,
     put_halves,
     stride_of,
 )
@@ -44,19 +43,6 @@ from rectab.ops.numba_vectors import LANES, splat
 __all__ = ["decode_run", "scratch_bytes"]
 
 _OFFSETS = np.array([grid.offset for grid in GRIDS.values()], np.float32)
-
-
-def _trits() -> np.ndarray:
-    """uint64 [256]: the five digits of a byte less 1, as bytes."""
-    left, digits = np.arange(256), np.zeros((256, 8), np.int8)
-    for place in range(5):
-        left = 3 * left
-        digits[:, place] = (left >> 8) - 1
-        left &= 255
-    return digits.view(np.uint64)[:, 0].copy()
-
-
-_TRITS = _trits()
 
 
 @inlined
@@ -127,9 +113,7 @@ def _trits_run(source, begin, rows, per_row, steps, places, count, targets, out,
         last = min(first + LAID_OUT, count)
         for k in range(first, last):
             digit = places[k] * width
-            target = scratch + (k - first) * stride
-            for fifth in range((digit % 5 + width + 4) // 5):
-                put_word(target + 5 * fifth, _TRITS[byte(at(source, rows + digit // 5 + fifth))])
+            lay_out_trits(source, rows + digit // 5, digit % 5, width, scratch + (k - first) * stride)
         for k in range(first, last):
             if per_row:
                 step = half(at(source, begin + 2 * places[k]))
