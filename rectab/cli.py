@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Optional
 import typer
 from rich.console import Console
 
-from rectab import __version__, cli_runs
+from rectab import __version__, cli_deltas, cli_runs
 from rectab.cli_support import (
     CountIds,
     Json,
@@ -241,6 +241,8 @@ def train(
 
 for of_runs in (cli_runs.compress, cli_runs.explain, cli_runs.predict, cli_runs.evaluate, cli_runs.export):
     app.command()(of_runs)
+for of_deltas in (cli_deltas.delta, cli_deltas.apply_delta):
+    app.command()(of_deltas)
 
 
 @app.command()

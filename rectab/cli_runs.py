@@ -63,6 +63,13 @@ def compress(
         Optional[float],  # noqa: UP045
         typer.Option(help="The fewest bytes that lose at most so much of the full model's validation AUC (0.001)."),
     ] = None,
+    keep: Annotated[
+        Optional[list[Path]],  # noqa: UP045
+        typer.Option(
+            help="An encoded run (BUDGET of an earlier compress): its blocks and codebooks, codes chosen anew, so that "
+            "rectab delta from it is small; may be repeated."
+        ),
+    ] = None,
     count_ids: CountIds = False,
     shape: Annotated[
         Literal["best", "int8", "threshold"],
@@ -82,9 +89,8 @@ def compress(
     from rectab.training.compress.rendering import render_curve
 
     dataset = without_features(PreparedDataset.open(data), without or ())
-    curve = run_compress(
-        dataset, run, out, budget or (), loss, count_ids=count_ids, shape=shape, read_test=test, say=say
-    )
+    choices = {"keep": keep or (), "count_ids": count_ids, "shape": shape, "read_test": test}
+    curve = run_compress(dataset, run, out, budget or (), loss, **choices, say=say)
     page = write_curve_page(curve, out)
     if json_output:
         print_json(curve.to_json())

@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_cli import CommandLine, rectab  # noqa: F401 - a fixture
 from training_helpers import tiny_dataset
 
 from rectab.data.dataset import PreparedDataset
+from rectab.quantize.encodings import Codebook
 from rectab.sweep.curve_page import curve_figure, write_curve_page
-from rectab.tables import InfeasibleBudget
+from rectab.tables import InfeasibleBudget, load_table
+from rectab.tables.quantized import QuantizedTable
 from rectab.training import TrainConfig, train_once
+from rectab.training.artifact import TABLE_FILE
 from rectab.training.compress.curve import compress
 
 CONFIG: dict[str, Any] = {"batch_size": 300, "max_epochs": 2, "lr": 0.01, "precision": "fp32"}
@@ -24,11 +28,11 @@ def dataset() -> PreparedDataset:
 
 
 def train(dataset: PreparedDataset, folder: Path, dim: int, **options: Any) -> Path:
-    seed = options.pop("seed", 0)
+    settings = CONFIG | {"seed": options.pop("seed", 0), "max_epochs": options.pop("epochs", CONFIG["max_epochs"])}
     train_once(
         dataset,
         **{"method": "full", "model": "fm", "embedding_dim": dim, "read_test": False, "progress": "off"} | options,
-        train_config=TrainConfig(**CONFIG, seed=seed),
+        train_config=TrainConfig(**settings),
         out_dir=folder,
     )
     return folder
@@ -174,3 +178,56 @@ def test_no_rival_is_better_on_validation(
         for point, other in zip(best.points, rival.points, strict=False):
             assert point.valid["auc"] >= other.valid["auc"]
             assert point.serving_bytes <= point.budget_bytes
+
+
+def test_kept_blocks_and_codebooks_make_a_small_delta(
+    rectab: CommandLine,  # noqa: F811
+    dataset: PreparedDataset,
+    runs: list[Path],
+    tmp_path: Path,
+) -> None:
+    compress(dataset, runs[:1], tmp_path / "old", ["20%"])
+    later = train(dataset, tmp_path / "later", 6, epochs=3)  # an epoch more than the run
+    kept = compress(dataset, [later], tmp_path / "kept", keep=[tmp_path / "old" / "20%"])
+    compress(dataset, [later], tmp_path / "anew", ["20%"])
+    old, new, anew = (load_table(tmp_path / of / "20%" / TABLE_FILE) for of in ("old", "kept", "anew"))
+    assert isinstance(old, QuantizedTable)
+    assert isinstance(new, QuantizedTable)
+    assert new.config == old.config
+    for part, before, after in zip(old.parts, old.payloads(), new.payloads(), strict=True):
+        if isinstance(part.encoding, Codebook):
+            book = part.encoding.bytes(0, 6)
+            assert (before[:book] == after[:book]).all()
+    (point,) = kept.points
+    assert point.serving_bytes == point.budget_bytes == old.ledger().bytes
+    assert point.budget == "20%"
+
+    told = rectab.json("delta", tmp_path / "old" / "20%", tmp_path / "kept" / "20%", "--out", tmp_path / "delta")
+    parts = {part["name"]: part for part in told["parts"]}
+    assert parts["blocks"]["changed"] == 0
+    assert 0 < parts["codes"]["changed"] <= parts["codes"]["bytes"]
+    assert parts["dense part"]["alike"]
+    rectab("apply-delta", tmp_path / "delta", tmp_path / "old" / "20%", "--out", tmp_path / "made")
+    for path in (tmp_path / "kept" / "20%").iterdir():
+        assert path.read_bytes() == (tmp_path / "made" / path.name).read_bytes()
+    other = rectab("delta", tmp_path / "old" / "20%", tmp_path / "anew" / "20%")[0]
+    assert "another layout" in other or anew.config == old.config
+
+
+def test_what_cannot_be_kept_is_refused_by_name(dataset: PreparedDataset, runs: list[Path], tmp_path: Path) -> None:
+    compress(dataset, runs[:1], tmp_path / "old", ["20%"])
+    kept = tmp_path / "old" / "20%"
+    with pytest.raises(ValueError, match=r"is of width 6, .*dim3 of 3"):
+        compress(dataset, runs[1:], tmp_path / "out", keep=[kept])
+    with pytest.raises(ValueError, match="give one run"):
+        compress(dataset, runs, tmp_path / "out", keep=[kept])
+    with pytest.raises(FileNotFoundError, match="holds no encoded run"):
+        compress(dataset, runs[:1], tmp_path / "out", keep=[runs[0]])
+    with pytest.raises(ValueError, match="there is a 20% already"):
+        compress(dataset, runs[:1], tmp_path / "out", ["20%"], keep=[kept])
+    other = tiny_dataset(500)
+    smaller = train(other, tmp_path / "smaller", 6)
+    if other.schema.vocabularies[0].num_embeddings != dataset.schema.vocabularies[0].num_embeddings:
+        with pytest.raises(ValueError, match=r"has \d+ ids there, \d+ in .*smaller"):
+            compress(other, [smaller], tmp_path / "out", keep=[kept])
+    assert not (tmp_path / "out").exists()

@@ -207,6 +207,21 @@ class Codebook(Encoding):
         books = fit_codebooks(vectors, weights, self.sub_dim, self.num_codes, seed, metric, effort)
         return CodebookFit.rounded(vectors, metric, books, self.entries)
 
+    def with_books(self, payload: np.ndarray, vectors: np.ndarray, metric: Metric) -> Fitted:
+        """Vectors fp32 [n, D] in the codebooks of a payload (uint8); only codes are chosen."""
+        count, embedding_dim = self.num_codes, vectors.shape[1]
+        self._check_width(embedding_dim)
+        scale = None
+        if self.entries == "int8":
+            scale = np.float32(payload[:2].view("<f2")[0])
+            entries = payload[2 : 2 + count * embedding_dim].view(np.int8).astype(np.float32) * scale
+        else:
+            entries = payload[: 2 * count * embedding_dim].view("<f2").astype(np.float32)
+        widths = [min(self.sub_dim, embedding_dim - first) for first in range(0, embedding_dim, self.sub_dim)]
+        ends = np.cumsum([count * width for width in widths])
+        books = [part.reshape(count, -1) for part in np.split(entries, ends[:-1])]
+        return CodebookFit(np.asarray(vectors, np.float32), metric, books, scale)
+
     def _check_width(self, embedding_dim: int) -> None:
         if self.sub_dim > embedding_dim:
             raise ValueError(f"{self.name}: parts of {self.sub_dim} dimensions are wider than D = {embedding_dim}")

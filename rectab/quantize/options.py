@@ -121,16 +121,18 @@ class OptionTable:
             self._known[block] = self._measure(block)
         return self._known[block]
 
-    def fit(self, block: Block, encoding: Encoding) -> Fitted:
-        """An encoding fitted to all vectors of a block."""
+    def fit(self, block: Block, encoding: Encoding, kept: np.ndarray | None = None) -> Fitted:
+        """An encoding fitted to all vectors of a block; with the codebooks of another payload (uint8) if it has any."""
         vectors, weights = self._rows(block)
         if isinstance(encoding, Rare):
             return self._fit_rare(block, vectors)
+        if isinstance(encoding, Codebook) and kept is not None:
+            return encoding.with_books(kept, vectors, self.metrics[block.vocabulary])
         return encoding.fit(np.asarray(vectors), weights, self.seed, self.metrics[block.vocabulary])
 
-    def error(self, block: Block, encoding: Encoding) -> float:
+    def error(self, block: Block, encoding: Encoding, fitted: Fitted | None = None) -> float:
         """Mean squared change of the model's output, to first order, over all vectors of a block."""
-        return self.fit(block, encoding).error(self._rows(block)[1])
+        return (fitted or self.fit(block, encoding)).error(self._rows(block)[1])
 
     def _rows(self, block: Block) -> tuple[np.ndarray, np.ndarray]:
         """(vectors, weights) of a block; copied only where id 0 gets another vector."""

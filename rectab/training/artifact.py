@@ -12,10 +12,13 @@ from rectab.tables import TableOptions
 from rectab.tables.files import read_file, write_file
 from rectab.tables.io import build_described, build_filled, describe_table, stored_in
 
-__all__ = ["MODEL_FILE", "load_model", "save_model"]
+__all__ = ["MODEL_FILE", "TABLE_FILE", "load_model", "save_model"]
 
 MODEL_FILE = "model.safetensors"
 """Where a run keeps its trained model, within its folder."""
+
+TABLE_FILE = "table.safetensors"
+"""Where the run of an encoded table keeps the table alone, for :func:`rectab.tables.load_table`."""
 
 FORMAT_VERSION = 3
 

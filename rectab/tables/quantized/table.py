@@ -124,6 +124,11 @@ class QuantizedTable(EmbeddingTable[QuantizedConfig]):
             raise ValueError(f"quantized: payloads of {len(payload)} bytes for blocks of {len(self.payload)}")
         self.payload.copy_(payload)
 
+    def payloads(self) -> list[np.ndarray]:
+        """uint8 of every block; views."""
+        held = self.payload.cpu().numpy()
+        return [held[part.begin : part.end] for part in self.parts]
+
     def lookup(self, ids: Tensor, vocabulary: Tensor) -> Tensor:
         if is_eager(ids) and kernel_name(self.payload.device) == "numba":
             return self._lookup_by_numba(ids, vocabulary)
@@ -226,6 +231,7 @@ def encode_table(
     options: OptionTable,
     allocation: Allocation,
     held: TableOptions | None = None,
+    kept: QuantizedTable | None = None,
 ) -> QuantizedTable:
     """The table of an allocation, fitted to the vectors of the option table.
 
@@ -235,6 +241,7 @@ def encode_table(
         options: that the allocation was made of.
         allocation: what every block is held in.
         held: device and what ids outside read.
+        kept: a table of the same blocks, whose codebooks to take.
     """
     blocks, encodings = allocation.blocks, allocation.encodings
     config = QuantizedConfig(
@@ -244,5 +251,6 @@ def encode_table(
     )
     table = build_table("quantized.packed", vocabularies, embedding_dim, config, held)
     assert isinstance(table, QuantizedTable)
-    table.fill([options.fit(block, encoding) for block, encoding in zip(blocks, encodings, strict=True)])
+    payloads = [None] * len(blocks) if kept is None else kept.payloads()
+    table.fill([options.fit(*asked) for asked in zip(blocks, encodings, payloads, strict=True)])
     return table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from rectab.tables import Plan, TableOptions, plan
 from rectab.tables.budget import parse_budget
 from rectab.training.compress.encoder import Encoder
 from rectab.training.compress.folder import write_run
+from rectab.training.compress.kept import open_kept
 from rectab.training.compress.loss import Search, fewest_bytes, predicted_bytes
 from rectab.training.compress.results import encoded_result
 from rectab.training.compress.source import FullRun
@@ -128,6 +129,7 @@ def compress(
     budgets: Sequence[str] = (),
     loss: float | None = None,
     *,
+    keep: Sequence[Path] = (),
     count_ids: bool = False,
     shape: Shape = "best",
     read_test: bool = False,
@@ -141,6 +143,7 @@ def compress(
         out: gets ``BUDGET/`` for every budget, a run folder, and ``curve.json``.
         budgets: bytes, ``"10%"`` of the full table at the first run's width, ``"1MiB"``.
         loss: find the fewest bytes that lose at most so much of the first run's validation AUC, too.
+        keep: folders of encoded runs, each of whose blocks and codebooks to encode in; gets ``NAME/``, the folder's.
         count_ids: budgets are for the table and the map from raw values to ids together.
         shape: ``best``, or that of a rival, see :mod:`rectab.quantize.rivals`.
         read_test: measure on the test split, each budget once.
@@ -148,21 +151,24 @@ def compress(
 
     Raises:
         FileExistsError: ``out`` is not empty.
-        FileNotFoundError: a folder holds no finished run.
+        FileNotFoundError: a folder holds no finished run, or none that is encoded.
         InfeasibleBudget: a budget is smaller than any table; with the smallest.
         ValueError: a budget is not understood or given twice, a run cannot be compressed, or two runs do not go
             together.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out}: exists already; give another --out, or delete it")
-    if not budgets and loss is None:
-        raise ValueError("nothing to do: give at least one --budget (10%, 4MiB), or --loss (0.001)")
+    if not budgets and loss is None and not keep:
+        raise ValueError("nothing to do: give at least one --budget (10%, 4MiB), or --loss (0.001), or --keep FOLDER")
+    if keep and shape != "best":
+        raise ValueError("--keep: takes the encodings of another run, whatever --shape is; leave --shape out")
     if loss is not None and not 0 <= loss < 1:
         raise ValueError(f"--loss is a difference in validation AUC, such as 0.001; got {loss:g}")
     widths = Widths(open_runs(folders, dataset), count_ids=count_ids, shape=shape)
     sizes = _sizes(budgets, widths)
     for size in sizes.values():
         widths.check(size)
+    kept = _kept(keep, sizes, widths)
     curve = Curve(dataset.name, dataset.fingerprint(), widths.full_bytes, loss=loss, count_ids=count_ids, shape=shape)
     for encoder in widths.encoders:
         say(f"{encoder.run.folder}: options of every block")
@@ -171,6 +177,9 @@ def compress(
         for budget, size in sizes.items():
             say(f"{budget}: encoding and validation")
             curve.points.append(_written(budget, widths.encode(size), widths, draft, read_test))
+        for name, folder in kept.items():
+            say(f"{name}: encoding in the blocks of {folder}, and validation")
+            curve.points.append(_written(name, widths.keep(folder), widths, draft, read_test))
         if loss is not None:
             say(f"loss {loss:g}: looking for the fewest bytes")
             begin = time.perf_counter()
@@ -191,6 +200,20 @@ def _sizes(budgets: Sequence[str], widths: Widths) -> dict[str, int]:
             raise ValueError(f"--budget {text}: given twice ({size} bytes)")
         sizes[name] = size
     return sizes
+
+
+def _kept(keep: Sequence[Path], sizes: Mapping[str, int], widths: Widths) -> dict[str, Path]:
+    """Folders of encoded runs by the names of what is made with them; each goes with the run."""
+    if keep and len(widths.encoders) > 1:
+        raise ValueError("--keep: blocks are of one width; give one run")
+    kept: dict[str, Path] = {}
+    for folder in keep:
+        open_kept(folder, widths.first)
+        name = folder.resolve().name
+        if name in kept or name in sizes:
+            raise ValueError(f"--keep {folder}: there is a {name} already")
+        kept[name] = folder
+    return kept
 
 
 def _search(widths: Widths, loss: float) -> tuple[Search, Choice]:

@@ -20,9 +20,10 @@ from rectab.quantize.predict import Inflation, expected_loss
 from rectab.quantize.rivals import RIVALS, SMALLEST, Shape, allocate_shape, smallest_rival
 from rectab.tables.base import EmbeddingTable, TableOptions
 from rectab.tables.family import InfeasibleBudget
-from rectab.tables.quantized import FIXED_BYTES, HEADER_BYTES, encode_table
+from rectab.tables.quantized import FIXED_BYTES, HEADER_BYTES, QuantizedTable, encode_table
 from rectab.tables.quantizing import uniform_bytes
 from rectab.training.compress.expected import expected_metrics
+from rectab.training.compress.kept import kept_allocation
 from rectab.training.compress.mapped import id_bits, omitted_ids, salt_bytes, smallest_map
 from rectab.training.compress.source import FullRun
 from rectab.training.evaluation import evaluate, predict
@@ -217,10 +218,20 @@ class Encoder:
         encoded = [self._encoded(allocation, budget, seconds) for allocation in allocations]
         return max(encoded, key=lambda made: made.valid["auc"])
 
-    def _encoded(self, allocation: Allocation, budget: int, seconds: dict[str, float]) -> Encoded:
+    def keep(self, table: QuantizedTable) -> Encoded:
+        """Encode in the blocks and codebooks of another table, and measure on validation."""
+        seconds: dict[str, float] = {}
+        _ = self.options
+        with _timed(seconds, "allocation"):
+            allocation = kept_allocation(table, self.options)
+        return self._encoded(allocation, table.ledger().bytes, seconds, table)
+
+    def _encoded(
+        self, allocation: Allocation, budget: int, seconds: dict[str, float], kept: QuantizedTable | None = None
+    ) -> Encoded:
         expected = self.expect(allocation)
         with _timed(seconds, "encoding"):
-            model = with_table(self.run.model, self._table(allocation))
+            model = with_table(self.run.model, self._table(allocation, kept))
         settings = self.run.result.train
         with _timed(seconds, "validation"):
             valid = evaluate(model, self.run.dataset.valid, settings["evaluation_batch_size"], settings["objective"])
@@ -231,10 +242,10 @@ class Encoder:
         """Bytes beside the blocks."""
         return FIXED_BYTES * len(self.blocks) + (salt_bytes(self.run.dataset.schema) if self.count_ids else 0)
 
-    def _table(self, allocation: Allocation) -> EmbeddingTable:
+    def _table(self, allocation: Allocation, kept: QuantizedTable | None = None) -> EmbeddingTable:
         """The run's table, encoded."""
-        schema = self.run.dataset.schema
-        return encode_table(schema.vocabularies, self.run.embedding_dim, self.options, allocation, TableOptions())
+        vocabularies, width = self.run.dataset.schema.vocabularies, self.run.embedding_dim
+        return encode_table(vocabularies, width, self.options, allocation, TableOptions(), kept)
 
 
 @contextmanager

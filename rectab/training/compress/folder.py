@@ -5,16 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from rectab.tables.io import save_table
-from rectab.training.artifact import MODEL_FILE, save_model
+from rectab.training.artifact import MODEL_FILE, TABLE_FILE, save_model
 from rectab.training.compress.encoder import Encoded
 from rectab.training.finished import RESULT_FILE
 from rectab.training.inputs_file import write_inputs
 from rectab.training.result import RunResult
 
-__all__ = ["TABLE_FILE", "write_run"]
-
-TABLE_FILE = "table.safetensors"
-"""The table alone, for :func:`rectab.tables.load_table`."""
+__all__ = ["write_run"]
 
 
 def write_run(folder: Path, made: Encoded, result: RunResult) -> None:

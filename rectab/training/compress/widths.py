@@ -11,6 +11,7 @@ from rectab.quantize.rivals import SMALLEST, Shape
 from rectab.tables.budget import format_bytes, full_table_bytes
 from rectab.tables.family import InfeasibleBudget
 from rectab.training.compress.encoder import Encoded, Encoder
+from rectab.training.compress.kept import open_kept
 from rectab.training.compress.source import FullRun, open_run
 
 __all__ = ["Attempt", "Choice", "Widths", "open_runs"]
@@ -115,10 +116,22 @@ class Widths:
                 attempts.append(Attempt(encoder.run.embedding_dim, None, None, None, {}))
                 continue
             made = encoder.encode(budget)
-            attempts.append(
-                Attempt(made.run.embedding_dim, made.serving_bytes, made.expected, made.valid, made.seconds)
-            )
+            attempts.append(_attempt(made))
             if best is None or made.valid["auc"] > best.valid["auc"]:
                 best = made
         assert best is not None
         return Choice(best, tuple(attempts))
+
+    def keep(self, folder: Path) -> Choice:
+        """Encode the one run in the blocks and codebooks of an encoded run.
+
+        Raises:
+            FileNotFoundError: ``folder`` holds no encoded run.
+            ValueError: the two do not go together.
+        """
+        made = self.encoders[0].keep(open_kept(folder, self.first))
+        return Choice(made, (_attempt(made),))
+
+
+def _attempt(made: Encoded) -> Attempt:
+    return Attempt(made.run.embedding_dim, made.serving_bytes, made.expected, made.valid, made.seconds)

@@ -1,0 +1,188 @@
+"""Deltas of run folders: what changed from one to the next, in one checksummed file, and back.
+
+A file of a delta is, one after the other: ``rectab delta 1`` and a line end; the changes of every segment
+(:mod:`rectab.training.deltas.segments`); a description in JSON; its length (8 bytes, little endian); and the SHA-256 of
+all before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from rectab.atomic_file import atomic_file
+from rectab.data.storage import atomic_folder
+from rectab.training.deltas.segments import Segment, read_changes, segments_of, write_changes
+from rectab.training.finished import RESULT_FILE
+
+__all__ = ["Changes", "FileChanges", "apply_delta", "write_delta"]
+
+_MAGIC = b"rectab delta 1\n"
+_TAIL = 8 + 32
+_PIECE = 1 << 22
+
+
+@dataclass(frozen=True)
+class FileChanges:
+    """Of one file of the new folder.
+
+    Attributes:
+        name: of the file.
+        bytes: its size.
+        changed: bytes of it in chunks that are not as in the old one.
+        delta_bytes: what its changes take.
+    """
+
+    name: str
+    bytes: int
+    changed: int
+    delta_bytes: int
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a delta holds.
+
+    Attributes:
+        files: of the new folder.
+        removed: names of the old folder's files that the new one does not have.
+        bytes: of the delta's file.
+    """
+
+    files: tuple[FileChanges, ...]
+    removed: tuple[str, ...]
+    bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self), "files": [vars(held) for held in self.files], "removed": list(self.removed)}
+
+
+def write_delta(old: Path, new: Path, out: Path) -> Changes:
+    """Write what makes the folder ``new`` of ``old``; both are run folders. Memory: some tens of megabytes.
+
+    Raises:
+        FileExistsError: ``out`` exists.
+        FileNotFoundError: one of the folders holds no finished run.
+    """
+    if out.exists():
+        raise FileExistsError(f"{out}: exists already; give another --out, or delete it")
+    were, are = _files(old), _files(new)
+    with atomic_file(out) as draft, draft.open("wb") as file:
+        file.write(_MAGIC)
+        written: dict[str, list[str | int]] = {}  # by SHA-256 of a segment, where it stands in the new folder
+        entries = [_write_file(old, were.get(name), path, file, written) for name, path in are.items()]
+        base = {name: _sha256(path) for name, path in were.items()}
+        described = json.dumps({"base": base, "files": entries}).encode()
+        file.write(described)
+        file.write(len(described).to_bytes(8, "little"))
+        file.flush()
+        file.write(bytes.fromhex(_sha256(draft)))
+    told = tuple(FileChanges(e["name"], e["size"], _sum(e, "changed"), _sum(e, "bytes")) for e in entries)
+    return Changes(told, tuple(name for name in were if name not in are), out.stat().st_size)
+
+
+def apply_delta(delta: Path, old: Path, out: Path) -> None:
+    """Make the new run folder of the old one; every byte is as it was.
+
+    Raises:
+        DataError: ``out`` exists.
+        FileNotFoundError: there is no such delta, or ``old`` holds no finished run.
+        ValueError: the delta is damaged or no delta, or it was made for another folder than ``old``.
+    """
+    described = _read_described(delta)
+    were = _files(old)
+    for name, digest in described["base"].items():
+        if name not in were or _sha256(were[name]) != digest:
+            what = "is not the file" if name in were else "is missing; it is one"
+            raise ValueError(f"{delta}: was made for another folder than {old}: {name} there {what} that it changes")
+    with atomic_folder(out) as draft, delta.open("rb") as file:
+        file.seek(len(_MAGIC))
+        for entry in described["files"]:
+            path = draft / entry["name"]
+            with path.open("wb") as made:
+                for how in entry["segments"]:
+                    _apply(how, file, old, draft, made)
+            if _sha256(path) != entry["sha256"]:
+                raise ValueError(f"{delta}: made another {entry['name']} than it was written for; write it again")
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """The files of a run folder by name, in order; the result, which says that a run is finished, last."""
+    if not (folder / RESULT_FILE).is_file():
+        raise FileNotFoundError(f"{folder}: holds no finished run (no {RESULT_FILE})")
+    names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    return {name: folder / name for name in [*(n for n in names if n != RESULT_FILE), RESULT_FILE]}
+
+
+def _write_file(
+    old: Path, was: Path | None, now: Path, out: IO[bytes], written: dict[str, list[str | int]]
+) -> dict[str, Any]:
+    before = {segment.name: segment for segment in segments_of(was)} if was is not None else {}
+    parts = []
+    for segment in segments_of(now):
+        digest = _sha256(now, segment)
+        if digest in written:
+            parts.append({"how": "copy", "of": written[digest], "bytes": 0, "changed": 0, "length": len(segment)})
+            continue
+        same = before.get(segment.name)
+        source = (was, same) if was is not None and same is not None and len(same) == len(segment) else None
+        parts.append({"name": segment.name, **write_changes(source, now, segment, out)})
+        if source is not None:
+            parts[-1]["of"] = [now.name, source[1].begin, source[1].end]
+        if len(segment) > _TAIL:
+            written[digest] = [now.name, segment.begin, segment.end]
+    return {"name": now.name, "size": now.stat().st_size, "sha256": _sha256(now), "segments": parts}
+
+
+def _apply(how: dict[str, Any], delta: IO[bytes], old: Path, made: Path, out: IO[bytes]) -> None:
+    if how["how"] == "copy":
+        out.flush()
+        name, begin, end = how["of"]
+        for piece in _pieces(made / name, Segment("", begin, end)):
+            out.write(piece)
+        return
+    source = None
+    if how["how"] == "changes":
+        name, begin, end = how["of"]
+        source = (old / name, Segment("", begin, end))
+    read_changes(how, delta, source, out)
+
+
+def _read_described(delta: Path) -> dict[str, Any]:
+    """The description of a delta. Raises ValueError if it is damaged, cut off or something else."""
+    size = delta.stat().st_size
+    with delta.open("rb") as file:
+        if file.read(len(_MAGIC)) != _MAGIC or size < len(_MAGIC) + _TAIL:
+            raise ValueError(f"{delta}: is no delta of this version of rectab")
+        file.seek(size - _TAIL)
+        length, digest = int.from_bytes(file.read(8), "little"), file.read(32)
+        if digest.hex() != _sha256(delta, Segment("", 0, size - 32)):
+            raise ValueError(f"{delta}: is damaged or cut off; copy it again")
+        file.seek(size - _TAIL - length)
+        described: dict[str, Any] = json.loads(file.read(length))
+    return described
+
+
+def _sha256(path: Path, segment: Segment | None = None) -> str:
+    digest = hashlib.sha256()
+    for piece in _pieces(path, segment or Segment("", 0, path.stat().st_size)):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _pieces(path: Path, segment: Segment) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        file.seek(segment.begin)
+        left = len(segment)
+        while left:
+            piece = file.read(min(_PIECE, left))
+            left -= len(piece)
+            yield piece
+
+
+def _sum(entry: dict[str, Any], key: str) -> int:
+    return sum(part[key] for part in entry["segments"])

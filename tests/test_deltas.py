@@ -1,0 +1,152 @@
+"""Deltas of run folders: every byte comes back, and what is damaged or of another base is refused."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from test_cli import CommandLine, rectab  # noqa: F401 - a fixture
+
+from rectab.training.deltas.delta import apply_delta, write_delta
+
+
+def run_folder(folder: Path, tensors: dict[str, torch.Tensor], told: str = "{}", **files: bytes) -> Path:
+    folder.mkdir()
+    save_file(tensors, folder / "model.safetensors", metadata={"told": told})
+    (folder / "result.json").write_text(told)
+    for name, content in files.items():
+        (folder / f"{name}.txt").write_bytes(content)
+    return folder
+
+
+def rows(seed: int, count: int = 5000) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {"rows": torch.randn(count, 16, generator=generator), "bias": torch.randn(3, generator=generator)}
+
+
+def same(left: Path, right: Path) -> bool:
+    names = sorted(path.name for path in left.iterdir())
+    return names == sorted(p.name for p in right.iterdir()) and all(
+        (left / name).read_bytes() == (right / name).read_bytes() for name in names
+    )
+
+
+def changed_rows() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    before, after = rows(0), rows(0)
+    after["rows"][torch.arange(0, 5000, 100)] += 0.25
+    return before, after
+
+
+@pytest.mark.parametrize(
+    "case", ["few rows", "all rows", "more rows", "nothing", "longer words", "no tensors", "files"]
+)
+def test_every_byte_comes_back(tmp_path: Path, case: str) -> None:
+    before, after = changed_rows()
+    after = {"all rows": rows(1), "more rows": rows(0, 6000), "nothing": rows(0), "no tensors": {}}.get(case, after)
+    old = run_folder(tmp_path / "old", before, gone=b"old" if case == "files" else b"")
+    told = '{"what": "a longer description"}' if case == "longer words" else "{}"
+    new = run_folder(tmp_path / "new", after, told, **({"more": b"x" * 999} if case == "files" else {"gone": b""}))
+    made = write_delta(old, new, tmp_path / "delta")
+    apply_delta(tmp_path / "delta", old, tmp_path / "again")
+    assert same(new, tmp_path / "again")
+    assert made.bytes == (tmp_path / "delta").stat().st_size
+    size = (new / "model.safetensors").stat().st_size
+    if case in ("few rows", "longer words"):
+        assert made.bytes < 0.05 * size
+        assert made.files[-2 if case == "few rows" else 1].changed < 0.02 * size or case == "longer words"
+    if case == "nothing":
+        assert made.bytes < 2500
+        assert all(held.changed == 0 for held in made.files)
+    assert made.removed == (("gone.txt",) if case == "files" else ())
+
+
+def test_pieces_larger_than_memory_holds_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rectab.training.deltas import segments
+
+    monkeypatch.setattr(segments, "_PIECE", 64 * 8 * 3)
+    before, after = changed_rows()
+    after["new"] = torch.arange(5000)
+    old, new = run_folder(tmp_path / "old", before), run_folder(tmp_path / "new", after)
+    write_delta(old, new, tmp_path / "delta")
+    apply_delta(tmp_path / "delta", old, tmp_path / "again")
+    assert same(new, tmp_path / "again")
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path, Path]:
+    before, after = changed_rows()
+    old, new = run_folder(tmp_path / "old", before), run_folder(tmp_path / "new", after)
+    write_delta(old, new, tmp_path / "delta")
+    return old, new, tmp_path / "delta"
+
+
+def test_another_base_is_refused_by_name(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    old, new, delta = folders
+    with pytest.raises(ValueError, match=r"made for another folder than .*: model\.safetensors there is not"):
+        apply_delta(delta, new, tmp_path / "out")
+    (old / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"model\.safetensors there is missing"):
+        apply_delta(delta, old, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_damaged_deltas_are_refused_and_nothing_is_left(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    old, _, delta = folders
+    whole = delta.read_bytes()
+    generator = np.random.default_rng(0)
+    for place in generator.integers(len(whole), size=40):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << int(generator.integers(8))
+        delta.write_bytes(bytes(damaged))
+        with pytest.raises(ValueError, match=r"is damaged or cut off|is no delta"):
+            apply_delta(delta, old, tmp_path / "out")
+    for length in (0, 10, len(whole) // 2, len(whole) - 1):
+        delta.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r"is damaged or cut off|is no delta"):
+            apply_delta(delta, old, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_exists_is_left_alone(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    old, new, delta = folders
+    with pytest.raises(FileExistsError, match="exists already"):
+        write_delta(old, new, delta)
+    with pytest.raises(ValueError, match="exists"):
+        apply_delta(delta, old, new)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="holds no finished run"):
+        write_delta(tmp_path / "empty", new, tmp_path / "other")
+
+
+def test_killed_while_it_writes_leaves_no_folder(tmp_path: Path) -> None:
+    old = run_folder(tmp_path / "old", rows(0, 400_000))
+    new = run_folder(tmp_path / "new", rows(1, 400_000))
+    write_delta(old, new, tmp_path / "delta")
+    code = "import sys\nfrom pathlib import Path\nfrom rectab.training.deltas.delta import apply_delta\n"
+    code += "print(1, flush=True)\n"
+    code += "apply_delta(*map(Path, sys.argv[1:]))"
+    arguments = [str(tmp_path / name) for name in ("delta", "old", "out")]
+    with subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, env=os.environ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    finished = (tmp_path / "out").exists()
+    assert not finished or same(new, tmp_path / "out")
+    if not finished:
+        apply_delta(tmp_path / "delta", old, tmp_path / "out")
+    assert same(new, tmp_path / "out")
+
+
+def test_a_delta_of_this_version_is_read_for_ever(tmp_path: Path) -> None:
+    golden = Path(__file__).parent / "golden" / "delta_1"
+    apply_delta(golden / "delta", golden / "old", tmp_path / "new")
+    assert (tmp_path / "new" / "model.safetensors").read_bytes() == (golden / "new.safetensors").read_bytes()
