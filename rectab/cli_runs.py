@@ -89,8 +89,18 @@ def compress(
     from rectab.training.compress.rendering import render_curve
 
     dataset = without_features(PreparedDataset.open(data), without or ())
-    choices = {"keep": keep or (), "count_ids": count_ids, "shape": shape, "read_test": test}
-    curve = run_compress(dataset, run, out, budget or (), loss, **choices, say=say)
+    curve = run_compress(
+        dataset,
+        run,
+        out,
+        budget or (),
+        loss,
+        keep=keep or (),
+        count_ids=count_ids,
+        shape=shape,
+        read_test=test,
+        say=say,
+    )
     page = write_curve_page(curve, out)
     if json_output:
         print_json(curve.to_json())
