@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -107,6 +108,26 @@ class Batch:
 
     def __len__(self) -> int:
         return self.ids.shape[0]
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Every tensor of it."""
+        yield from (self.ids, self.dense)
+        for jagged in self.histories.values():
+            yield from (jagged.values, jagged.offsets)
+        yield from (tensor for tensor in (self.labels, self.groups) if tensor is not None)
+
+    def pin_memory(self) -> Batch:
+        """A copy in memory that a GPU reads by itself; needs a GPU."""
+        return Batch(
+            ids=self.ids.pin_memory(),
+            dense=self.dense.pin_memory(),
+            histories={
+                name: Jagged(jagged.values.pin_memory(), jagged.offsets.pin_memory(), jagged.cut_to)
+                for name, jagged in self.histories.items()
+            },
+            labels=None if self.labels is None else self.labels.pin_memory(),
+            groups=None if self.groups is None else self.groups.pin_memory(),
+        )
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same B rows with every tensor on ``device``; what is there already is shared, not copied.

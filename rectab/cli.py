@@ -17,9 +17,11 @@ from rich.console import Console
 from rectab import __version__, cli_deltas, cli_runs
 from rectab.cli_support import (
     CountIds,
+    Device,
     Json,
     Plugins,
     Without,
+    device_named,
     failures_end,
     key_values,
     leave_at_once,
@@ -189,6 +191,7 @@ def train(
     train_memory: TrainMemory = None,
     count_ids: CountIds = False,
     seed: Annotated[int, typer.Option(help="Of everything: weights, batches, dropout.")] = 0,
+    device: Device = "auto",
     out: Annotated[Optional[Path], typer.Option(help="Folder for checkpoints, weights and the result.")] = None,  # noqa: UP045
     trained: Trained = None,
     without: Without = None,
@@ -230,6 +233,7 @@ def train(
         out_dir=out,
         read_test=test,
         shared=trained,
+        device=device_named(device),
         say=say,
         progress="off" if json_output else "auto",
     )
@@ -252,13 +256,14 @@ def sweep(
     out: Annotated[Path, typer.Option(help="Folder for runs, results.parquet and the report.")],
     jobs: Annotated[Optional[int], typer.Option(help="Runs side by side, each in a process of its own.")] = None,  # noqa: UP045
     retry_failed: Annotated[bool, typer.Option(help="Run failed runs again.")] = False,
+    device: Device = "auto",
     trained: Trained = None,
     plugin: Plugins = None,
 ) -> None:
     """Train every method at every budget and write the report; the same command goes on where a killed one stopped."""
     from rectab.sweep import run_sweep, write_report
 
-    made = run_sweep(config, out, jobs=jobs, retry_failed=retry_failed, trained=trained)
+    made = run_sweep(config, out, jobs=jobs, retry_failed=retry_failed, trained=trained, device=device_named(device))
     Console().print(f"report: {write_report(out)}")
     failures_end(made.failed())
 

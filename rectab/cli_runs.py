@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional
 import typer
 from rich.console import Console
 
-from rectab.cli_support import CountIds, Json, Plugins, Without, print_json, say
+from rectab.cli_support import CountIds, Device, Json, Plugins, Without, device_named, print_json, say
 
 if TYPE_CHECKING:
     from rectab.data.asked_rows import AskedRows
@@ -80,6 +80,7 @@ def compress(
     ] = "best",
     without: Without = None,
     test: Annotated[bool, typer.Option("--test", help="Measure on the test split, too.")] = False,
+    device: Device = "auto",
     json_output: Json = False,
 ) -> None:
     """Encode the table of finished runs to any budget, with no further training."""
@@ -99,6 +100,7 @@ def compress(
         count_ids=count_ids,
         shape=shape,
         read_test=test,
+        device=device_named(device),
         say=say,
     )
     page = write_curve_page(curve, out)
@@ -113,6 +115,7 @@ def explain(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of rectab train --out, or its model.safetensors.")],
     row: Annotated[int, typer.Option(help="Row of the split, counted from 0.")],
     split: Annotated[Literal["train", "valid", "test"], typer.Option(help="Which split the row is of.")] = "valid",
+    device: Device = "auto",
     without: Without = None,
     plugin: Plugins = None,
     json_output: Json = False,
@@ -122,7 +125,7 @@ def explain(
     from rectab.training import explain_checkpoint, render_explanation
 
     dataset = without_features(PreparedDataset.open(data), without or ())
-    explanation = explain_checkpoint(dataset, checkpoint, split, row)
+    explanation = explain_checkpoint(dataset, checkpoint, split, row, device_named(device))
     if json_output:
         print_json(explanation.to_json())
     else:
@@ -142,6 +145,7 @@ def predict(
     bad_rows: BadRows = "error",
     data: Data = None,
     without: WithoutOfData = None,
+    device: Device = "auto",
     plugin: Plugins = None,
 ) -> None:
     """Score raw rows, which need no label."""
@@ -149,7 +153,7 @@ def predict(
 
     if out is not None:
         check_out(out)
-    scores = _loaded(run, data, without).score(_asked(raw, rows, events, split, bad_rows, labels=False))
+    scores = _loaded(run, data, without, device).score(_asked(raw, rows, events, split, bad_rows, labels=False))
     _tell_dropped(scores.dropped, scores.problems)
     if out is None:
         typer.echo(scores.frame.write_csv(), nl=False)
@@ -167,13 +171,14 @@ def evaluate(
     bad_rows: BadRows = "error",
     data: Data = None,
     without: WithoutOfData = None,
+    device: Device = "auto",
     plugin: Plugins = None,
     json_output: Json = False,
 ) -> None:
     """Measure a run on raw rows with labels: AUC, logloss, calibration, AUC by id frequency."""
     from rectab.training.rendering import render_evaluation
 
-    evaluation = _loaded(run, data, without).evaluate(_asked(raw, rows, events, split, bad_rows, labels=True))
+    evaluation = _loaded(run, data, without, device).evaluate(_asked(raw, rows, events, split, bad_rows, labels=True))
     if json_output:
         print_json(evaluation.to_json())
         return
@@ -230,11 +235,12 @@ def export(
         typer.echo(made.told())
 
 
-def _loaded(run: Path, data: Path | None, without: list[str] | None) -> ServedModel:
+def _loaded(run: Path, data: Path | None, without: list[str] | None, device: str = "cpu") -> ServedModel:
     from rectab.data import PreparedDataset, without_features
     from rectab.training.served import load
 
-    return load(run, None if data is None else without_features(PreparedDataset.open(data), without or ()))
+    dataset = None if data is None else without_features(PreparedDataset.open(data), without or ())
+    return load(run, dataset, device_named(device))
 
 
 def _asked(

@@ -9,16 +9,21 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Optional, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeVar
 
 import typer
 
+if TYPE_CHECKING:
+    import torch
+
 __all__ = [
     "CountIds",
+    "Device",
     "Json",
     "Plugins",
     "Without",
     "add_plugins_named",
+    "device_named",
     "failures_end",
     "key_values",
     "leave_at_once",
@@ -74,6 +79,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document inst
 CountIds = Annotated[
     bool, typer.Option("--count-ids", help="The budget is for the table and the map from raw values to ids together.")
 ]
+Device = Annotated[
+    str, typer.Option(help="cpu, cuda, cuda:1; auto: a GPU if there is one, which is said on standard error.")
+]
 Without = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option("--without", help="A feature, float column or behaviour to leave out; may be repeated."),
@@ -109,6 +117,18 @@ def _below(prefix: str, settings: Mapping[str, Any]) -> dict[str, Any]:
                     raise ValueError(f"--set {key}: {part} is set to a value of its own as well")
             place[last] = value
     return found
+
+
+def device_named(name: str) -> torch.device:
+    """What ``--device`` says; a GPU is told. Raises ValueError for a device that is not there."""
+    import torch
+
+    from rectab.training.device import resolve_device
+
+    device = resolve_device(name)
+    if device.type == "cuda":  # results name the CPU where it is that
+        say(f"device: {device}, {torch.cuda.get_device_name(device)}")
+    return device
 
 
 def say(line: str) -> None:

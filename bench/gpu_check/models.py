@@ -59,8 +59,8 @@ def _losses(
     setting: Setting, task: Task, device: torch.device, rows: str, kernel: Any
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Loss of every step, and the weights after the last."""
+    training = Training(task, device, rows=rows, seed=setting.seed)  # drawn on the CPU
     with use_kernel(kernel):
-        training = Training(task, device, rows=rows, seed=setting.seed)
         losses = torch.stack([training.step(batch.to(device)) for batch in task.batches])
         return losses, training.model.state_dict()
 
@@ -76,8 +76,8 @@ def waiting(setting: Setting) -> list[dict[str, Any]]:
 
 
 def _places_of_waiting(setting: Setting, task: Task, rows: str) -> list[str]:
+    training = Training(task, setting.device, rows=rows, seed=setting.seed)
     with use_kernel("triton"):
-        training = Training(task, setting.device, rows=rows, seed=setting.seed)
         first, second = (batch.to(setting.device) for batch in task.batches[:2])
         training.step(first)
         with _watching(setting) as places:
@@ -104,7 +104,10 @@ def _watching(setting: Setting) -> Iterator[list[str]]:
 
 
 class _HostReads(TorchDispatchMode):
-    """On the CPU nobody waits; operations that would on a GPU are noted instead."""
+    """On the CPU nobody waits; operations that would on a GPU are noted instead.
+
+    All but conditions that a GPU asserts by itself (:func:`rectab.ops.dispatch.holds`).
+    """
 
     _WAIT = frozenset(
         {"_local_scalar_dense", "nonzero", "_unique2", "unique_consecutive", "unique_dim", "masked_select", "bincount"}
@@ -121,7 +124,9 @@ class _HostReads(TorchDispatchMode):
         by_mask = any(isinstance(i, Tensor) and i.dtype == torch.bool for i in indices)
         unsized = name == "repeat_interleave" and kwargs.get("output_size") is None
         if by_mask or unsized or name in self._WAIT:
-            self._places.append(f"{_place()} {name}")
+            place = _place()
+            if " holds" not in place:
+                self._places.append(f"{place} {name}")
         return func(*args, **kwargs)
 
 
@@ -129,5 +134,5 @@ def _place() -> str:
     """The innermost line of rectab's in the stack."""
     for frame in reversed(traceback.extract_stack()):
         if "/rectab/" in frame.filename:
-            return f"{frame.filename.rpartition('/rectab/')[2]}:{frame.lineno}"
+            return f"{frame.filename.rpartition('/rectab/')[2]}:{frame.lineno} {frame.name}"
     return "outside rectab"

@@ -38,6 +38,7 @@ def batches(
     drop_singleton: bool = True,
     max_history: int | None = None,
     prefetch: int = 2,
+    pinned: bool = False,
 ) -> Iterator[Batch]:
     """One epoch of batches.
 
@@ -52,6 +53,7 @@ def batches(
             no row is ever dropped.
         max_history: keep only this many most recent events of every history.
         prefetch: batches assembled ahead by a background thread; 0 assembles in the caller's thread.
+        pinned: give them in pinned memory, from which a GPU takes them by itself; needs a GPU.
 
     Yields:
         Batch of B rows. The thread ends when the iterator ends or is closed; its exceptions are raised here.
@@ -63,7 +65,8 @@ def batches(
     def assemble(index: int) -> Batch:
         stop = len(split) if index == count - 1 else (index + 1) * batch_size
         rows = slice(index * batch_size, stop)
-        return split.batch(rows if order is None else order[rows], max_history, salt)
+        batch = split.batch(rows if order is None else order[rows], max_history, salt)
+        return batch.pin_memory() if pinned else batch
 
     if prefetch < 1:
         return (assemble(index) for index in range(start, count))

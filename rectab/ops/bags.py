@@ -48,7 +48,7 @@ def spread_bags(vectors: Tensor, offsets: Tensor, count: int | None = None) -> T
     """
     if not _has_kernel(vectors, offsets):
         return vectors[_bag_of_each(offsets) if count is None else bag_of_each(count, offsets)]
-    return _SpreadBags.apply(vectors, offsets)
+    return _SpreadBags.apply(vectors, offsets, int(offsets[-1]) if count is None else count)
 
 
 def _has_kernel(values: Tensor, offsets: Tensor) -> bool:
@@ -117,11 +117,11 @@ def _gradients_with_graph(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, No
 
 class _SpreadBags(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, vectors: Tensor, offsets: Tensor) -> Tensor:
+    def forward(ctx: Any, vectors: Tensor, offsets: Tensor, count: int) -> Tensor:
         ctx.save_for_backward(offsets)
-        return kernels_for(vectors.device).spread_bags(vectors, offsets, int(offsets[-1]), None)
+        return kernels_for(vectors.device).spread_bags(vectors, offsets, count, None)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (offsets,) = ctx.saved_tensors
-        return segment_sum(gradient, offsets), None
+        return segment_sum(gradient, offsets), None, None

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-__all__ = ["KernelName", "find_kernel", "in_graph", "is_eager", "kernel_name", "kernels_for", "use_kernel"]
+__all__ = ["KernelName", "find_kernel", "holds", "in_graph", "is_eager", "kernel_name", "kernels_for", "use_kernel"]
 
 KernelName = Literal["auto", "torch", "numba", "triton"]
 
@@ -88,6 +88,15 @@ def use_kernel(kernel: KernelName) -> Iterator[None]:
         yield
     finally:
         _override.reset(token)
+
+
+def holds(condition: Tensor) -> bool:
+    """Whether a bool tensor of one element is true. On CUDA nobody waits to know: it is asserted on the device, as
+    torch's own lookups do, and the answer is True."""
+    if condition.is_cuda:
+        torch._assert_async(condition)
+        return True
+    return bool(condition)
 
 
 def in_graph() -> bool:

@@ -62,6 +62,7 @@ class RowGradients:
         self._parts: Parts = []
         self._summed: Tensor | None = None  # the rows of the one part, if they are known to be distinct
         self._marked: Tensor | None = None  # the handle's gradient as it was left; None if it says nothing new
+        self._marked_at: tuple[Tensor, int] | None = None  # that gradient itself, and its version then
         self._optimizer: weakref.ref[Any] | None = None
         self._passes, self._dropped, self._warned = 0, 0, False  # since the last step
 
@@ -110,7 +111,7 @@ class RowGradients:
         if self._parts and handle.grad is not None:
             norm = torch.linalg.vector_norm(self._sum("auto")[1]).to(torch.float32)
             handle.grad.copy_(torch.stack([norm, torch.full_like(norm, _MARK)]))
-            self._marked = handle.grad.clone()
+            self._mark(handle.grad)
         self._passes += 1
         self._warn_if_nobody_steps()
 
@@ -119,13 +120,16 @@ class RowGradients:
         """The handle's gradient was averaged over processes, perhaps in fewer bits, which says nothing of a scaling."""
         if self._marked is not None and self._handle is not None and self._handle.grad is not None:
             self._handle.grad[1] = _MARK
-            self._marked = self._handle.grad.clone()
+            self._mark(self._handle.grad)
 
     # Obeying the loop.
 
     def _settle(self) -> None:
-        """Do to what is pending what has been done to the handle's gradient since it was marked."""
-        if self._marked is None or self._handle is None:
+        """Do to what is pending what has been done to the handle's gradient since it was marked.
+
+        A gradient that nothing has written to is not read: on a GPU that would be to wait for the step.
+        """
+        if self._marked is None or self._handle is None or self._untouched():
             return
         if self._handle.grad is None:
             self._drop_unused()
@@ -144,7 +148,17 @@ class RowGradients:
             _warn_of_other_changes()
         if abs(factor - 1.0) > 1e-6 or factor != factor:
             self.scale(factor)
-        self._marked = self._handle.grad.clone()
+        self._mark(self._handle.grad)
+
+    def _mark(self, grad: Tensor) -> None:
+        """Remember the handle's gradient as it is now."""
+        self._marked, self._marked_at = grad.clone(), (grad, grad._version)
+
+    def _untouched(self) -> bool:
+        grad = None if self._handle is None else self._handle.grad
+        if grad is None or not grad.is_cuda or self._group is not None or self._marked_at is None:
+            return False
+        return grad is self._marked_at[0] and grad._version == self._marked_at[1]
 
     def scale(self, factor: float) -> None:
         """Multiply everything that is pending."""
@@ -154,7 +168,7 @@ class RowGradients:
 
     def drop(self) -> None:
         """Forget everything that is pending."""
-        self._parts, self._summed, self._marked = [], None, None
+        self._parts, self._summed, self._marked, self._marked_at = [], None, None, None
 
     def _drop_unused(self) -> None:
         self.drop()
@@ -171,12 +185,24 @@ class RowGradients:
 
     @property
     def parts(self) -> Parts:
-        """(rows int64 [n], gradients [n, D]) that wait for a step."""
+        """(rows int64 [n], gradients [n, D]) that wait for a step; a row of -1 is none."""
         self._settle()
         return self._parts
 
     def sum(self, kernel: KernelName = "auto") -> tuple[Tensor, Tensor]:
-        """(distinct rows int64 [u], the sum of each one's gradients fp32 [u, D]); at least one part is pending."""
+        """(distinct rows int64 [u], the sum of each one's gradients fp32 [u, D]); at least one part is pending.
+
+        On a GPU the host waits to know u.
+        """
+        rows, sums = self.sum_on_device(kernel)
+        if rows.device.type == "cpu" and not bool((rows < 0).any()):
+            return rows, sums
+        there = rows >= 0
+        return rows[there], sums[there]
+
+    def sum_on_device(self, kernel: KernelName = "auto") -> tuple[Tensor, Tensor]:
+        """As :meth:`sum`, but places at the end may hold no row: -1, and sums of 0. Scaling the sums in place scales
+        what is pending."""
         self._settle()
         return self._sum(kernel)
 
@@ -187,7 +213,7 @@ class RowGradients:
         return self._parts[0]
 
     def take(self, kernel: KernelName = "auto") -> tuple[Tensor, Tensor] | None:
-        """As :meth:`sum`, averaged over the processes that hold these rows; nothing is pending any longer.
+        """As :meth:`sum_on_device`, averaged over the processes that hold these rows; nothing is pending any longer.
 
         None if nothing was, in any process.
         """
@@ -205,7 +231,8 @@ class RowGradients:
         """While it lasts, gradients are recorded apart from those that wait for a step; they are dropped at its end."""
         self._settle()
         handle = self._handle
-        kept = (self._parts, self._summed, self._marked, self._warned, None if handle is None else handle.grad)
+        kept = (self._parts, self._summed, self._marked, self._marked_at, self._warned)
+        grad = None if handle is None else handle.grad
         self.drop()
         self._warned = True  # these are for whoever asked for them
         if handle is not None:
@@ -213,7 +240,7 @@ class RowGradients:
         try:
             yield self
         finally:
-            self._parts, self._summed, self._marked, self._warned, grad = kept
+            self._parts, self._summed, self._marked, self._marked_at, self._warned = kept
             if self._handle is not None:
                 self._handle.grad = grad
 

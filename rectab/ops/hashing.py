@@ -91,9 +91,14 @@ def address_rows(ids: Tensor, salt: Tensor, first_row: Tensor, num_rows: Tensor)
 
 def _fast_address(ids: Tensor, salt: Tensor | int, first_row: Tensor | int, num_rows: Tensor | int) -> Tensor | None:
     """:func:`address_rows` in one kernel; None where plain torch has to do it (exports, devices without a kernel)."""
-    parameters = [torch.as_tensor(p, device=ids.device) for p in (salt, first_row, num_rows)]
-    if not is_eager(ids, *parameters) or kernel_name(ids.device) == "torch":
+    given = [p for p in (salt, first_row, num_rows) if isinstance(p, Tensor)]
+    if not is_eager(ids, *given) or kernel_name(ids.device) == "torch":
         return None
+    parameters = [
+        # Filled on the device: a copy from the host would wait for it.
+        p if isinstance(p, Tensor) else torch.full((), p, dtype=torch.int64, device=ids.device)
+        for p in (salt, first_row, num_rows)
+    ]
     shape = torch.broadcast_shapes(ids.shape, *(p.shape for p in parameters))
     inner = shape[len(shape) - max(p.dim() for p in parameters) :]
     ids, repeat = _repeated(ids, shape)

@@ -15,7 +15,9 @@ import triton
 from torch import Tensor
 
 from rectab.ops import triton_kernels
+from rectab.ops.dispatch import holds
 from rectab.ops.step import Step
+from rectab.ops.triton_sums import coalesce
 
 __all__ = [
     "adagrad_update",
@@ -44,9 +46,7 @@ def _launch(kernel: Any, count: int, blocks: dict[str, int], *arguments: Any, **
 
 
 def _check(outside: Tensor, what: str) -> None:
-    if outside.device.type == "cuda":
-        torch._assert_async(outside == 0)
-    elif bool(outside):
+    if not holds(outside == 0):
         raise IndexError(f"{what} is outside its range")
 
 
@@ -57,8 +57,9 @@ def _in_place(tensor: Tensor) -> Tensor:
 
 
 def _salt(salt: int, device: torch.device) -> Tensor:
-    # As a tensor: triton would compile a kernel again for some values of an integer argument.
-    return torch.tensor([salt], dtype=torch.int64, device=device)
+    # As a tensor: triton would compile a kernel again for some values of an integer argument. Filled on the device, as
+    # a copy from the host would wait for it.
+    return torch.full((1,), salt, dtype=torch.int64, device=device)
 
 
 def address(ids: Tensor, repeat: int, salt: Tensor, first_row: Tensor, num_rows: Tensor) -> Tensor:
@@ -84,29 +85,14 @@ def gather(weight: Tensor, rows: Tensor, dtype: torch.dtype) -> Tensor:
     return out.view(*rows.shape, row_dim)
 
 
-def coalesce(pending: Sequence[tuple[Tensor, Tensor]], row_dim: int) -> tuple[Tensor, Tensor]:
-    """Distinct rows int64 [u], ascending, and the sum of each row's gradients fp32 [u, D]."""
-    rows = torch.cat([rows.reshape(-1).to(torch.int64) for rows, _ in pending])
-    gradients = torch.cat([gradients for _, gradients in pending]).contiguous()
-    in_order, order = torch.sort(rows, stable=True)
-    distinct, counts = torch.unique_consecutive(in_order, return_counts=True)
-    starts = torch.zeros(distinct.numel() + 1, dtype=torch.int64, device=rows.device)
-    torch.cumsum(counts, 0, out=starts[1:])
-    sums = torch.empty(distinct.numel(), row_dim, dtype=torch.float32, device=rows.device)
-    arguments = (gradients, row_dim, order, starts, gradients, sums)
-    _launch_segments(triton_kernels.segment_sum, starts, row_dim, *arguments, ORDERED=True, WEIGHTED=False)
-    return distinct, sums
-
-
 def segment_sum(values: Tensor, offsets: Tensor, weights: Tensor | None) -> Tensor:
     """See :func:`rectab.ops.kernels_numba.segment_sum`; fp32, bf16 or fp16."""
     offsets, values = _offsets(offsets, values.shape[0]), values.contiguous()
     row_dim = values.shape[1]
     out = torch.empty(offsets.numel() - 1, row_dim, dtype=torch.float32, device=values.device)
     shares = values if weights is None else weights.float().contiguous()
-    arguments = (values, row_dim, offsets, offsets, shares, out)
-    options = {"ORDERED": False, "WEIGHTED": weights is not None}
-    _launch_segments(triton_kernels.segment_sum, offsets, row_dim, *arguments, **options)
+    arguments = (values, row_dim, offsets, shares, out)
+    _launch_segments(triton_kernels.segment_sum, offsets, row_dim, *arguments, WEIGHTED=weights is not None)
     return out.to(values.dtype)
 
 
@@ -142,9 +128,7 @@ def _launch_segments(kernel: Any, offsets: Tensor, row_dim: int, *arguments: Any
 def _offsets(offsets: Tensor, count: int) -> Tensor:
     offsets = offsets.detach().to(torch.int64).contiguous()
     good = (offsets[:1] == 0).all() & (offsets[-1:] == count).all() & (offsets.diff() >= 0).all()
-    if offsets.device.type == "cuda":
-        torch._assert_async(good)
-    elif not bool(good) or not offsets.numel():
+    if not offsets.numel() or not holds(good):
         raise ValueError(f"offsets must rise from 0 to the number of values, {count}")
     return offsets
 

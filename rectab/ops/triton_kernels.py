@@ -1,7 +1,7 @@
 """Triton kernels that read rows, sum gradients and update rows. Called through :mod:`rectab.ops.kernels_triton`.
 
 A program takes ``BLOCK`` rows and all of their columns (``WIDTH``, the next power of two). No program writes a row of
-another, and sums run in a fixed order, so results are deterministic.
+another, and sums run in a fixed order, so results are deterministic. Updates pass over rows below 0, which are none.
 """
 
 # Kernels have no type hints: triton infers them.
@@ -43,24 +43,49 @@ def gather(weight, num_rows, row_dim, rows, count, out, outside, BLOCK: tl.const
 
 @triton.jit
 def segment_sum(
-    values, row_dim, order, starts, weights, out,
-    ORDERED: tl.constexpr, WEIGHTED: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
-):  # fmt: skip
-    """One program a segment: sum of the values ``starts[s]:starts[s + 1]`` (of ``order``), BLOCK rows at a time."""
+    values, row_dim, starts, weights, out, WEIGHTED: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr
+):
+    """One program a segment: sum of the values ``starts[s]:starts[s + 1]``, BLOCK rows at a time."""
     segment = tl.program_id(0).to(tl.int64)
     begin, end = tl.load(starts + segment), tl.load(starts + segment + 1)
     column = tl.arange(0, WIDTH)
     total = tl.zeros((WIDTH,), tl.float32)
     while begin < end:
         at = begin + tl.arange(0, BLOCK)
-        position = tl.load(order + at, mask=at < end, other=0) if ORDERED else at
         live = (at < end)[:, None] & (column < row_dim)[None, :]
-        block = tl.load(values + position[:, None] * row_dim + column[None, :], mask=live, other=0.0).to(tl.float32)
+        block = tl.load(values + at[:, None] * row_dim + column[None, :], mask=live, other=0.0).to(tl.float32)
         if WEIGHTED:
             block *= tl.load(weights + at, mask=at < end, other=0.0)[:, None]
         total += tl.sum(block, axis=0)
         begin += BLOCK
     tl.store(out + segment * row_dim + column, total, mask=column < row_dim)
+
+
+@triton.jit
+def sum_pieces(
+    values, row_dim, order, begins, targets, count, sums, partial,
+    ORDERED: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """Sums of pieces of sorted values, ``begins[p]:begins[p + 1]``, into the rows of ``sums`` that ``targets`` names,
+    of ``partial`` where that is below 0. A program takes BLOCK pieces side by side, a value of each at a time."""
+    piece = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    column = tl.arange(0, WIDTH)[None, :]
+    begin = tl.load(begins + piece, mask=piece < count, other=0)
+    length = tl.load(begins + piece + 1, mask=piece < count, other=0) - begin
+    target = tl.load(targets + piece, mask=length > 0, other=0)
+    total = tl.zeros((BLOCK, WIDTH), tl.float32)
+    done = tl.zeros((), tl.int64)
+    most = tl.max(length, axis=0)
+    while done < most:
+        at = begin + done
+        position = tl.load(order + at, mask=done < length, other=0) if ORDERED else at
+        live = (done < length)[:, None] & (column < row_dim)
+        total += tl.load(values + position[:, None] * row_dim + column, mask=live, other=0.0).to(tl.float32)
+        done += 1
+    live = (length > 0)[:, None] & (column < row_dim)
+    whole = (target >= 0)[:, None]
+    tl.store(sums + target[:, None] * row_dim + column, total, mask=live & whole)
+    tl.store(partial + (-1 - target)[:, None] * row_dim + column, total, mask=live & ~whole)
 
 
 @triton.jit
@@ -112,12 +137,13 @@ def sgd(
 ):  # fmt: skip
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     column = tl.arange(0, WIDTH)[None, :]
-    row = tl.load(rows + at, mask=at < count, other=0)
-    live = (at < count)[:, None] & (column < row_dim)
+    row = tl.load(rows + at, mask=at < count, other=-1)
+    there = row >= 0
+    live = there[:, None] & (column < row_dim)
     place = row[:, None] * row_dim + column
     w = tl.load(weight + place, mask=live, other=0.0).to(tl.float32)
     g = tl.load(gradients + at[:, None] * row_dim + column, mask=live, other=0.0)
-    w -= lr * (g + _decay_of(decay, shares, row, at < count, SHARED) * w)
+    w -= lr * (g + _decay_of(decay, shares, row, there, SHARED) * w)
     bits = tl.load(salt)
     tl.store(weight + place, rounded(w, row[:, None], column, row_dim, bits, KIND), mask=live)
 
@@ -130,16 +156,17 @@ def adagrad(
 ):  # fmt: skip
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     column = tl.arange(0, WIDTH)[None, :]
-    row = tl.load(rows + at, mask=at < count, other=0)
-    live = (at < count)[:, None] & (column < row_dim)
+    row = tl.load(rows + at, mask=at < count, other=-1)
+    there = row >= 0
+    live = there[:, None] & (column < row_dim)
     place = row[:, None] * row_dim + column
     w = tl.load(weight + place, mask=live, other=0.0).to(tl.float32)
     g = tl.load(gradients + at[:, None] * row_dim + column, mask=live, other=0.0)
-    g += _decay_of(decay, shares, row, at < count, SHARED) * w
+    g += _decay_of(decay, shares, row, there, SHARED) * w
     bits = tl.load(salt)
     if PER_ROW:
-        s = tl.load(square + row, mask=at < count, other=0.0).to(tl.float32) + tl.sum(g * g, axis=1) / row_dim
-        tl.store(square + row, rounded(s, row, row * 0, 1, bits + 1, STATE_KIND), mask=at < count)
+        s = tl.load(square + row, mask=there, other=0.0).to(tl.float32) + tl.sum(g * g, axis=1) / row_dim
+        tl.store(square + row, rounded(s, row, row * 0, 1, bits + 1, STATE_KIND), mask=there)
         w -= lr * g / (tl.sqrt(s) + eps)[:, None]
     else:
         s = tl.load(square + place, mask=live, other=0.0).to(tl.float32) + g * g
@@ -157,18 +184,19 @@ def adam(
 ):  # fmt: skip
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     column = tl.arange(0, WIDTH)[None, :]
-    row = tl.load(rows + at, mask=at < count, other=0)
-    live = (at < count)[:, None] & (column < row_dim)
+    row = tl.load(rows + at, mask=at < count, other=-1)
+    there = row >= 0
+    live = there[:, None] & (column < row_dim)
     place = row[:, None] * row_dim + column
     w = tl.load(weight + place, mask=live, other=0.0).to(tl.float32)
     g = tl.load(gradients + at[:, None] * row_dim + column, mask=live, other=0.0)
-    g += _decay_of(decay, shares, row, at < count, SHARED) * w
+    g += _decay_of(decay, shares, row, there, SHARED) * w
     m = beta_1 * tl.load(moment + place, mask=live, other=0.0).to(tl.float32) + (1.0 - beta_1) * g
     v = beta_2 * tl.load(square + place, mask=live, other=0.0).to(tl.float32) + (1.0 - beta_2) * g * g
     now = row * 0 + step
     if OWN_STEPS:
-        now = tl.load(steps + row, mask=at < count, other=0).to(tl.int64) + 1
-        tl.store(steps + row, now.to(tl.int32), mask=at < count)
+        now = tl.load(steps + row, mask=there, other=0).to(tl.int64) + 1
+        tl.store(steps + row, now.to(tl.int32), mask=there)
     now = tl.minimum(now, latest)
     first = tl.load(corrections + now)[:, None]
     second = tl.load(corrections + latest + 1 + now)[:, None]

@@ -36,7 +36,7 @@ def clip_row_gradients(
     if max_norm <= 0:
         raise ValueError(f"max_norm must be above 0, got {max_norm}")
     gradients = [_values_of_gradient(p) for p in extra if p.grad is not None]
-    gradients += [store.gradients.sum(kernel)[1] for _, store in stores if store.gradients.parts]
+    gradients += [store.gradients.sum_on_device(kernel)[1] for _, store in stores if store.gradients.parts]
     if not gradients:
         return torch.zeros(())
     norm = torch.nn.utils.get_total_norm(gradients)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rectab.ops.dispatch import KernelName, find_kernel
+from rectab.ops.dispatch import KernelName, find_kernel, kernel_name
 from rectab.ops.formats import FloatFormat
 from rectab.ops.hashing import salt_of
 from rectab.ops.replay import Clock
@@ -88,15 +89,21 @@ class RowUpdater:
         return salt_of(self._seed, self.name, what, self.clock.now)
 
     def update(self, rows: Tensor, gradients: Tensor, lr: float) -> None:
-        """One step of distinct rows int64 [u] with gradients fp32 [u, D] of the loss; u may be 0."""
+        """One step of distinct rows int64 [u] with gradients fp32 [u, D] of the loss; u may be 0.
+
+        Rows of -1, which can only stand at the end, are none.
+        """
         if rows.numel() == 0:
             return
-        step = Step(rows, gradients, self.shares, lr, self.clock.decay, self.clock.now + 1, self.salt("update"))
         kernel = self._find_kernel("update")
+        held = rows  # as kernels take them; for all else the first row comes again, and is written the same again
+        if kernel_name(rows.device, self.kernel) == "triton":
+            rows, gradients = _first_for_none(rows, gradients)
+        step = Step(rows, gradients, self.shares, lr, self.clock.decay, self.clock.now + 1, self.salt("update"))
         if kernel is not None:
             if self.replays:
                 self.refresh(rows)  # those that were looked up before the last step
-            kernel(self.store.weight, self.state, step, self.rule)
+            kernel(self.store.weight, self.state, replace(step, rows=held), self.rule)
         else:
             copy = RowCopy(self, rows)
             if self.replays:
@@ -156,6 +163,12 @@ class RowUpdater:
             self.shares[rows] = 1.0
         if values is not None:
             self.store.write(rows, values)
+
+
+def _first_for_none(rows: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
+    """The first row and its gradient in the place of rows of -1: the host need not know how many rows there are."""
+    none = rows < 0
+    return torch.where(none, rows[:1], rows), torch.where(none.unsqueeze(1), gradients[:1], gradients)
 
 
 class RowCopy:

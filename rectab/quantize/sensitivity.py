@@ -28,8 +28,7 @@ def table_sensitivity(model: nn.Module, table: nn.Module, num_vocabularies: int,
         num_vocabularies: V.
         batches: of training rows.
     """
-    total: Tensor | None = None
-    lookups = torch.zeros(num_vocabularies, dtype=torch.float64)
+    total = lookups = None
     with evaluating(model):
         for batch in batches:
             with _watched(table) as seen, torch.enable_grad():
@@ -38,14 +37,15 @@ def table_sensitivity(model: nn.Module, table: nn.Module, num_vocabularies: int,
             for (vocabulary, vectors), gradient in zip(seen, gradients, strict=True):
                 columns = vocabulary.expand(vectors.shape[:-1]).reshape(-1)
                 width = vectors.shape[-1]
-                if total is None:
-                    total = torch.zeros(num_vocabularies, width, width, dtype=torch.float64)
+                if total is None or lookups is None:
+                    total = vectors.new_zeros(num_vocabularies, width, width, dtype=torch.float64)
+                    lookups = vectors.new_zeros(num_vocabularies, dtype=torch.float64)
                 lookups += torch.bincount(columns, minlength=num_vocabularies)
                 if gradient is not None:
                     _add_products(total, columns, gradient.reshape(-1, width).double())
-    if total is None:
+    if total is None or lookups is None:
         raise ValueError("no batch came, so no sensitivity can be measured")
-    return (total / lookups.clamp(min=1)[:, None, None]).numpy()
+    return (total / lookups.clamp(min=1)[:, None, None]).cpu().numpy()
 
 
 def _add_products(total: Tensor, columns: Tensor, gradients: Tensor) -> None:

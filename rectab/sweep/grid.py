@@ -69,6 +69,7 @@ class RunSpec:
         count_ids: the budget is for the table and the map from raw values to ids together.
         trained: folder of finished runs that this one may be, or be encoded of, see :mod:`rectab.training.shared`; None
             if it shares its training with no other.
+        device: where it is trained. What was trained on another device is not trained again.
     """
 
     role: Literal["run", "trial"]
@@ -90,6 +91,7 @@ class RunSpec:
     train_memory: int | None = None
     count_ids: bool = False
     trained: str | None = None
+    device: str = "cpu"
 
     @property
     def hash(self) -> str:
@@ -99,7 +101,8 @@ class RunSpec:
             ValueError: there is no such method.
         """
         content = asdict(self)
-        for label in ("dataset", "dataset_path", "model_label", "method_label", "train_memory", "trained"):
+        labels = ("dataset", "dataset_path", "model_label", "method_label", "train_memory", "trained", "device")
+        for label in labels:
             del content[label]
         if not self.count_ids:  # left out, so that runs from before there was a choice keep their files
             del content["count_ids"]

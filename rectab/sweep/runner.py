@@ -74,5 +74,6 @@ def _train(spec: RunSpec, work: Path) -> dict[str, Any]:
         explain_rows=EXPLAINED_ROWS if spec.role == "run" and spec.method == "full" else 0,
         shared=None if spec.trained is None else _shared(spec.trained),
         progress="off",
+        device=spec.device,
     )
     return result.to_json()

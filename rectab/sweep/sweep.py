@@ -10,6 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from rectab.sweep.config import SweepConfigError, load_config
@@ -34,6 +35,7 @@ def run_sweep(
     jobs: int | None = None,
     retry_failed: bool = False,
     trained: Path | str | None = None,
+    device: torch.device | str = "cpu",
     runner: str = DEFAULT_RUNNER,
     datasets: list[DatasetInfo] | None = None,
     console: Console | None = None,
@@ -48,6 +50,7 @@ def run_sweep(
         trained: folder of finished runs of the full table (``rectab train --out``): those that a run is, or that its
             table is encoded of, are read and not trained, and what is trained is kept there. None: a folder of the
             sweep, which is removed when all its runs are there.
+        device: where every run is trained, see :func:`rectab.training.device.resolve_device`.
         runner: ``module:function`` that trains one run.
         datasets: already described data sets, instead of opening those of the file.
         console: where progress is shown.
@@ -70,6 +73,7 @@ def run_sweep(
                 raise SweepConfigError(f"{config_path}: {error}") from None
         command = f"rectab sweep {config_path} --out {out_dir}" + (f" --jobs {jobs}" if jobs else "")
         command += f" --trained {trained}" if trained else ""
+        command += "" if str(device) == "cpu" else f" --device {device}"
         command += "".join(f" --plugin {name}" for name in plugin_names())
         plan = SweepPlan(config, datasets, store, command)
         plan.save()
@@ -86,7 +90,8 @@ def run_sweep(
         folder = (store.trained_path if trained is None else Path(trained)).resolve() if share else None
         with SweepProgress(total, plan.tuned, console) as progress:
             for specs in (lambda: trials, plan.runs):
-                _run_missing(_sharing(specs(), folder), store, runner, jobs or config.jobs, retry_failed, progress)
+                placed = [replace(spec, device=str(device)) for spec in specs()]
+                _run_missing(_sharing(placed, folder), store, runner, jobs or config.jobs, retry_failed, progress)
             stale = plan.stale()
             if stale:
                 progress.say(f"{len(stale)} run files of an older configuration are ignored: {' '.join(stale[:5])} ...")

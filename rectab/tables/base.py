@@ -284,5 +284,5 @@ class EmbeddingTable(nn.Module, Generic[ConfigT]):
 
 def _columns(vocabulary: int, ids: Tensor) -> Tensor:
     if is_eager(ids) or in_graph():
-        return torch.tensor(vocabulary, device=ids.device)
+        return torch.full((), vocabulary, device=ids.device)  # filled there: a copy from the host would be waited for
     return torch.full_like(ids, vocabulary)  # indexing by a scalar would ask a meta or fake tensor for its value

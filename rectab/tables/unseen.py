@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from rectab.ops import MAX_ROWS, hash_rows, salt_of
-from rectab.ops.dispatch import in_graph, is_eager
+from rectab.ops.dispatch import holds, in_graph, is_eager
 from rectab.schema import Vocabulary
 
 __all__ = [
@@ -62,9 +62,7 @@ def check_vocabulary(vocabulary: Tensor | int, count: int) -> Tensor | int:
         raise TypeError(f"vocabulary indices must be int64 or int32, got {vocabulary.dtype}")
     if is_eager(vocabulary) and vocabulary.numel():
         low, high = vocabulary.aminmax()
-        if vocabulary.is_cuda:  # asked on the device, which nobody has to wait for
-            torch._assert_async((low >= 0) & (high < count))
-        elif low < 0 or high >= count:
+        if not holds((low >= 0) & (high < count)):
             raise IndexError(f"vocabulary {int(low if low < 0 else high)} is not in 0..{count - 1}")
     return vocabulary
 

@@ -33,8 +33,8 @@ def save_model(model: CTRModel, path: Path) -> None:
     write_file(path, "model", FORMAT_VERSION, description, model.state_dict())
 
 
-def load_model(path: Path | str, options: TableOptions | None = None) -> CTRModel:
-    """Read :func:`save_model`'s file, in evaluation mode.
+def load_model(path: Path | str, options: TableOptions | None = None, device: torch.device | str = "cpu") -> CTRModel:
+    """Read :func:`save_model`'s file, in evaluation mode, on ``device``.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -49,4 +49,4 @@ def load_model(path: Path | str, options: TableOptions | None = None) -> CTRMode
         def build(held: TableOptions) -> CTRModel:
             return CTRModel(schema, build_described(description.get("table"), schema.vocabularies, held), config)
 
-        return build_filled(build, tensors, options).eval()
+        return build_filled(build, tensors, options).eval().to(device)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from rectab.data.loader import batches
 from rectab.data.split import Split
 from rectab.metrics import click_metrics, rating_metrics
 from rectab.models import CTRModel
+from rectab.training.device import batches_on
 from rectab.training.errors import TrainingError
 
 __all__ = ["evaluate", "metrics_of", "predict"]
@@ -16,12 +16,13 @@ __all__ = ["evaluate", "metrics_of", "predict"]
 
 @torch.no_grad()
 def predict(model: CTRModel, split: Split, batch_size: int = 8192) -> np.ndarray:
-    """Logits float32 [n] of every row of ``split``, in its order, in evaluation mode and fp32."""
+    """Logits float32 [n] of every row of ``split``, in its order: in evaluation mode, fp32, on the model's device."""
     was_training = model.training
     model.eval()
     outputs = [
         model(batch).float()
-        for batch in batches(
+        for batch in batches_on(
+            model.table.device,
             split,
             batch_size,
             shuffle_seed=None,
@@ -30,7 +31,7 @@ def predict(model: CTRModel, split: Split, batch_size: int = 8192) -> np.ndarray
         )
     ]
     model.train(was_training)
-    return torch.cat(outputs).numpy() if outputs else np.empty(0, np.float32)
+    return torch.cat(outputs).cpu().numpy() if outputs else np.empty(0, np.float32)
 
 
 def evaluate(model: CTRModel, split: Split, batch_size: int = 8192, objective: str = "logloss") -> dict[str, float]:

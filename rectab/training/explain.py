@@ -16,6 +16,7 @@ from rectab.data.values import RawValues
 from rectab.models import CTRModel
 from rectab.models.history import HistoryTower
 from rectab.training.artifact import MODEL_FILE, load_model
+from rectab.training.device import resolve_device
 
 __all__ = [
     "BehaviourAttention",
@@ -124,7 +125,7 @@ def explain_row(
         raise ValueError(f"row {row}: split {split!r} of {dataset.name!r} has rows 0 to {len(rows) - 1}")
     was_training = model.training
     model.eval()
-    batch = rows.batch(np.array([row]), model.config.max_history)
+    batch = rows.batch(np.array([row]), model.config.max_history).to(model.table.device)
     values = values or RawValues(dataset)
     behaviours = tuple(_attention(model, batch, name, values) for name in dataset.schema.behaviours)
     probability = float(torch.sigmoid(model(batch).float())[0])
@@ -164,7 +165,9 @@ def _attention(model: CTRModel, batch: Batch, behaviour: str, values: RawValues)
     return BehaviourAttention(behaviour, targets, events, float(weights.sum()))
 
 
-def explain_checkpoint(dataset: PreparedDataset, checkpoint: Path | str, split: SplitName, row: int) -> Explanation:
+def explain_checkpoint(
+    dataset: PreparedDataset, checkpoint: Path | str, split: SplitName, row: int, device: torch.device | str = "cpu"
+) -> Explanation:
     """:func:`explain_row` for what ``rectab train --out`` wrote: the folder, or its ``model.safetensors``.
 
     Raises:
@@ -176,7 +179,7 @@ def explain_checkpoint(dataset: PreparedDataset, checkpoint: Path | str, split: 
         path = path / MODEL_FILE
         if not path.exists():
             raise FileNotFoundError(f"{checkpoint}: no {MODEL_FILE}; give the --out folder of a finished rectab train")
-    return explain_row(load_model(path), dataset, split, row)
+    return explain_row(load_model(path, device=resolve_device(device)), dataset, split, row)
 
 
 def rows_to_explain(split: Split, count: int, least_events: int = 5) -> list[int]:

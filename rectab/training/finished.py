@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from rectab.data.dataset import PreparedDataset
 from rectab.models import ModelConfig
 from rectab.plain import parse_json
@@ -67,16 +69,23 @@ def _damaged(path: Path, error: Exception) -> str:
 
 
 def complete(
-    result: RunResult, folder: Path, dataset: PreparedDataset, config: TrainConfig, read_test: bool, explain_rows: int
+    result: RunResult,
+    folder: Path,
+    dataset: PreparedDataset,
+    config: TrainConfig,
+    read_test: bool,
+    explain_rows: int,
+    device: torch.device | str = "cpu",
 ) -> RunResult:
-    """The finished run's result with what is asked for: what was not measured then is measured of the saved model.
+    """The finished run's result with what is asked for: what was not measured then is measured of the saved model,
+    on ``device``.
 
     Raises:
         FileNotFoundError: the model is needed and is not in ``folder``.
     """
     add_test, add_attention = read_test and result.test is None, explain_rows > 0 and not result.attention
     if add_test or add_attention:
-        model = load_model(folder / MODEL_FILE)
+        model = load_model(folder / MODEL_FILE, device=device)
         if add_test:
             test, slices = metrics_on_test(model, dataset, config)
             result = replace(result, test=test, slices=slices)

@@ -43,6 +43,7 @@ class OneRun:
     read_test: bool
     explain_rows: int
     progress: ProgressMode
+    device: torch.device
     begin: float
 
     def train(self, out_dir: Path | None) -> RunResult:
@@ -54,6 +55,7 @@ class OneRun:
             self.config,
             checkpoints=None if out_dir is None else out_dir / "checkpoints",
             progress=self.progress,
+            device=self.device,
         )
         trainer.restart(trainer.fit().serving(), trainer.model.state_dict())
         result = _measure(trainer, self.planned, self.read_test, self.explain_rows, self.begin)
@@ -73,7 +75,7 @@ class OneRun:
         assert result is not None
         result = replace(result, table=self.planned.to_json(), test=None, slices={}, attention=[])
         result.save(out_dir / RESULT_FILE)
-        return complete(result, out_dir, self.dataset, self.config, self.read_test, self.explain_rows)
+        return complete(result, out_dir, self.dataset, self.config, self.read_test, self.explain_rows, self.device)
 
     def _trained(self, shared: SharedRuns) -> Path:
         """The folder of this run in ``shared``, finished."""
@@ -102,9 +104,10 @@ class OneRun:
         written = [(folder, (folder / RESULT_FILE).stat().st_mtime_ns) for folder in folders]
         planned = self.planned
         shape = planned.config.shape
-        key = (self.dataset.fingerprint(), planned.full_bytes, planned.count_ids, shape, *written)
+        key = (self.dataset.fingerprint(), self.device, planned.full_bytes, planned.count_ids, shape, *written)
         return shared.last(
-            key, lambda: Widths(open_runs(folders, self.dataset), planned.full_bytes, planned.count_ids, shape)
+            key,
+            lambda: Widths(open_runs(folders, self.dataset, self.device), planned.full_bytes, planned.count_ids, shape),
         )
 
     def _encoded_bytes(self) -> int:

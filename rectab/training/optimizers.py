@@ -63,8 +63,7 @@ class OptimizerSet:
                 group["initial_lr"] = group["lr"]
 
     def _dense_optimizer(self, parameters: list[nn.Parameter], decay: float) -> torch.optim.Optimizer:
-        optimizer: Any = _DENSE_OPTIMIZERS[self.config.optimizer]
-        return optimizer(parameters, lr=self.config.lr, weight_decay=decay, fused=True)
+        return _fused(self.config.optimizer, parameters, self.config.lr, decay)
 
     def _optimizer_of_rows(self, id_counts: Mapping[str, np.ndarray] | None) -> torch.optim.Optimizer:
         config = self.config
@@ -85,9 +84,7 @@ class OptimizerSet:
             return made
         rows = [store.weight for _, store in self._stores]
         if gradients == {"dense"}:
-            dense: Any = _DENSE_OPTIMIZERS[name]
-            made = dense(rows, lr=lr, weight_decay=config.embedding_l2, fused=True)
-            return made
+            return _fused(name, rows, lr, config.embedding_l2)
         if gradients == {"sparse"} and not config.embedding_l2:
             sparse: Any = _SPARSE_OPTIMIZERS[name]
             made = sparse(rows, lr=lr)
@@ -177,3 +174,11 @@ class OptimizerSet:
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
         for optimizer, state in zip(self, states, strict=True):
             optimizer.load_state_dict(state)
+
+
+def _fused(name: str, parameters: list[nn.Parameter], lr: float, decay: float) -> torch.optim.Optimizer:
+    """One of torch's optimizers, in one kernel; of Adagrad torch has none for GPUs."""
+    optimizer: Any = _DENSE_OPTIMIZERS[name]
+    fused = name != "adagrad" or all(p.device.type == "cpu" for p in parameters)
+    made: torch.optim.Optimizer = optimizer(parameters, lr=lr, weight_decay=decay, fused=fused)
+    return made

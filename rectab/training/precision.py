@@ -19,9 +19,9 @@ def device_of(module: nn.Module) -> str:
     return " + ".join(torch.cuda.get_device_name(d) if d.type == "cuda" else d.type for d in devices)
 
 
-def resolve_precision(precision: str) -> tuple[bool, str]:
-    """(whether to autocast to bf16, what to write into the result, such as ``bf16 (avx512_bf16)``)."""
-    unit = _bf16_unit()
+def resolve_precision(precision: str, device: torch.device) -> tuple[bool, str]:
+    """(whether to autocast to bf16 on ``device``, what to write into the result, such as ``bf16 (avx512_bf16)``)."""
+    unit = _bf16_unit() if device.type == "cpu" else _bf16_unit_of_gpu(device)
     if precision == "fp32" or (precision == "auto" and unit is None):
         return False, "fp32"
     return True, f"bf16 ({unit or 'emulated'})"
@@ -34,6 +34,11 @@ def _bf16_unit() -> str | None:
         if getattr(torch.cpu, check, lambda: False)():
             return unit
     return None
+
+
+def _bf16_unit_of_gpu(device: torch.device) -> str | None:
+    """The GPU's tensor cores, if they take bf16 (Ampere and later), or None."""
+    return "tensor cores" if torch.cuda.get_device_capability(device) >= (8, 0) else None
 
 
 def reset_peak_memory() -> None:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from rectab.data.dataset import PreparedDataset
 from rectab.id_bytes import map_bytes
 from rectab.models import ModelConfig
@@ -14,6 +16,7 @@ from rectab.tables import TableOptions, get_method, plan
 from rectab.tables.registry import shares_training
 from rectab.training.checkpoint import remove_checkpoints
 from rectab.training.config import TrainConfig
+from rectab.training.device import resolve_device
 from rectab.training.finished import RESULT_FILE, complete, read_finished
 from rectab.training.inputs_file import INPUTS_FILE, write_inputs
 from rectab.training.one_run import OneRun
@@ -44,6 +47,7 @@ def train_once(
     explain_rows: int = 0,
     shared: Path | SharedRuns | None = None,
     progress: ProgressMode = "auto",
+    device: torch.device | str = "cpu",
     say: Callable[[str], None] | None = None,
 ) -> RunResult:
     """Plan the table, train, and measure; a run that ``out_dir`` holds the result of is not trained again.
@@ -70,6 +74,8 @@ def train_once(
             is encoded of, is read and not trained; what is trained is kept there. None: a run's own folder ``trained``
             within ``out_dir`` keeps what its table is encoded of.
         progress: see :class:`rectab.training.progress.Reporter`.
+        device: where it is trained and measured, see :func:`rectab.training.device.resolve_device`. A finished run is
+            read back whatever device it was trained on; its result names it.
         say: called with a line of text if a finished run is read back.
 
     Raises:
@@ -81,7 +87,7 @@ def train_once(
         TrainingError: training diverged.
     """
     begin = time.perf_counter()
-    config = train_config or TrainConfig()
+    config, place = train_config or TrainConfig(), resolve_device(device)
     reset_peak_memory()
     planned = plan(
         method,
@@ -104,11 +110,11 @@ def train_once(
                 say(f"{path}: this run has finished and is read back; delete the file to train it again")
             if not (out_dir / INPUTS_FILE).exists():  # finished by a rectab of before there was one
                 write_inputs(dataset, out_dir)
-            return complete(finished, out_dir, dataset, config, read_test, explain_rows)
+            return complete(finished, out_dir, dataset, config, read_test, explain_rows, place)
         out_dir.mkdir(parents=True, exist_ok=True)
     if isinstance(shared, Path):
         shared = SharedRuns(shared)
-    run = OneRun(dataset, planned, made, config, read_test, explain_rows, progress, begin)
+    run = OneRun(dataset, planned, made, config, read_test, explain_rows, progress, place, begin)
     if get_method(method).trained_as is not None:
         return run.encode(shared, out_dir)
     if shared is None or out_dir is None or not shares_training(method):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 
 from rectab.data.asked_rows import AskedRows
 from rectab.data.dataset import PreparedDataset
@@ -16,6 +17,7 @@ from rectab.metrics import FrequencySlices
 from rectab.models import CTRModel
 from rectab.training.artifact import MODEL_FILE, load_model
 from rectab.training.config import TrainConfig
+from rectab.training.device import resolve_device
 from rectab.training.evaluation import metrics_of, predict
 from rectab.training.finished import RESULT_FILE, load_result
 from rectab.training.inputs_file import inputs_of, load_inputs
@@ -152,13 +154,14 @@ class ServedModel:
         return predict(self.model, served.split, self.config.evaluation_batch_size)
 
 
-def load(run: Path | str, data: PreparedDataset | None = None) -> ServedModel:
+def load(run: Path | str, data: PreparedDataset | None = None, device: torch.device | str = "cpu") -> ServedModel:
     """Load a finished run to score raw rows with.
 
     Args:
         run: folder of ``rectab train --out``, or one that ``rectab compress`` wrote.
         data: the data set that it was trained on, for a run of an earlier rectab, whose folder does not hold what makes
             its inputs.
+        device: where it scores, see :func:`rectab.training.device.resolve_device`.
 
     Raises:
         FileNotFoundError: the folder is no finished run, or lacks a file.
@@ -168,7 +171,7 @@ def load(run: Path | str, data: PreparedDataset | None = None) -> ServedModel:
     result = load_result(folder)
     if result is None:
         raise FileNotFoundError(f"{folder}: no {RESULT_FILE}, so this is no finished run of rectab train --out")
-    model = load_model(folder / MODEL_FILE)
+    model = load_model(folder / MODEL_FILE, device=resolve_device(device))
     if data is None:
         inputs = load_inputs(folder, model.schema)
     elif data.fingerprint() != result.fingerprint:

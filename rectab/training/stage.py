@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from rectab.batch import Batch
-from rectab.data.loader import batches, num_batches
+from rectab.data.loader import num_batches
 from rectab.plain import read_plain
 from rectab.training.config import monitor_value
+from rectab.training.device import batches_on
 from rectab.training.errors import TrainingError
+from rectab.training.losses import StepLoss, StepLosses
 from rectab.training.optimizers import OptimizerSet
 from rectab.training.stage_state import StageState
 from rectab.training.state import get_rng_state, restored_from, set_rng_state
@@ -57,6 +59,7 @@ class Stage:
         self.loss_terms = loss_terms
         self.after_step = after_step
         self.state = StageState()
+        self._losses = StepLosses(trainer.device)
         self.best: dict[str, Tensor] | None = None
         self.batches_per_epoch = num_batches(len(trainer.train), self.config.batch_size)
         per_epoch = min(self.config.evaluations_per_epoch, self.batches_per_epoch)
@@ -84,7 +87,8 @@ class Stage:
 
     def _run_epoch(self) -> None:
         state, trainer = self.state, self.trainer
-        source = batches(
+        source = batches_on(
+            trainer.device,
             trainer.train,
             self.config.batch_size,
             # Another order for every stage; numpy takes a seed of any length.
@@ -114,27 +118,35 @@ class Stage:
         state = self.state
         loss = self.trainer.loss(batch)
         total = loss if self.loss_terms is None else loss + self.loss_terms()
-        value = float(total.detach())
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"loss is {value} at step {state.step} of stage {self.name!r} (epoch {state.epoch}, lr "
-                f"{self.optimizers.lr:g}): training has diverged; try a lower lr, clip_norm, or precision='fp32', and "
-                "look for infinite or huge values in the dense features"
-            )
+        self._note(self._losses.add(state.step, loss, total))
         self.optimizers.zero_grad()
         total.backward()
         self.optimizers.step()
         state.step += 1
         state.batch += 1
         state.samples += len(batch)
-        state.loss_sum += float(loss.detach())
-        state.loss_count += 1
         self.trainer.table.after_step(state.step, self.optimizers.rows)
         if self.after_step is not None:
             self.after_step(state.step)
 
+    def _note(self, losses: list[StepLoss]) -> None:
+        """Add up losses of steps. Raises TrainingError if one is not finite."""
+        state = self.state
+        for step, loss, total in losses:
+            if not math.isfinite(total):
+                raise TrainingError(
+                    f"loss is {total} at step {step} of stage {self.name!r} (epoch {state.epoch}, lr "
+                    f"{self.optimizers.lr:g}): training has diverged; try a lower lr, clip_norm, or precision='fp32', "
+                    "and look for infinite or huge values in the dense features"
+                )
+            state.loss_sum += loss
+            state.loss_count += 1
+
     def _evaluate(self) -> None:
         state, config = self.state, self.config
+        begin = time.perf_counter()
+        self._note(self._losses.take())  # on a GPU, waits for the steps so far, whose time it is
+        state.seconds += time.perf_counter() - begin
         begin = time.perf_counter()
         self.optimizers.catch_up()
         metrics = self.trainer.evaluate("valid")
@@ -176,12 +188,13 @@ class Stage:
             self.optimizers.scale_lr(state.lr_scale)
 
     def _save(self) -> None:
+        self._note(self._losses.take())
         content = {
             "stage": self.name,
             "state": asdict(self.state),
             "model": self.trainer.model.state_dict(),
             "optimizers": self.optimizers.state_dict(),
-            "rng": get_rng_state(),
+            "rng": get_rng_state(self.trainer.device),
         }
         self.trainer.checkpoints.save_current(self.index, content, self.best, self.state.best_evaluation)
 
@@ -195,7 +208,7 @@ class Stage:
             self.state.check(self.batches_per_epoch)
             self.trainer.model.load_state_dict(content["model"])
             self.optimizers.load_state_dict(content["optimizers"])
-            set_rng_state(content["rng"])
+            set_rng_state(content["rng"], self.trainer.device)
 
 
 @torch.no_grad()

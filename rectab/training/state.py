@@ -92,18 +92,20 @@ def _decode(value: Any, tensors: dict[str, Tensor]) -> Any:
     return {_decode(k, tensors): _decode(v, tensors) for k, v in value["items"]}
 
 
-def get_rng_state() -> dict[str, Any]:
-    """States of the global generators of torch, numpy and python."""
+def get_rng_state(device: torch.device | None = None) -> dict[str, Any]:
+    """States of the global generators of torch, numpy and python, and of that of ``device`` if it is a GPU."""
     name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002  global state that others may use
     return {
         "torch": torch.get_rng_state(),
         "numpy": (name, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached),
         "python": random.getstate(),
-    }
+    } | ({"cuda": torch.cuda.get_rng_state(device)} if device is not None and device.type == "cuda" else {})
 
 
-def set_rng_state(state: dict[str, Any]) -> None:
-    """Set what :func:`get_rng_state` gave."""
+def set_rng_state(state: dict[str, Any], device: torch.device | None = None) -> None:
+    """Set what :func:`get_rng_state` gave for the same device."""
+    if device is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
     torch.set_rng_state(state["torch"])
     name, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from rectab.batch import Batch
 from rectab.data.dataset import PreparedDataset
-from rectab.data.loader import batches
 from rectab.data.split import Split
 from rectab.models import CTRModel, ModelConfig
 from rectab.plain import read_plain
@@ -25,6 +24,7 @@ from rectab.tables.base import EmbeddingTable
 from rectab.tables.registry import find_record
 from rectab.training.checkpoint import Checkpoints
 from rectab.training.config import TrainConfig
+from rectab.training.device import batches_on, resolve_device
 from rectab.training.evaluation import evaluate
 from rectab.training.optimizers import OptimizerSet
 from rectab.training.precision import resolve_precision
@@ -57,6 +57,8 @@ class Trainer:
         checkpoints: folder of checkpoints; an interrupted run goes on from there. None keeps none.
         progress: see :class:`rectab.training.progress.Reporter`.
         split_validation: cut validation in two; None asks the table's method.
+        device: where it trains, evaluates and searches, see :func:`rectab.training.device.resolve_device`. Weights
+            start as the seed says on the CPU, wherever that is; metrics are computed on the host.
     """
 
     def __init__(
@@ -69,7 +71,9 @@ class Trainer:
         checkpoints: Path | None = None,
         progress: ProgressMode = "auto",
         split_validation: bool | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
+        self.device = resolve_device(device)
         self.dataset = dataset
         self.config = config
         self.model_config = model_config
@@ -81,7 +85,7 @@ class Trainer:
         method = find_record(table.method)
         if method.learns_from_validation if split_validation is None else split_validation:
             self._search, self.valid = dataset.valid.sample_halves(config.seed)
-        self._bf16, self.precision = resolve_precision(config.precision)
+        self._bf16, self.precision = resolve_precision(config.precision, self.device)
         self.reporter = Reporter(progress)
         run: dict[str, Any] = {
             "train": config.to_json(),
@@ -96,6 +100,8 @@ class Trainer:
             run["revision"] = method.revision
         if table.options.rows != "fp32":
             run["rows"] = table.options.rows
+        if self.device.type != "cpu":
+            run["device"] = torch.cuda.get_device_name(self.device)  # sums are not the same on another
         self.checkpoints = Checkpoints(checkpoints, run, config.checkpoint_seconds)
         self.stages: list[dict[str, Any]] = []
         self.history: list[dict[str, Any]] = []
@@ -104,7 +110,7 @@ class Trainer:
 
     def _new_model(self, table: EmbeddingTable) -> CTRModel:
         seed_everything(self.config.seed)
-        return CTRModel(self.dataset.schema, table, self.model_config)
+        return CTRModel(self.dataset.schema, table, self.model_config).to(self.device)
 
     @property
     def table(self) -> EmbeddingTable:
@@ -153,7 +159,7 @@ class Trainer:
             with restored_from(path):
                 record = read_plain(StageRecord, ended["record"])
                 self.model.load_state_dict(ended["model"])
-                set_rng_state(ended["rng"])
+                set_rng_state(ended["rng"], self.device)
         self.stages.append(asdict(record))
         self.history += ended["history"]
         self.kernel = record.kernel
@@ -194,7 +200,7 @@ class Trainer:
             "record": asdict(record),
             "history": state.history,
             "model": self.model.state_dict(),
-            "rng": get_rng_state(),
+            "rng": get_rng_state(self.device),
         }
 
     def evaluate(self, split: Literal["search", "valid"] = "valid") -> dict[str, float]:
@@ -211,7 +217,8 @@ class Trainer:
         return self._shuffled(self.train, epoch)
 
     def _shuffled(self, split: Split, epoch: int) -> Iterator[Batch]:
-        return batches(
+        return batches_on(
+            self.device,
             split,
             self.config.batch_size,
             shuffle_seed=self.config.seed + (len(self.stages) << 32) + (1 << 31),

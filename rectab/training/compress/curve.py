@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from rectab.atomic_file import write_atomic
 from rectab.data.dataset import PreparedDataset
 from rectab.data.storage import atomic_folder
@@ -25,6 +27,7 @@ from rectab.training.compress.results import encoded_result
 from rectab.training.compress.source import FullRun
 from rectab.training.compress.widths import Attempt, Choice, Widths, open_runs
 from rectab.training.config import TrainConfig
+from rectab.training.device import resolve_device
 from rectab.training.measuring import metrics_on_test
 from rectab.training.result import without_nan
 
@@ -133,6 +136,7 @@ def compress(
     count_ids: bool = False,
     shape: Shape = "best",
     read_test: bool = False,
+    device: torch.device | str = "cpu",
     say: Callable[[str], None] = lambda line: None,
 ) -> Curve:
     """Encode finished runs of the full table to every budget; nothing is trained.
@@ -147,6 +151,7 @@ def compress(
         count_ids: budgets are for the table and the map from raw values to ids together.
         shape: ``best``, or that of a rival, see :mod:`rectab.quantize.rivals`.
         read_test: measure on the test split, each budget once.
+        device: where models are measured, see :func:`rectab.training.device.resolve_device`.
         say: called with a line of text before what takes time.
 
     Raises:
@@ -164,7 +169,7 @@ def compress(
         raise ValueError("--keep: takes the encodings of another run, whatever --shape is; leave --shape out")
     if loss is not None and not 0 <= loss < 1:
         raise ValueError(f"--loss is a difference in validation AUC, such as 0.001; got {loss:g}")
-    widths = Widths(open_runs(folders, dataset), count_ids=count_ids, shape=shape)
+    widths = Widths(open_runs(folders, dataset, resolve_device(device)), count_ids=count_ids, shape=shape)
     sizes = _sizes(budgets, widths)
     for size in sizes.values():
         widths.check(size)

@@ -245,7 +245,8 @@ class Encoder:
     def _table(self, allocation: Allocation, kept: QuantizedTable | None = None) -> EmbeddingTable:
         """The run's table, encoded."""
         vocabularies, width = self.run.dataset.schema.vocabularies, self.run.embedding_dim
-        return encode_table(vocabularies, width, self.options, allocation, TableOptions(), kept)
+        held = TableOptions(device=self.run.model.table.device)
+        return encode_table(vocabularies, width, self.options, allocation, held, kept)
 
 
 @contextmanager

@@ -8,15 +8,16 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from rectab.data.dataset import PreparedDataset
-from rectab.data.loader import batches
 from rectab.models import CTRModel
 from rectab.quantize.predict import Separation
 from rectab.quantize.rare import rare_vector
 from rectab.quantize.sensitivity import ROWS, table_sensitivity
 from rectab.quantize.traffic import expected_lookups
 from rectab.training.artifact import MODEL_FILE, load_model
+from rectab.training.device import batches_on
 from rectab.training.evaluation import metrics_of, predict
 from rectab.training.finished import RESULT_FILE, load_result
 from rectab.training.result import RunResult
@@ -76,7 +77,8 @@ class FullRun:
         """float64 [V, D, D], see :func:`rectab.quantize.sensitivity.table_sensitivity`; of training rows."""
         train, generator = self.dataset.train, np.random.default_rng(self.result.train["seed"])
         rows = np.sort(generator.permutation(len(train))[:ROWS])
-        read = batches(
+        read = batches_on(
+            self.model.table.device,
             train.restrict(rows),
             _BATCH,
             shuffle_seed=None,
@@ -105,7 +107,7 @@ class FullRun:
         return Separation.of(self.valid["auc"], self.dataset.valid.labels, self.outputs)
 
 
-def open_run(folder: Path, dataset: PreparedDataset) -> FullRun:
+def open_run(folder: Path, dataset: PreparedDataset, device: torch.device | str = "cpu") -> FullRun:
     """A finished run of ``rectab train --table full``.
 
     Raises:
@@ -127,4 +129,4 @@ def open_run(folder: Path, dataset: PreparedDataset) -> FullRun:
         )
     if result.train["objective"] != "logloss":
         raise ValueError(f"{folder}: predicts ratings (objective {result.train['objective']!r}); this is for clicks")
-    return FullRun(folder, dataset, result, load_model(folder / MODEL_FILE))
+    return FullRun(folder, dataset, result, load_model(folder / MODEL_FILE, device=device))

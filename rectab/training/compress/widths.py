@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from rectab.data.dataset import PreparedDataset
 from rectab.quantize.rivals import SMALLEST, Shape
 from rectab.tables.budget import format_bytes, full_table_bytes
@@ -17,7 +19,7 @@ from rectab.training.compress.source import FullRun, open_run
 __all__ = ["Attempt", "Choice", "Widths", "open_runs"]
 
 
-def open_runs(folders: Sequence[Path], dataset: PreparedDataset) -> list[FullRun]:
+def open_runs(folders: Sequence[Path], dataset: PreparedDataset, device: torch.device | str = "cpu") -> list[FullRun]:
     """Finished runs of the full table that differ in their width.
 
     Raises:
@@ -26,7 +28,7 @@ def open_runs(folders: Sequence[Path], dataset: PreparedDataset) -> list[FullRun
     """
     runs: list[FullRun] = []
     for folder in folders:
-        run = open_run(folder, dataset)
+        run = open_run(folder, dataset, device)
         for other in runs:
             if other.embedding_dim == run.embedding_dim:
                 raise ValueError(
