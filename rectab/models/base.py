@@ -98,7 +98,7 @@ def with_table(model: CTRModel, table: EmbeddingTable) -> CTRModel:
     made = CTRModel(model.schema, table, model.config).eval()
     outside = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("table.")}
     made.load_state_dict(outside, strict=False, assign=True)
-    return made
+    return made.to(table.device)
 
 
 class _Behaviour(nn.Module):
