@@ -11,6 +11,7 @@ from compress_helpers import ITEMS, TAGS, Clicks, correlation, rows, trained
 from torch import Tensor, nn
 
 import rectab
+from rectab.swap.sorted_rows import SortedRows
 
 
 @pytest.mark.parametrize("budget", ["60%", "25%", "10%", "1KiB", 2000])
@@ -125,3 +126,15 @@ def test_swap_points_here_and_a_compressed_model_says_what_it_is() -> None:
         rectab.compress_(model, "10%", batches=[rows()])
     with pytest.raises(RuntimeError, match="no initial values"):
         model.item.reset_parameters()
+
+
+def test_sorted_rows_are_read_as_the_array_that_they_stand_for() -> None:
+    weight = torch.randn(50, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64).half()
+    order = np.random.default_rng(0).permutation(50)
+    rows, wanted = SortedRows(weight, order), weight.float().numpy()[order]
+    assert rows.shape == wanted.shape
+    np.testing.assert_array_equal(np.asarray(rows), wanted)
+    np.testing.assert_array_equal(np.asarray(rows[7:20][2:5]), wanted[9:12])
+    np.testing.assert_array_equal(rows[np.array([4, 4, 0])], wanted[[4, 4, 0]])
+    assert isinstance(rows[7:20], SortedRows)
+    assert len(rows[7:20]) == 13
