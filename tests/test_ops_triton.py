@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from rectab.ops import RowStore, address_rows, segment_sum, spread_bags, use_kernel
+from rectab.ops import RowStore, address_rows, formats, segment_sum, spread_bags, use_kernel
 from rectab.ops import kernels_torch as plain
-from rectab.optim import RowAdagrad, RowAdam, RowSGD
+from rectab.optim import RowAdagrad, RowAdam, RowSGD, clip_row_gradients
 
 # Before triton is imported: its own functions are made for the interpreter or the compiler as they are declared.
 os.environ["TRITON_INTERPRET"] = "1"
@@ -53,6 +53,57 @@ def test_gathers_are_the_same_bits(count: int, dim: int, dtype: torch.dtype) -> 
     assert torch.equal(fast.gather(weight, rows, torch.float32), plain.gather(weight, rows, torch.float32))
     with pytest.raises(IndexError):
         fast.gather(weight, torch.tensor([30]), dtype)
+
+
+@pytest.mark.parametrize("name", [f.name for f in formats() if "codes" in f.tensors(1, 1)])
+@pytest.mark.parametrize(("count", "dim"), [(0, 4), (3, 1), (70, 5), (9, 33)])
+def test_rows_of_few_bits_are_read_to_the_same_bits(name: str, count: int, dim: int) -> None:
+    store = RowStore(30, dim, rows=name, generator=drawn(0))
+    rows = torch.randint(0, 30, (count, 2), generator=drawn(1))
+    results = []
+    for kernel in ("torch", "triton"):
+        with use_kernel(kernel):
+            results.append(store.read(rows))
+    assert torch.equal(*results)
+    with use_kernel("triton"), pytest.raises(IndexError):
+        store.read(torch.tensor([30]))
+
+
+@pytest.mark.parametrize("hot", [0.1, 1.0])
+def test_a_row_of_many_gradients_is_summed_in_pieces_and_none_are_left_out(hot: float) -> None:
+    count = 9000  # more than 64 x 64: pieces of pieces of pieces
+    rows = torch.randint(0, 3000, (count,), generator=drawn(0))
+    rows[: int(count * hot)] = 7
+    rows[count // 2 : count // 2 + 5] = -1  # none
+    gradients = torch.randn(count, 3, generator=drawn(1))
+    there = rows >= 0
+    exact = torch.zeros(3000, 3, dtype=torch.float64).index_add_(0, rows[there], gradients[there].double())
+    distinct, sums = fast.coalesce([(rows, gradients)], 3)
+    found = distinct >= 0
+    assert torch.equal(distinct[found], rows[there].unique())
+    assert torch.equal(found, torch.arange(count) < found.sum())
+    torch.testing.assert_close(sums[found].double(), exact[distinct[found]], rtol=1e-5, atol=1e-4)
+    assert not sums[~found].any()
+
+
+@pytest.mark.parametrize("rows", ["fp32", "int8"])
+def test_gradients_clipped_or_scaled_by_a_loop_reach_the_rows_alike(rows: str) -> None:
+    results = []
+    for kernel in ("torch", "triton"):
+        with use_kernel(kernel):
+            store = RowStore(20, 3, init_std=1.0, generator=drawn(0), rows=rows)
+            optimizer = RowSGD([("t", store)], 0.5)
+            for number in range(3):
+                optimizer.zero_grad()
+                looked_up = torch.tensor([[1, 2, 1], [5, 19, number]])
+                (store(looked_up) * torch.randn(2, 3, 3, generator=drawn(number))).sum().backward()
+                clip_row_gradients([("t", store)], 0.3)
+                torch.nn.utils.clip_grad_norm_([store.handle], 0.2)
+                distinct, _ = store.gradients.sum()
+                assert sorted(distinct.tolist()) == sorted({1, 2, 5, 19, number})
+                optimizer.step()
+            results.append(store.read(slice(None)))
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5 if rows == "fp32" else 0.05)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -24,6 +24,7 @@ __all__ = [
     "adam_update",
     "address",
     "coalesce",
+    "coded_gather",
     "gather",
     "segment_dot",
     "segment_sum",
@@ -81,6 +82,20 @@ def gather(weight: Tensor, rows: Tensor, dtype: torch.dtype) -> Tensor:
     outside = torch.zeros((), dtype=torch.int32, device=weight.device)
     arguments = (weight.detach().contiguous(), weight.shape[0], row_dim, flat, flat.numel(), out, outside)
     _launch(triton_kernels.gather, flat.numel(), _blocks(row_dim), *arguments)
+    _check(outside, "a row")
+    return out.view(*rows.shape, row_dim)
+
+
+def coded_gather(codes: Tensor, scale: Tensor, rows: Tensor, row_dim: int, bits: int, offset: float) -> Tensor:
+    """See :func:`rectab.ops.kernels_numba.coded_gather`."""
+    flat = rows.reshape(-1).to(torch.int64).contiguous()
+    out = torch.empty(flat.numel(), row_dim, dtype=torch.float32, device=codes.device)
+    outside = torch.zeros((), dtype=torch.int32, device=codes.device)
+    held = (codes.contiguous(), *codes.shape, row_dim, scale.contiguous(), float(offset))
+    options = {"BITS": bits, "SIGNED": codes.dtype == torch.int8}
+    _launch(
+        triton_kernels.gather_coded, flat.numel(), _blocks(row_dim), *held, flat, flat.numel(), out, outside, **options
+    )
     _check(outside, "a row")
     return out.view(*rows.shape, row_dim)
 

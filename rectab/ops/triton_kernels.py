@@ -42,6 +42,39 @@ def gather(weight, num_rows, row_dim, rows, count, out, outside, BLOCK: tl.const
 
 
 @triton.jit
+def gather_coded(
+    codes, num_rows, row_bytes, row_dim, scale, offset, rows, count, out, outside,
+    BITS: tl.constexpr, SIGNED: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """``(code - offset) * scale``; codes of BITS bits in a stream a row (:mod:`rectab.ops.packing`), 0 bits are ternary
+    digits; SIGNED: a signed byte each."""
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    column = tl.arange(0, WIDTH)[None, :]
+    row = tl.load(rows + at, mask=at < count, other=0)
+    inside = (row >= 0) & (row < num_rows)
+    tl.store(outside + tl.zeros_like(at), 1, mask=~inside)
+    there = (at < count) & inside
+    live = there[:, None] & (column < row_dim)
+    stream = codes + row[:, None] * row_bytes
+    if SIGNED:
+        code = tl.load(stream + column, mask=live, other=0).to(tl.int32)
+    elif BITS == 0:
+        digit = column % 5
+        power = tl.where(digit == 0, 1, tl.where(digit == 1, 3, tl.where(digit == 2, 9, tl.where(digit == 3, 27, 81))))
+        code = (((tl.load(stream + column // 5, mask=live, other=0).to(tl.int32) * power) & 255) * 3) >> 8
+    else:
+        bit = column * BITS
+        first = bit // 8
+        window = tl.load(stream + first, mask=live, other=0).to(tl.int32)
+        if 8 % BITS != 0:  # a code may begin in one byte and end in the next
+            further = live & (first + 1 < row_bytes)
+            window |= tl.load(stream + first + 1, mask=further, other=0).to(tl.int32) << 8
+        code = (window >> (bit % 8)) & ((1 << BITS) - 1)
+    step = tl.load(scale + row, mask=there, other=0.0).to(tl.float32)[:, None]
+    tl.store(out + at[:, None] * row_dim + column, (code.to(tl.float32) - offset) * step, mask=live)
+
+
+@triton.jit
 def segment_sum(
     values, row_dim, starts, weights, out, WEIGHTED: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr
 ):
