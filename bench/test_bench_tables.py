@@ -11,9 +11,9 @@ import itertools
 from functools import cache
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from forms import served
 from torch import Tensor
 from workloads import Workload, describe, schema_of
 
@@ -41,24 +41,13 @@ def budget_of(method: Any) -> str | None:
     return None if method.fills == "one" else BUDGET
 
 
-def served_table(method: Any) -> EmbeddingTable:
-    """As after training: a pruned table that was not trained would keep rows at random, not those looked up most."""
-    table = training_table(method)
-    if method.size_after_training:
-        counts = np.concatenate([vocabulary.counts for vocabulary in table.vocabularies])
-        size = torch.from_numpy(counts).float().pow(0.25).unsqueeze(1)
-        for _, store in table.row_stores():
-            store.weight.data.mul_(size)
-    return table.serving().eval()
-
-
 def describe_table(benchmark: Any, method: Any, **more: Any) -> None:
     describe(benchmark, WORKLOAD, method=method.name, budget=budget_of(method), **more)
 
 
 @pytest.mark.parametrize("method", methods(), ids=lambda method: method.name)
 def test_table_lookup(benchmark: Any, method: Any) -> None:
-    table, turns = served_table(method), itertools.cycle(batches())
+    table, turns = served(method.name, WORKLOAD), itertools.cycle(batches())
     describe_table(benchmark, method, served=table.method, serving_bytes=table.ledger().bytes, stage="served")
     with torch.no_grad():
         benchmark(lambda: table(next(turns), FIELDS))

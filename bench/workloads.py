@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ class Workload:
     batch_size: B.
     num_features: F.
     exponent: probability of the r-th commonest id of a feature is proportional to ``r ** -exponent``.
+    scattered: common ids are not neighbours in memory; False: ids are numbered by frequency, as ``prepare`` does.
     """
 
     num_rows: int
@@ -37,6 +39,7 @@ class Workload:
     batch_size: int = 4096
     num_features: int = 26
     exponent: float = 1.2
+    scattered: bool = True
 
     @property
     def rows_per_feature(self) -> int:
@@ -48,8 +51,9 @@ class Workload:
         return weights / weights.sum()
 
     def places(self) -> np.ndarray:
-        """int64 [rows per feature]: the r-th commonest id. Common ids are not neighbours in memory."""
-        return np.random.default_rng(1).permutation(self.rows_per_feature)
+        """int64 [rows per feature]: the r-th commonest id."""
+        ranks = np.arange(self.rows_per_feature)
+        return np.random.default_rng(1).permutation(ranks) if self.scattered else ranks
 
     def batches(self, count: int, seed: int = 0) -> list[Tensor]:
         """``count`` tensors int64 [B, F] of row numbers; they do not depend on ``row_dim``."""
@@ -102,23 +106,25 @@ def schema_of(workload: Workload, counts: bool = False) -> Schema:
     return Schema(tuple(Vocabulary(n, size, counts=expected) for n in names), tuple(Feature(n, n) for n in names))
 
 
-def packed_table(workload: Workload, share: float) -> EmbeddingTable:
-    """The packed table of generated vectors within a share of the bytes of fp32 rows.
-
-    The features matter differently to the model, and so do directions of a vector: that is what decides encodings.
-    """
+@cache
+def _options(workload: Workload) -> OptionTable:
+    """Of generated vectors. The features matter differently to the model, and so do directions of a vector: that is
+    what decides encodings."""
     generator = np.random.default_rng(3)
     width, size = workload.row_dim, workload.rows_per_feature
-    vocabularies = schema_of(workload).vocabularies
-    vectors = [generator.standard_normal((size, width), np.float32) for _ in vocabularies]
-    matters = np.exp(2 * generator.standard_normal((len(vocabularies), width)))
-    options = OptionTable(
-        vectors, [workload.law()] * len(vectors), np.stack([np.diag(m) for m in matters]), HEADER_BYTES
-    )
-    blocks = [finest_blocks(index, workload.law()) for index in range(len(vectors))]
-    allocation = allocate(options, blocks, int(share * sum(v.nbytes for v in vectors)))
+    vectors = [generator.standard_normal((size, width), np.float32) for _ in range(workload.num_features)]
+    matters = np.exp(2 * generator.standard_normal((len(vectors), width)))
+    laws = [workload.law()] * len(vectors)
+    return OptionTable(vectors, laws, np.stack([np.diag(m) for m in matters]), HEADER_BYTES)
+
+
+def packed_table(workload: Workload, share: float) -> EmbeddingTable:
+    """The packed table of generated vectors within a share of the bytes of fp32 rows."""
+    options = _options(replace(workload, batch_size=1, scattered=False))
+    blocks = [finest_blocks(index, workload.law()) for index in range(workload.num_features)]
+    allocation = allocate(options, blocks, int(share * sum(v.nbytes for v in options.vectors)))
     assert allocation is not None
-    return encode_table(vocabularies, width, options, allocation)
+    return encode_table(schema_of(workload).vocabularies, workload.row_dim, options, allocation)
 
 
 def model_batches(workload: Workload, count: int) -> list[Batch]:

@@ -157,3 +157,21 @@ def test_a_state_of_another_layout_is_refused() -> None:
     with pytest.raises(RuntimeError, match="are not those of its config"):
         table.load_state_dict(state)
     table.load_state_dict(table.state_dict())
+
+
+def test_a_payload_beyond_2_gib_is_read_where_it_is() -> None:
+    """Its zeros are never touched, so they take no memory."""
+    sizes, dim = (9_000_000, 9_000_000, 40), 64
+    vocabularies = [Vocabulary(f"v{i}", n) for i, n in enumerate(sizes)]
+    config = QuantizedConfig((0, 1, 2), (0, 0, 0), ("fp16", "fp16", "int8/block"))
+    table = build_table("quantized.packed", vocabularies, dim, config)
+    assert table.ledger().bytes == len(table.payload) + 3 * (HEADER_BYTES + FIXED_BYTES) > 2**31
+    payload = table.payload.numpy()
+    payload[-40 * dim - 2 :][:2] = np.float16(0.5).tobytes()[0], np.float16(0.5).tobytes()[1]
+    payload[-dim:] = 130
+    payload[2 * dim * (sizes[0] + sizes[1]) - 2 * dim :][: 2 * dim] = np.full(dim, 3, np.float16).view(np.uint8)
+    ids = torch.tensor([[0, sizes[1] - 1, 39], [sizes[0] - 1, 5, 38]])
+    wanted = torch.tensor([[0.0, 3.0, 1.0], [0.0, 0.0, -64.0]]).unsqueeze(-1).expand(2, 3, dim)
+    for kernel in ("numba", "torch"):
+        with use_kernel(kernel):  # type: ignore[arg-type]
+            assert torch.equal(table(ids, torch.arange(3)), wanted)

@@ -99,11 +99,18 @@ def _fast_address(ids: Tensor, salt: Tensor | int, first_row: Tensor | int, num_
         p if isinstance(p, Tensor) else torch.full((), p, dtype=torch.int64, device=ids.device)
         for p in (salt, first_row, num_rows)
     ]
-    shape = torch.broadcast_shapes(ids.shape, *(p.shape for p in parameters))
+    shape = _broadcast(ids.shape, [p.shape for p in parameters])
     inner = shape[len(shape) - max(p.dim() for p in parameters) :]
     ids, repeat = _repeated(ids, shape)
     flat = [p.to(torch.int64).expand(inner).reshape(-1) for p in parameters]
     return kernels_for(ids.device).address(ids, repeat, *flat).view(shape)
+
+
+def _broadcast(shape: torch.Size, others: list[torch.Size]) -> torch.Size:
+    """As ``torch.broadcast_shapes``, which takes as long as a small lookup, where shapes differ; few do."""
+    if all(other == shape[len(shape) - len(other) :] for other in others):
+        return shape
+    return torch.broadcast_shapes(shape, *others)
 
 
 def _repeated(ids: Tensor, shape: torch.Size) -> tuple[Tensor, int]:

@@ -16,7 +16,7 @@ import numpy as np
 from numba import prange
 
 from rectab.jit import compiled, parallel
-from rectab.ops.numba_payload import RARE, end_of, row_bits, rows_begin, source_of
+from rectab.ops.numba_payload import RARE, block_bytes, end_of, row_bits, rows_begin, source_of
 from rectab.ops.numba_runs import decode_run, scratch_bytes
 from rectab.ops.numba_values import prefetch_element
 
@@ -49,21 +49,22 @@ def _searched(ranges, blocks):
 
 
 @compiled
-def _laid(ranges, blocks, codes, starts, firsts, width):
-    """By block: where its rows begin and the bits of each, the block that its ids read, and a mask of their places:
-    those of a rare block all read the first id of the vocabulary."""
-    count = blocks.shape[0]
-    begins, bits = np.empty(count, np.int64), np.empty(count, np.int64)
+def _laid(ranges, codes, starts, firsts, width):
+    """By block: where its payload begins; where its rows do, and the bits of each; the block that its ids read, and a
+    mask of their places: those of a rare block all read the first id of the vocabulary."""
+    count, begin = codes.size, np.int64(0)
+    begins, rows_from, bits = np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count, np.int64)
     read, masks = np.arange(count), np.full(count, -1, np.int64)
     for v in range(ranges.shape[0]):
         last_row = np.int64(ranges[v, 0]) + ranges[v, 1]
         for block in range(firsts[v], firsts[v + 1]):
             rows, code = min(starts[block + 1], last_row) - starts[block], np.int64(codes[block])
+            begins[block], rows_from[block] = begin, rows_begin(code, begin, rows, width)
+            bits[block] = row_bits(code, width)
             if code & 15 == RARE:
                 read[block], masks[block] = firsts[v], 0
-            begins[block] = rows_begin(code, np.int64(blocks[block, 1]), rows, width)
-            bits[block] = row_bits(code, width)
-    return begins, bits, read, masks
+            begin += block_bytes(code, rows, width)
+    return begins, rows_from, bits, read, masks
 
 
 @compiled
@@ -73,7 +74,7 @@ def _find(ids, first, period, count, vocabulary, search, laid, payload, places, 
     Returns how many were found before one that is outside.
     """
     (first_row, size, first_block, first_step), (starts, _, _) = vocabulary, search
-    begins, bits, read, masks = laid
+    _, rows_from, bits, read, masks = laid
     for k in range(count):
         own = ids[np.uint64(first + k * period)]
         if np.uint64(own) >= size:  # or negative
@@ -84,17 +85,17 @@ def _find(ids, first, period, count, vocabulary, search, laid, payload, places, 
             step >>= 1
         place = (row - starts[np.uint64(block)]) & masks[np.uint64(block)]
         block = read[np.uint64(block)]
-        prefetch_element(payload, begins[np.uint64(block)] + (place * bits[np.uint64(block)] >> 3))
+        prefetch_element(payload, rows_from[np.uint64(block)] + (place * bits[np.uint64(block)] >> 3))
         places[k], found[k] = place, block
         held[np.uint64(block)] += 1
     return count
 
 
 @compiled
-def _sort(count, stride, found, places, held, first_block, last_block, sorted_places, targets):
+def _sort(count, stride, found, places, own, runs):
     """Places in order of block, and how far from the first each vector goes. ``held`` becomes the ends of runs."""
-    end = 0
-    for block in range(first_block, last_block):
+    (held, sorted_places, targets), end = runs, 0
+    for block in range(own[0], own[1]):
         end, held[block] = end + held[block], end
     for k in range(count):
         block = found[k]
@@ -104,25 +105,23 @@ def _sort(count, stride, found, places, held, first_block, last_block, sorted_pl
 
 
 @compiled
-def _decode(blocks, codes, source, begins, first_block, last_block, held, places, targets, out, width, scratch):
-    """The run of every block; ``held`` becomes zeros again."""
-    start = 0
-    for block in range(first_block, last_block):
+def _decode(codes, source, laid, own, runs, out, width, scratch):
+    """The runs of the blocks ``own[0] .. own[1] - 1``, whose ends become zeros again."""
+    (begins, rows_from, _, _, _), (held, places, targets), start = laid, runs, 0
+    for block in range(own[0], own[1]):
         end, held[block] = held[block], 0
         if end > start:
-            begin, code, run = np.int64(blocks[block, 1]), np.int64(codes[block]), end - start
-            decode_run(
-                source, begin, begins[block], code, places[start:end], run, targets[start:end], out, width, scratch
-            )
+            run, code = (places[start:end], targets[start:end]), np.int64(codes[block])
+            decode_run(source, begins[block], rows_from[block], code, run[0], end - start, run[1], out, width, scratch)
         start = end
 
 
 @compiled
-def _lookup(start, end, ids, columns, ranges, blocks, codes, payload, copied, search, laid, out, outside):
+def _lookup(start, end, ids, columns, ranges, codes, payload, copied, search, laid, out, outside):
     width, period, (_, firsts, steps) = out.shape[1], columns.size, search
     most = max(min(_TILE_FLOATS // width, end - start) // period, 1)
     places, sorted_places, targets = np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most, np.int64)
-    found, held = np.empty(most, np.uint32), np.zeros(blocks.shape[0], np.int64)
+    found, held = np.empty(most, np.uint32), np.zeros(codes.size, np.int64)
     scratch = np.empty(scratch_bytes(width), np.uint8)
     source = source_of(payload, copied)
     for tile in range(start, end, most * period):
@@ -134,23 +133,9 @@ def _lookup(start, end, ids, columns, ranges, blocks, codes, payload, copied, se
                 outside[1] = ids[first + known * period]
                 outside[0] = 1
                 return
-            own = (firsts[column], firsts[column + 1])
-            _sort(count, 4 * width * period, found, places, held, own[0], own[1], sorted_places, targets)
-            to = out.ctypes.data + 4 * first * width
-            _decode(
-                blocks,
-                codes,
-                source,
-                laid[0],
-                own[0],
-                own[1],
-                held,
-                sorted_places,
-                targets,
-                to,
-                width,
-                scratch.ctypes.data,
-            )
+            own, runs = (firsts[column], firsts[column + 1]), (held, sorted_places, targets)
+            _sort(count, 4 * width * period, found, places, own, runs)
+            _decode(codes, source, laid, own, runs, out.ctypes.data + 4 * first * width, width, scratch.ctypes.data)
 
 
 @parallel
@@ -161,15 +146,15 @@ def lookup(threads, ids, columns, ranges, blocks, codes, payload, out, outside):
         ids: int64 [n].
         columns: int64 [m], m divides n: index of the vocabulary of ids ``i``, ``i + m``, ...
         ranges: int [V, 2]: first row and number of rows of every vocabulary.
-        blocks: int [blocks, 2]: first row, and where the payload begins.
+        blocks: int [blocks, 2]: first row; what follows is not read.
         codes: int16 [blocks].
         payload: uint8.
         out: fp32 [n, D]: filled.
         outside: int64 [2]: becomes (1, id) if an id is not in its vocabulary; ``out`` is then undefined.
     """
     search = _searched(ranges, blocks)
-    laid = _laid(ranges, blocks, codes, search[0], search[1], out.shape[1])
+    laid = _laid(ranges, codes, search[0], search[1], out.shape[1])
     copied = end_of(payload)
     for thread in prange(threads):
         start, end = thread * ids.size // threads, (thread + 1) * ids.size // threads
-        _lookup(start, end, ids, columns, ranges, blocks, codes, payload, copied, search, laid, out, outside)
+        _lookup(start, end, ids, columns, ranges, codes, payload, copied, search, laid, out, outside)

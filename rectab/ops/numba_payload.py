@@ -30,6 +30,7 @@ __all__ = [
     "SHARED",
     "SLACK",
     "at",
+    "block_bytes",
     "end_of",
     "inlined",
     "lay_out_trits",
@@ -134,6 +135,17 @@ def row_bits(code, width):
         sub_dim, bits = parts_of(code, width)
         return bits * ((width + sub_dim - 1) // sub_dim)
     return 16 * width if kind == FP16 else np.int64(0)
+
+
+@inlined
+def block_bytes(code, rows, width):
+    """Bytes of a block's payload."""
+    kind = code & 15
+    if kind == SHARED:
+        return np.int64(2 + width)
+    if kind == GRID and BITS[code >> 4 & 7] == 0:
+        return rows_begin(code, np.int64(0), rows, width) + (rows * width + 4) // 5
+    return rows_begin(code, np.int64(0), rows, width) + (rows * row_bits(code, width) + 7) // 8
 
 
 @inlined

@@ -29,7 +29,7 @@ from rectab.tables.unseen import refuse_outside
 __all__ = ["FIXED_BYTES", "HEADER_BYTES", "QuantizedConfig", "QuantizedTable", "encode_table"]
 
 HEADER_BYTES = 10
-"""Bytes of a block beside its payload: its first row, where its payload begins, and its encoding."""
+"""Bytes of a block beside its payload: its first row, where its payload begins (32 bits), and its encoding."""
 
 FIXED_BYTES = 8
 """Bytes of a vocabulary beside its blocks: its first row, and how many it has, as in the full table."""
@@ -93,11 +93,15 @@ class QuantizedTable(EmbeddingTable[QuantizedConfig]):
         self.register_buffer("payload", torch.zeros(size, dtype=torch.uint8, device=self.options.device))
 
     def _tensors(self) -> dict[str, Tensor]:
-        """What follows from the config: first row, first byte and code of every block, rows of every vocabulary."""
+        """What follows from the config: first row, first byte and code of every block, rows of every vocabulary.
+
+        Of the first byte the lowest 32 bits are held: all of it follows from the blocks before, and a payload of more
+        than 2 GiB needs no wider header.
+        """
         sizes = [v.num_embeddings for v in self.vocabularies]
         ranges = list(zip(accumulate([0, *sizes[:-1]]), sizes, strict=True))
         return {
-            "blocks": torch.tensor([(part.first, part.begin) for part in self.parts], dtype=torch.int32),
+            "blocks": torch.tensor([(part.first, _lowest_bits(part.begin)) for part in self.parts], dtype=torch.int32),
             "codes": torch.tensor([code_of(p.encoding, self.embedding_dim) for p in self.parts], dtype=torch.int16),
             "ranges": torch.tensor(ranges, dtype=torch.int32),
         }
@@ -188,6 +192,11 @@ class QuantizedTable(EmbeddingTable[QuantizedConfig]):
     def _of_block(self, part: _Part, rows: Tensor) -> Tensor:
         payload = self.payload[part.begin : part.end]
         return decode_ids(payload, part.encoding, rows - part.first, part.num_ids, self.embedding_dim)
+
+
+def _lowest_bits(begin: int) -> int:
+    """As a signed number of 32 bits."""
+    return (begin + (1 << 31)) % (1 << 32) - (1 << 31)
 
 
 def _parts(vocabularies: Sequence[Vocabulary], embedding_dim: int, config: QuantizedConfig) -> list[_Part]:
