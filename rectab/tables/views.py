@@ -6,17 +6,22 @@ nothing without a word. ``materialize()`` gives the vectors of all known ids ins
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
 from rectab.ops import segment_sum
+from rectab.ops.dispatch import is_eager
 
 if TYPE_CHECKING:
     from rectab.tables.base import EmbeddingTable
 
 __all__ = ["BagView", "EmbeddingView", "pool"]
+
+
+_FLOATS = 1 << 18  # of vectors that are pooled at a time
 
 
 class _View(nn.Module):
@@ -95,7 +100,16 @@ class BagView(_View):
         if self.padding_idx is not None:
             kept = (values != self.padding_idx).to(self.table(values[:0], self.vocabulary).dtype)
             weights = kept if weights is None else weights * kept
-        return pool(self.vectors(values), full_offsets, self.mode, weights)
+        parts = [] if torch.is_grad_enabled() else _parts(values, full_offsets, _FLOATS // self.embedding_dim)
+        if len(parts) < 2:
+            return pool(self.vectors(values), full_offsets, self.mode, weights)
+        # The vectors of all values are never held at once, and those that are lie in the caches when they are added.
+        pooled = []
+        for first, last in parts:
+            own = slice(int(full_offsets[first]), int(full_offsets[last]))
+            offsets, part = full_offsets[first : last + 1] - own.start, None if weights is None else weights[own]
+            pooled.append(pool(self.vectors(values[own]), offsets, self.mode, part))
+        return torch.cat(pooled)
 
     def _full_offsets(self, input: Tensor, offsets: Tensor | None) -> Tensor:
         if input.dim() == 2:
@@ -108,6 +122,20 @@ class BagView(_View):
             return offsets
         # Not new_tensor([...]): an exported graph would keep the number of ids that it was traced with.
         return torch.cat([offsets, offsets.new_full((1,), input.shape[0])])
+
+
+def _parts(values: Tensor, offsets: Tensor, most: int) -> list[tuple[int, int]]:
+    """(first bag, the one after the last) of parts that have at most so many values, or are one bag. None in graphs and
+    on other devices than the CPU; none of offsets that do not rise from 0 to the end, which are refused later."""
+    if not is_eager(values, offsets) or values.device.type != "cpu" or len(values) <= most or len(offsets) < 3:
+        return []
+    held, borders = offsets.numpy(), [0]
+    if held[0] != 0 or held[-1] != len(values) or (held[1:] < held[:-1]).any():
+        return []
+    while borders[-1] < len(held) - 1:
+        following = int(held.searchsorted(held[borders[-1]] + most, side="right")) - 1
+        borders.append(max(following, borders[-1] + 1))
+    return list(pairwise(borders))
 
 
 def pool(vectors: Tensor, offsets: Tensor, mode: Literal["sum", "mean"], weights: Tensor | None = None) -> Tensor:
