@@ -67,15 +67,14 @@ def _check_buffers(model: nn.Module) -> None:
 
 
 def _empty(found: FoundTable, state_dict: Mapping[str, Tensor]) -> RankedTable:
-    """The table whose state the checkpoint has, payload zeros. Raises ValueError for a state that is no table's."""
+    """The table whose state the checkpoint has, without its values. Raises ValueError for a state that is no table's."""
     name = next(name for name in found.names if name + _MARK in state_dict)
     try:
         codes, blocks = (state_dict[f"{name}.table.packed.{part}"] for part in ("codes", "blocks"))
         encodings = tuple(encoding_of_code(code, found.module.embedding_dim).name for code in codes.tolist())
         firsts = tuple(first for first, _ in blocks.tolist())
-        device = "cpu" if found.weight.is_meta else found.weight.device
         in_order = f"{name}.table.partition.outer.planes" not in state_dict
-        return build_ranked(found, firsts, encodings, in_order, device)
+        return build_ranked(found, firsts, encodings, in_order, found.weight.device)
     except (KeyError, ValueError, TypeError) as error:
         size = f"{found.module.num_embeddings} x {found.module.embedding_dim}"
         raise ValueError(f"the checkpoint's packed table {name!r} does not fit one of {size}: {error}") from error
