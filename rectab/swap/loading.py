@@ -67,7 +67,7 @@ def _check_buffers(model: nn.Module) -> None:
 
 
 def _empty(found: FoundTable, state_dict: Mapping[str, Tensor]) -> RankedTable:
-    """The table whose state the checkpoint has, without its values. Raises ValueError for a state that is no table's."""
+    """The table whose state the checkpoint has, without its values. Raises ValueError for another module's state."""
     name = next(name for name in found.names if name + _MARK in state_dict)
     try:
         codes, blocks = (state_dict[f"{name}.table.packed.{part}"] for part in ("codes", "blocks"))
