@@ -67,6 +67,17 @@ def lookups() -> None:
             kernels.coded_gather(held["codes"], held["scale"], rows, DIM, bits, offset)
 
 
+def packed() -> None:
+    held = (
+        torch.zeros(2, 2, dtype=torch.int32),
+        torch.zeros(5, 2, dtype=torch.int32),
+        torch.zeros(5, dtype=torch.int16),
+    )
+    ids = torch.zeros(COUNT, dtype=torch.int64)
+    for dim in (DIM, 5):
+        kernels.packed_lookup(ids, ids, (*held, torch.zeros(99, dtype=torch.uint8)), dim)
+
+
 def sums() -> None:
     offsets = torch.tensor([0, 4, COUNT])
     for dtype, weighted in product(DTYPES, (True, False)):
@@ -95,6 +106,7 @@ def updates() -> None:
 if __name__ == "__main__":
     compile_only()
     lookups()
+    packed()
     sums()
     updates()
     print(len(compiled))

@@ -17,6 +17,7 @@ from torch import Tensor
 from rectab.ops import triton_kernels
 from rectab.ops.dispatch import holds
 from rectab.ops.step import Step
+from rectab.ops.triton_blocks import lookup_blocks
 from rectab.ops.triton_sums import coalesce
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "coalesce",
     "coded_gather",
     "gather",
+    "packed_lookup",
     "segment_dot",
     "segment_sum",
     "sgd_update",
@@ -98,6 +100,14 @@ def coded_gather(codes: Tensor, scale: Tensor, rows: Tensor, row_dim: int, bits:
     )
     _check(outside, "a row")
     return out.view(*rows.shape, row_dim)
+
+
+def packed_lookup(ids: Tensor, vocabulary: Tensor, held: tuple[Tensor, Tensor, Tensor, Tensor], row_dim: int) -> Tensor:
+    """int64 [*] ids and their vocabularies, ``held`` as in :func:`rectab.ops.triton_blocks.lookup_blocks` -> [*, D]."""
+    flat, own = (t.reshape(-1).to(torch.int64).contiguous() for t in (ids, vocabulary.expand(ids.shape)))
+    out, outside = lookup_blocks(flat, own, *held, row_dim)
+    _check(outside, "an id")
+    return out.view(*ids.shape, row_dim)
 
 
 def segment_sum(values: Tensor, offsets: Tensor, weights: Tensor | None) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rectab.ops import numba_blocks
-from rectab.ops.dispatch import is_eager, kernel_name
+from rectab.ops.dispatch import find_kernel, is_eager, kernel_name
 from rectab.ops.numba_support import flat_rows, launch_lookup, thread_count
 from rectab.quantize.allocate import Allocation
 from rectab.quantize.encodings import Encoding, Rare, encoding_of
@@ -136,6 +136,8 @@ class QuantizedTable(EmbeddingTable[QuantizedConfig]):
     def lookup(self, ids: Tensor, vocabulary: Tensor) -> Tensor:
         if is_eager(ids) and kernel_name(self.payload.device) == "numba":
             return self._lookup_by_numba(ids, vocabulary)
+        if is_eager(ids) and (kernel := find_kernel("packed", "lookup", self.payload.device)):
+            return kernel(ids, vocabulary, (self.ranges, self.blocks, self.codes, self.payload), self.embedding_dim)
         refuse_outside(ids, vocabulary, self.vocabularies)
         first = self.ranges[:, 0][vocabulary].to(torch.int64)
         rows = (ids + first).flatten()
