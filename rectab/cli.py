@@ -135,7 +135,7 @@ def plan(
     from rectab.data import PreparedDataset, without_features
     from rectab.id_bytes import map_bytes
     from rectab.tables import TableOptions
-    from rectab.tables.planning import plan_all, plan_renderables
+    from rectab.tables.plan_list import plan_all, plan_renderables
 
     dataset = without_features(PreparedDataset.open(data), without or ())
     held = TableOptions(rows=rows)
@@ -166,7 +166,7 @@ def tables(
     """The methods there are and what they can do; or the formats that rows can be held in."""
     from rectab.tables import methods
     from rectab.tables.format_list import formats_renderable, formats_to_json
-    from rectab.tables.planning import methods_renderable
+    from rectab.tables.plan_list import methods_renderable
 
     if formats and json_output:
         print_json(formats_to_json())

@@ -22,7 +22,7 @@ from rectab.quantize.blocks import Block
 from rectab.quantize.encodings import Rare, Shared
 from rectab.schema import Vocabulary
 from rectab.tables import InfeasibleBudget, methods, plan
-from rectab.tables.planning import plan_all, plan_renderables
+from rectab.tables.plan_list import plan_all, plan_renderables
 from rectab.training import TrainConfig, render_result, train_once
 from rectab.training.compress.curve import compress
 from rectab.training.compress.encoder import Encoder

@@ -8,7 +8,7 @@ from rich.console import Console
 from rectab.ops import MAX_ROWS
 from rectab.schema import Vocabulary
 from rectab.tables import get_method, methods, plan
-from rectab.tables.planning import PlannedMethod, plan_all, plan_renderables
+from rectab.tables.plan_list import PlannedMethod, plan_all, plan_renderables
 
 LEARNED = {method.name for method in methods() if method.size_after_training}
 

@@ -12,7 +12,7 @@ from rectab.schema import Vocabulary
 from rectab.tables import TableOptions, build_table, full_table_bytes, plan
 from rectab.tables.fit import FitTarget, reconstruction_error
 from rectab.tables.narrow import NarrowConfig
-from rectab.tables.planning import plan_all, plan_renderables
+from rectab.tables.plan_list import plan_all, plan_renderables
 
 
 def test_the_width_is_the_largest_that_fits(vocabularies: Sequence[Vocabulary]) -> None:

@@ -19,7 +19,7 @@ from rectab.sweep.report_tables import section_tables
 from rectab.sweep.results import collect_results
 from rectab.sweep.sweep import _was_limited
 from rectab.tables import InfeasibleTraining, TableOptions, plan
-from rectab.tables.planning import plan_all
+from rectab.tables.plan_list import plan_all
 from rectab.training import TrainConfig, train_once
 
 VOCABULARIES = [Vocabulary("user", 1000), Vocabulary("item", 500)]

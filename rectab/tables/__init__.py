@@ -3,11 +3,12 @@
 from rectab.tables import dhe, dnis, full, hashed, narrow, optembed, qr, quantizing, unified
 from rectab.tables.addressing import Address
 from rectab.tables.base import EmbeddingTable, TableOptions
-from rectab.tables.budget import InfeasibleTraining, Plan, format_bytes, full_table_bytes, parse_budget, plan
+from rectab.tables.budget import format_bytes, full_table_bytes, parse_budget
 from rectab.tables.collisions import Collisions, expected_collisions
 from rectab.tables.family import Family, InfeasibleBudget
 from rectab.tables.io import load_table, save_table
 from rectab.tables.ledger import Ledger, LedgerEntry
+from rectab.tables.planning import InfeasibleTraining, Plan, plan
 from rectab.tables.registry import (
     TableMethod,
     build_table,

@@ -1,223 +1,209 @@
-"""A budget laid out for every method side by side, as ``rectab plan`` and ``rectab tables`` print it."""
+"""From a memory budget to a table: one budget in bytes of the serving form, any method."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any
 
-from rich import box
-from rich.console import RenderableType
-from rich.table import Table
-
-from rectab.named import instead_of
 from rectab.schema import Vocabulary
-from rectab.tables.base import TableOptions
-from rectab.tables.budget import Plan, format_bytes, full_table_bytes, plan, resolve_budget
-from rectab.tables.collisions import Collisions, expected_collisions, squeezed
-from rectab.tables.family import InfeasibleBudget
+from rectab.tables.base import EmbeddingTable, TableOptions
+from rectab.tables.budget import format_bytes, full_table_bytes, resolve_budget
+from rectab.tables.family import Choice, Family, InfeasibleBudget, largest_within
 from rectab.tables.ledger import Ledger
-from rectab.tables.registry import TableMethod, config_to_json, get_method, methods
+from rectab.tables.registry import build_table, bytes_of, config_to_json, get_method
+from rectab.tables.training_bytes import training_ledger
 
-__all__ = ["PlannedMethod", "methods_renderable", "plan_all", "plan_renderables"]
-
-Status = Literal["planned", "infeasible", "no option", "not possible"]
+__all__ = ["InfeasibleBudget", "InfeasibleTraining", "Plan", "plan"]
 
 
 @dataclass(frozen=True)
-class PlannedMethod:
-    """A method's plan for a budget, or why there is none.
+class Plan:
+    """What a method makes of a budget, counted before anything is allocated.
 
     Attributes:
-        method: name.
-        status: ``infeasible`` if the method needs a larger budget, ``no option`` if it does not know an option that was
-            given, ``not possible`` if it cannot serve the vocabularies or with these options.
-        plan: None if there is none.
-        collisions: of the planned table; None if it does not address by ranges, or if its shape is learned.
-        error: why there is no plan.
-        smallest_bytes: smallest feasible budget where the budget is infeasible.
-        squeezed: vocabularies of few values that get fewer rows than values, see
-            :func:`rectab.tables.collisions.squeezed`.
+        method: name of the method.
+        config: what to build.
+        vocabularies: what it serves.
+        embedding_dim: D.
+        options: how it is held and trained.
+        budget_bytes: what was asked for; None if nothing was.
+        serving: ledger of the serving form, or the most that training may end in (:attr:`at_most`).
+        training: ledger while training, see :func:`rectab.tables.training_bytes.training_ledger`.
+        full_bytes: bytes of the fp32 full table of the same vocabularies, the denominator of every ratio.
+        next_bytes: serving bytes of the method's next larger table; None if there is none, or without a budget.
+        map_bytes: of the map from raw values to ids, which travels beside the table; 0 where ids are given.
+        count_ids: whether the map is within the budget.
     """
 
     method: str
-    status: Status
-    plan: Plan | None = None
-    collisions: Collisions | None = None
-    error: str | None = None
-    smallest_bytes: int | None = None
-    squeezed: tuple[str, ...] = ()
+    config: Any
+    vocabularies: tuple[Vocabulary, ...]
+    embedding_dim: int
+    options: TableOptions
+    budget_bytes: int | None
+    serving: Ledger
+    training: Ledger
+    full_bytes: int
+    next_bytes: int | None = None
+    map_bytes: int = 0
+    count_ids: bool = False
+
+    @property
+    def at_most(self) -> bool:
+        """True if ``serving`` is no count but the most that training may end in: the size is known after it."""
+        return get_method(self.method).size_after_training
+
+    @property
+    def budget_share(self) -> float | None:
+        """Serving bytes over the budget, the map's among them where it counts; None without a budget."""
+        return None if self.budget_bytes is None else self.within_budget(self.serving.bytes) / self.budget_bytes
+
+    def within_budget(self, table_bytes: int, map_bytes: int | None = None) -> int:
+        """What of a table's bytes, and of the map's (None: the whole one), the budget is for.
+
+        A table that is encoded after training says only then which ids its map needs.
+        """
+        if not self.count_ids:
+            return table_bytes
+        if map_bytes is None:
+            map_bytes = self.map_bytes if get_method(self.method).trained_as is None else 0
+        return table_bytes + map_bytes
+
+    @property
+    def ratio(self) -> float:
+        """Serving bytes over the full table's."""
+        return self.serving.bytes / self.full_bytes
+
+    @cached_property
+    def on_meta(self) -> EmbeddingTable:
+        """The table on the meta device: its layout without its memory."""
+        on_meta = replace(self.options, device="meta")
+        return build_table(self.method, self.vocabularies, self.embedding_dim, self.config, on_meta)
+
+    def build(self) -> EmbeddingTable:
+        """Allocate the table."""
+        return build_table(self.method, self.vocabularies, self.embedding_dim, self.config, self.options)
 
     def to_json(self) -> dict[str, Any]:
-        planned = {} if self.plan is None else self.plan.to_json()
-        collisions = None if self.collisions is None else asdict(self.collisions)
         return {
             "method": self.method,
-            "status": self.status,
-            **planned,
-            "expected_collisions": collisions,
-            "error": self.error,
-            "smallest_bytes": self.smallest_bytes,
-            "squeezed": list(self.squeezed),
+            "revision": get_method(self.method).revision,
+            "module": get_method(self.method).module,
+            "config": config_to_json(self.config),
+            "embedding_dim": self.embedding_dim,
+            "rows": self.options.rows,
+            "budget_bytes": self.budget_bytes,
+            "budget_share": self.budget_share,
+            "serving_bytes": self.serving.bytes,
+            "serving_at_most": self.at_most,
+            "serving_bytes_by_kind": {} if self.at_most else self.serving.by_kind(),
+            "training_bytes": self.training.bytes,
+            "training_bytes_by_kind": self.training.by_kind(),
+            "next_bytes": self.next_bytes,
+            "full_bytes": self.full_bytes,
+            "ratio": self.ratio,
+            "map_bytes": self.map_bytes,
+            "count_ids": self.count_ids,
         }
 
 
-def plan_all(
+class InfeasibleTraining(InfeasibleBudget):
+    """Training a table takes more memory than there is for it.
+
+    Attributes:
+        needed: what training would hold.
+    """
+
+    def __init__(self, method: str, limit: int, needed: Ledger) -> None:
+        super().__init__(method, limit, None)
+        self.needed = needed
+        kinds = ", ".join(f"{kind} {format_bytes(size)}" for kind, size in needed.by_kind().items())
+        text = f"training takes {format_bytes(needed.bytes)} ({kinds}), more than the {format_bytes(limit)} there are"
+        self.args = (f"{method}: {text} for it",)
+
+
+def plan(
+    method: str,
     vocabularies: Sequence[Vocabulary],
     embedding_dim: int,
-    budget: str | int | None,
-    names: Iterable[str] | None = None,
-    method_options: dict[str, Any] | None = None,
+    budget: str | int | None = None,
     *,
     options: TableOptions | None = None,
     train_memory: str | int | None = None,
+    optimizer: str = "adam",
     map_bytes: int = 0,
     count_ids: bool = False,
-) -> list[PlannedMethod]:
-    """Plans of the named methods (all registered ones if None), of those that know every one of ``method_options``;
-    other arguments as for :func:`rectab.tables.budget.plan`.
+    **method_options: Any,
+) -> Plan:
+    """The best use ``method`` makes of ``budget``. Nothing is allocated: tables are built on the meta device.
+
+    Args:
+        method: name of a registered method.
+        vocabularies: what the table serves.
+        embedding_dim: D.
+        budget: bytes, as :func:`parse_budget` reads them, of the serving form of all vocabularies together; None or
+            ``"none"`` for the method's own size.
+        options: how the table will be held and trained.
+        train_memory: most bytes that training the table may take (:mod:`rectab.tables.training_bytes`), read as
+            ``budget`` is; None sets no limit.
+        optimizer: of that training: ``adam``, ``adagrad`` or ``sgd``.
+        map_bytes: of the map from raw values to ids (:func:`rectab.id_bytes.map_bytes`).
+        count_ids: the budget, if there is one, is for table and map together.
+        **method_options: the method's own (``num_chunks=4``).
 
     Raises:
-        ValueError: there is no such method, a budget is not understood, no method knows an option, an option is of
-            another type, or a named method cannot serve the vocabularies or with these options.
+        InfeasibleBudget: with the smallest feasible budget.
+        InfeasibleTraining: training would take more than ``train_memory``; with what it takes.
+        ValueError: there is no such method, the budget or an option is not understood, or the method cannot serve the
+            vocabularies at any budget.
     """
-    chosen = [get_method(name) for name in names] if names else list(methods())
-    given = method_options or {}
-    known = list(dict.fromkeys(name for record in chosen for name in record.option_hints()))
-    for name in given:
-        if name not in known:
-            raise ValueError(f"no option {name!r} of {', '.join(r.name for r in chosen)}{instead_of(name, known)}")
-    for size in (budget, train_memory):  # one that no method can read is an error
-        resolve_budget(size, full_table_bytes(vocabularies, embedding_dim))
-    for record in chosen:  # and so is an option of another type
-        record.read_options({name: value for name, value in given.items() if name in record.option_hints()})
-    keywords = {"options": options, "train_memory": train_memory, **given}
-    keywords |= {"map_bytes": map_bytes, "count_ids": count_ids}
-    return [
-        _planned(
-            record, given, partial(plan, record.name, vocabularies, embedding_dim, budget, **keywords), bool(names)
-        )
-        for record in chosen
-    ]
+    record, options = get_method(method), options or TableOptions()
+    full_bytes = full_table_bytes(vocabularies, embedding_dim)
+    budget_bytes = resolve_budget(budget, full_bytes)
+    on_meta = replace(options, device="meta")
+    family = record.family_of(vocabularies, embedding_dim, on_meta, method_options)
+    if budget_bytes is None:
+        choice = Choice(family.without_budget())
+    else:
+        size = partial(bytes_of, method, vocabularies, embedding_dim, options=on_meta)
+        # What is encoded after training pays for its ids then: it may leave some out.
+        beside = map_bytes if count_ids and record.trained_as is None else 0
+        choice = _largest(family, budget_bytes, size, method, beside)
+    table = build_table(method, vocabularies, embedding_dim, choice.config, on_meta)
+    serving = table.planned_serving()
+    training = training_ledger(table, optimizer)
+    limit = resolve_budget(train_memory, full_bytes)
+    if limit is not None and training.bytes > limit:
+        raise InfeasibleTraining(method, limit, training)
+    made = Plan(
+        method,
+        choice.config,
+        tuple(vocabularies),
+        embedding_dim,
+        options,
+        budget_bytes,
+        serving,
+        training,
+        full_bytes,
+        choice.next_bytes,
+        map_bytes,
+        count_ids and budget_bytes is not None,
+    )
+    if budget_bytes is not None and made.within_budget(serving.bytes) > budget_bytes:
+        raise AssertionError(f"{method} planned {serving.bytes} bytes for a budget of {budget_bytes}: a bug of rectab")
+    return made
 
 
-def _planned(record: TableMethod, given: Iterable[str], make: Callable[[], Plan], named: bool) -> PlannedMethod:
-    """What ``make`` gives; a method that nobody named may be impossible."""
-    unknown = [name for name in given if name not in record.option_hints()]
-    if unknown:
-        return PlannedMethod(record.name, "no option", error=f"no option {', '.join(map(repr, unknown))}")
+def _largest(
+    family: Family[Any], budget: int, bytes_of_config: Callable[[Any], int], method: str, beside: int
+) -> Choice[Any]:
+    """The largest member within the budget, of which ``beside`` bytes are taken already."""
     try:
-        made = make()
+        return largest_within(family, budget - beside, bytes_of_config, method)
     except InfeasibleBudget as error:
-        return PlannedMethod(record.name, "infeasible", error=str(error), smallest_bytes=error.smallest_bytes)
-    except ValueError as error:
-        if named:
+        if not beside or error.smallest_bytes is None:
             raise
-        return PlannedMethod(record.name, "not possible", error=str(error))
-    # Of a learned size, the full table that training starts with says nothing of how rows will be shared.
-    if made.at_most:
-        return PlannedMethod(record.name, "planned", made)
-    table = made.on_meta
-    return PlannedMethod(record.name, "planned", made, expected_collisions(table), squeezed=tuple(squeezed(table)))
-
-
-def plan_renderables(
-    plans: Sequence[PlannedMethod], embedding_dim: int, budget: str | int | None
-) -> list[RenderableType]:
-    """For a terminal of 80 columns: bytes and expected sharing of every method, then what each is made of."""
-    feasible = [entry.plan for entry in plans if entry.plan is not None]
-    full = f", full table {format_bytes(feasible[0].full_bytes)}" if feasible else ""
-    full += "".join({_map_text(made) for made in feasible})
-    rows = "".join({f", rows in {made.options.rows}" for made in feasible if made.options.rows != "fp32"})
-    overview = Table(
-        title=f"Budget {budget}, embedding_dim {embedding_dim}{rows}{full}",
-        title_justify="left",
-        box=box.SIMPLE,
-        padding=(0, 1, 0, 0),
-    )
-    overview.add_column("method", no_wrap=True)
-    headings = ("serving", "training", "of budget", "of full", "same", "other", "shared")
-    for column in headings:
-        overview.add_column(column, justify="right", no_wrap=True)
-    parts = Table(title="What it is made of", title_justify="left", show_header=False, box=box.SIMPLE)
-    for entry in plans:
-        overview.add_row(entry.method, *_overview_row(entry))
-        parts.add_row(entry.method, "\n".join(_parts(entry)))
-    notes = (
-        "≤: at most; the method learns its size, which is counted after training. "
-        if any(made.at_most for made in feasible)
-        else ""
-    )
-    notes += (
-        "same, other: ids of the same and of other vocabularies expected on the row that a lookup reads; shared:"
-        " lookups whose row some other id uses; averaged over training lookups. training: rows, Adam's"
-        " state, the copy of the best weights, and gradients if they are as large as the table; no activations."
-    )
-    return [overview, parts, notes, *(_squeezed(entry) for entry in plans if entry.squeezed)]
-
-
-def _map_text(made: Plan) -> str:
-    if not made.map_bytes:
-        return ""
-    return f", id map {format_bytes(made.map_bytes)} {'within the budget' if made.count_ids else 'beside it'}"
-
-
-def _squeezed(entry: PlannedMethod) -> str:
-    return (
-        f"{entry.method}: vocabularies of few values share rows ({', '.join(entry.squeezed)}). Such values are met "
-        "often, and telling them apart costs next to nothing: try a larger budget or another method"
-    )
-
-
-def _overview_row(entry: PlannedMethod) -> list[str]:
-    made, sharing = entry.plan, entry.collisions
-    if made is None:
-        return [entry.status, *[""] * 6]
-    most = "≤ " if made.at_most else ""
-    shared = [f"{sharing.intra:.2f}", f"{sharing.inter:.2f}", f"{sharing.shared:.1%}"] if sharing else [""] * 3
-    share = "" if made.budget_share is None else f"{made.budget_share:.1%}"
-    serving, training = format_bytes(made.serving.bytes), format_bytes(made.training.bytes)
-    return [f"{most}{serving}", training, share, f"{made.ratio:.1%}", *shared]
-
-
-def _parts(entry: PlannedMethod) -> list[str]:
-    made = entry.plan
-    if made is None:
-        smallest = "" if entry.smallest_bytes is None else f" ({format_bytes(entry.smallest_bytes)})"
-        return [f"{entry.error}{smallest}"]
-    serving = f"at most {format_bytes(made.serving.bytes)}" if made.at_most else _ledger_text(made.serving)
-    if made.next_bytes is not None and get_method(made.method).fills == "steps" and not made.at_most:
-        serving += f"; the next size takes {format_bytes(made.next_bytes)} ({made.next_bytes / made.full_bytes:.1%})"
-    training = _ledger_text(made.training)
-    if get_method(made.method).needs_full_table:
-        training += ", with the full table in it"
-    return [f"config: {_config_text(made)}", f"serving: {serving}", f"training: {training}"]
-
-
-def _ledger_text(ledger: Ledger) -> str:
-    kinds = ", ".join(f"{kind} {format_bytes(n)}" for kind, n in ledger.by_kind().items())
-    return f"{format_bytes(ledger.bytes)} ({kinds})"
-
-
-def _config_text(made: Plan) -> str:
-    parts = []
-    for key, value in config_to_json(made.config).items():
-        if isinstance(value, (list, tuple)) and len(value) == len(made.vocabularies):
-            by_name = (f"{v.name}:{item}" for v, item in zip(made.vocabularies, value, strict=True))
-            parts.append(f"{key} " + " ".join(by_name))
-        else:
-            parts.append(f"{key}={value}")
-    return "  ".join(parts) or "(nothing to choose)"
-
-
-def methods_renderable() -> Table:
-    """One row a registered method, with its capabilities."""
-    table = Table(title="Table methods", title_justify="left", show_lines=True)
-    for column in ("method", "what it is", "capabilities"):
-        table.add_column(column)
-    for method in methods():
-        summary = method.summary + (f" ({method.paper})" if method.paper else "")
-        on = [flag.replace("_", " ") for flag, holds in method.capabilities().items() if holds]
-        table.add_row(method.name, summary, ", ".join(on))
-    return table
+        reason = f"{error.reason}, and {beside} bytes for the id map, which --count-ids puts under the budget"
+        raise InfeasibleBudget(method, budget, error.smallest_bytes + beside, reason) from None

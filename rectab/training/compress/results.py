@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from rectab.tables.budget import Plan
+from rectab.tables.planning import Plan
 from rectab.training.compress.encoder import Encoded
 from rectab.training.compress.findings import bits_of_blocks
 from rectab.training.compress.widths import Choice, Widths
