@@ -243,10 +243,9 @@ def train(
         Console().print(render_result(result))
 
 
-for of_runs in (cli_runs.compress, cli_runs.explain, cli_runs.predict, cli_runs.evaluate, cli_runs.export):
-    app.command()(of_runs)
-for of_deltas in (cli_deltas.delta, cli_deltas.apply_delta):
-    app.command()(of_deltas)
+_OF_RUNS = (cli_runs.compress, cli_runs.explain, cli_runs.predict, cli_runs.evaluate, cli_runs.export)
+for command in (*_OF_RUNS, cli_deltas.delta, cli_deltas.apply_delta):
+    app.command()(command)
 
 
 @app.command()
