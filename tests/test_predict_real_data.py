@@ -1,4 +1,4 @@
-"""Raw test rows of public data give the AUC that training printed, whatever the table; files and histories read anew."""
+"""Raw test rows of public data give the AUC that training printed, whatever the table; histories are read anew."""
 
 from __future__ import annotations
 
