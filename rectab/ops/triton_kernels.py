@@ -101,24 +101,22 @@ def sum_pieces(
 ):  # fmt: skip
     """Sums of pieces of sorted values, ``begins[p]:begins[p + 1]``, into the rows of ``sums`` that ``targets`` names,
     of ``partial`` where that is below 0. A program takes BLOCK pieces side by side, a value of each at a time."""
-    piece = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    # All of two dimensions: in a loop, triton 3.6 gives loads of one dimension a mask of another layout, and refuses it.
+    piece = (tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK))[:, None]
     column = tl.arange(0, WIDTH)[None, :]
     begin = tl.load(begins + piece, mask=piece < count, other=0)
     length = tl.load(begins + piece + 1, mask=piece < count, other=0) - begin
     target = tl.load(targets + piece, mask=length > 0, other=0)
     total = tl.zeros((BLOCK, WIDTH), tl.float32)
-    done = tl.zeros((), tl.int64)
-    most = tl.max(length, axis=0)
-    while done < most:
+    most = tl.max(tl.max(length, axis=1), axis=0).to(tl.int32)
+    for done in range(most):
         at = begin + done
         position = tl.load(order + at, mask=done < length, other=0) if ORDERED else at
-        live = (done < length)[:, None] & (column < row_dim)
-        total += tl.load(values + position[:, None] * row_dim + column, mask=live, other=0.0).to(tl.float32)
-        done += 1
-    live = (length > 0)[:, None] & (column < row_dim)
-    whole = (target >= 0)[:, None]
-    tl.store(sums + target[:, None] * row_dim + column, total, mask=live & whole)
-    tl.store(partial + (-1 - target)[:, None] * row_dim + column, total, mask=live & ~whole)
+        live = (done < length) & (column < row_dim)
+        total += tl.load(values + position * row_dim + column, mask=live, other=0.0).to(tl.float32)
+    live = (length > 0) & (column < row_dim)
+    tl.store(sums + target * row_dim + column, total, mask=live & (target >= 0))
+    tl.store(partial + (-1 - target) * row_dim + column, total, mask=live & (target < 0))
 
 
 @triton.jit
