@@ -101,7 +101,7 @@ def sum_pieces(
 ):  # fmt: skip
     """Sums of pieces of sorted values, ``begins[p]:begins[p + 1]``, into the rows of ``sums`` that ``targets`` names,
     of ``partial`` where that is below 0. A program takes BLOCK pieces side by side, a value of each at a time."""
-    # All of two dimensions: in a loop, triton 3.6 gives loads of one dimension a mask of another layout, and refuses it.
+    # All in two dimensions: in a loop, triton 3.6 gives a load of one a mask of another layout, and refuses it.
     piece = (tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK))[:, None]
     column = tl.arange(0, WIDTH)[None, :]
     begin = tl.load(begins + piece, mask=piece < count, other=0)
