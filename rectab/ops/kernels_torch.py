@@ -22,12 +22,15 @@ def coalesce(pending: Sequence[tuple[Tensor, Tensor]], row_dim: int) -> tuple[Te
     """Distinct rows and the sum of each row's gradients.
 
     Args:
-        pending: (rows int64 [n], gradients [n, D]) of every lookup of the step.
+        pending: (rows int64 [n], gradients [n, D]) of every lookup of the step; rows of -1, which other kernels may have
+            left, are none.
         row_dim: D.
 
     Returns:
         int64 [u] and fp32 [u, D]; the order of the rows is the implementation's own.
     """
+    if any(bool((rows < 0).any()) for rows, _ in pending):
+        pending = [(rows[rows >= 0], gradients[rows >= 0]) for rows, gradients in pending]
     rows = torch.cat([rows for rows, _ in pending])
     distinct, slots = torch.unique(rows, return_inverse=True)
     sums = torch.zeros(distinct.numel(), row_dim, dtype=torch.float32, device=rows.device)

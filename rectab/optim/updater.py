@@ -97,7 +97,7 @@ class RowUpdater:
             return
         kernel = self._find_kernel("update")
         held = rows  # as kernels take them; for all else the first row comes again, and is written the same again
-        if kernel_name(rows.device, self.kernel) == "triton":
+        if rows.device.type != "cpu" or kernel_name(rows.device, self.kernel) == "triton":
             rows, gradients = _first_for_none(rows, gradients)
         step = Step(rows, gradients, self.shares, lr, self.clock.decay, self.clock.now + 1, self.salt("update"))
         if kernel is not None:
