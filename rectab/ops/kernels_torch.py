@@ -22,8 +22,8 @@ def coalesce(pending: Sequence[tuple[Tensor, Tensor]], row_dim: int) -> tuple[Te
     """Distinct rows and the sum of each row's gradients.
 
     Args:
-        pending: (rows int64 [n], gradients [n, D]) of every lookup of the step; rows of -1, which other kernels may have
-            left, are none.
+        pending: (rows int64 [n], gradients [n, D]) of every lookup of the step; rows of -1, which another kernel may
+            have left, are none.
         row_dim: D.
 
     Returns:
