@@ -191,7 +191,7 @@ def train(
     train_memory: TrainMemory = None,
     count_ids: CountIds = False,
     seed: Annotated[int, typer.Option(help="Of everything: weights, batches, dropout.")] = 0,
-    device: Device = "auto",
+    device: Device = "cpu",
     out: Annotated[Optional[Path], typer.Option(help="Folder for checkpoints, weights and the result.")] = None,  # noqa: UP045
     trained: Trained = None,
     without: Without = None,
@@ -255,7 +255,7 @@ def sweep(
     out: Annotated[Path, typer.Option(help="Folder for runs, results.parquet and the report.")],
     jobs: Annotated[Optional[int], typer.Option(help="Runs side by side, each in a process of its own.")] = None,  # noqa: UP045
     retry_failed: Annotated[bool, typer.Option(help="Run failed runs again.")] = False,
-    device: Device = "auto",
+    device: Device = "cpu",
     trained: Trained = None,
     plugin: Plugins = None,
 ) -> None:

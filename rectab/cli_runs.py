@@ -80,7 +80,7 @@ def compress(
     ] = "best",
     without: Without = None,
     test: Annotated[bool, typer.Option("--test", help="Measure on the test split, too.")] = False,
-    device: Device = "auto",
+    device: Device = "cpu",
     json_output: Json = False,
 ) -> None:
     """Encode the table of finished runs to any budget, with no further training."""
@@ -115,7 +115,7 @@ def explain(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of rectab train --out, or its model.safetensors.")],
     row: Annotated[int, typer.Option(help="Row of the split, counted from 0.")],
     split: Annotated[Literal["train", "valid", "test"], typer.Option(help="Which split the row is of.")] = "valid",
-    device: Device = "auto",
+    device: Device = "cpu",
     without: Without = None,
     plugin: Plugins = None,
     json_output: Json = False,
@@ -145,7 +145,7 @@ def predict(
     bad_rows: BadRows = "error",
     data: Data = None,
     without: WithoutOfData = None,
-    device: Device = "auto",
+    device: Device = "cpu",
     plugin: Plugins = None,
 ) -> None:
     """Score raw rows, which need no label."""
@@ -171,7 +171,7 @@ def evaluate(
     bad_rows: BadRows = "error",
     data: Data = None,
     without: WithoutOfData = None,
-    device: Device = "auto",
+    device: Device = "cpu",
     plugin: Plugins = None,
     json_output: Json = False,
 ) -> None:
