@@ -41,7 +41,7 @@ def delta(
     for part in parts:
         share = f"{part.changed / part.bytes:.1%}" if part.bytes else ""
         table.add_row(
-            part.name, f"{part.bytes:,}", f"{part.changed:,}" if part.alike else "all (another layout)", share
+            part.name, f"{part.bytes:,}", f"{part.changed:,}" if part.alike else "all", share
         )
     Console().print(table)
     if made is not None:

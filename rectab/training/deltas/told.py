@@ -82,7 +82,7 @@ def _inside(name: str, size: int, tables: list[EmbeddingTable]) -> tuple[list[in
     if name != "table.payload":
         return [0], ["blocks"]
     if [(p.first, p.encoding) for p in table.parts] != [(p.first, p.encoding) for p in getattr(tables[0], "parts", [])]:
-        return [0], ["codes, steps and codebooks (of other blocks)"]
+        return [0], ["payload of other blocks"]
     borders, names = [], []
     for part in table.parts:
         coded = part.begin + part.encoding.bytes(0, table.embedding_dim)
