@@ -40,9 +40,7 @@ def delta(
         table.add_column(column, justify="right", no_wrap=True)
     for part in parts:
         share = f"{part.changed / part.bytes:.1%}" if part.bytes else ""
-        table.add_row(
-            part.name, f"{part.bytes:,}", f"{part.changed:,}" if part.alike else "all", share
-        )
+        table.add_row(part.name, f"{part.bytes:,}", f"{part.changed:,}" if part.alike else "all", share)
     Console().print(table)
     if made is not None:
         whole = sum(held.bytes for held in made.files)
