@@ -126,7 +126,9 @@ def test_one_after_another_opens_what_was_trained_once(
     dataset: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[Path] = []
-    monkeypatch.setattr(one_run, "open_runs", lambda folders, data: opened.append(folders) or open_runs(folders, data))
+    monkeypatch.setattr(
+        one_run, "open_runs", lambda folders, *rest: opened.append(folders) or open_runs(folders, *rest)
+    )
     shared = SharedRuns(tmp_path / "trained")
     together = [run(dataset, tmp_path / b, b, shared=shared) for b in ("40%", "10%")]
     assert len(opened) == 1

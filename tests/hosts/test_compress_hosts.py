@@ -76,8 +76,7 @@ class TestTorchrec:
         return DLRM(bags, dense_in_features=4, dense_arch_layer_sizes=[16, 8], over_arch_layer_sizes=[16, 1])
 
     def features(self, weighted: bool, size: int = 256) -> Any:
-        from torchrec import KeyedJaggedTensor
-
+        torchrec = pytest.importorskip("torchrec")
         generator = torch.Generator().manual_seed(0)
         keys = ["user", "item", "history", "city"]
         lengths = torch.randint(0, 4, (4, size), generator=generator)
@@ -85,7 +84,7 @@ class TestTorchrec:
         sizes = [SIZES["item" if key == "history" else key] for key in keys]
         values = torch.cat([torch.randint(n, (c,), generator=generator) for n, c in zip(sizes, counts, strict=True)])
         weights = torch.rand(len(values), generator=generator) if weighted else None
-        return KeyedJaggedTensor(keys=keys, values=values, lengths=lengths.flatten(), weights=weights)
+        return torchrec.KeyedJaggedTensor(keys=keys, values=values, lengths=lengths.flatten(), weights=weights)
 
     @pytest.mark.parametrize("weighted", [False, True])
     def test_dlrm(self, weighted: bool) -> None:

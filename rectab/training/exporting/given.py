@@ -20,7 +20,7 @@ class _Given(nn.Module):
 
     def __init__(self, table: EmbeddingTable) -> None:
         super().__init__()
-        self.vocabularies, self.embedding_dim = table.vocabularies, table.embedding_dim
+        self.vocabularies, self.embedding_dim, self.device = table.vocabularies, table.embedding_dim, table.device
         self._held: list[Tensor] = []  # not an attribute of its own: torch.export takes those for state
 
     def hold(self, *vectors: Tensor) -> None:
