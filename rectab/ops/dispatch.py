@@ -65,7 +65,7 @@ def kernels_for(device: torch.device | str, kernel: KernelName = "auto") -> Any:
 
 def find_kernel(
     name: str | None, what: str, device: torch.device | str, kernel: KernelName = "auto"
-) -> Callable[..., None] | None:
+) -> Callable[..., Any] | None:
     """The function ``<name>_<what>`` of :func:`kernels_for`; None if it has none, so that the reference must do it."""
     return None if name is None else getattr(kernels_for(device, kernel), f"{name}_{what}", None)
 

@@ -137,7 +137,10 @@ class QuantizedTable(EmbeddingTable[QuantizedConfig]):
         if is_eager(ids) and kernel_name(self.payload.device) == "numba":
             return self._lookup_by_numba(ids, vocabulary)
         if is_eager(ids) and (kernel := find_kernel("packed", "lookup", self.payload.device)):
-            return kernel(ids, vocabulary, (self.ranges, self.blocks, self.codes, self.payload), self.embedding_dim)
+            found: Tensor = kernel(
+                ids, vocabulary, (self.ranges, self.blocks, self.codes, self.payload), self.embedding_dim
+            )
+            return found
         refuse_outside(ids, vocabulary, self.vocabularies)
         first = self.ranges[:, 0][vocabulary].to(torch.int64)
         rows = (ids + first).flatten()
