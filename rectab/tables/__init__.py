@@ -1,6 +1,6 @@
 """Embedding tables on one contract: one file a method, or a folder where it has several parts (DNIS, OptEmbed)."""
 
-from rectab.tables import dhe, dnis, full, hashed, narrow, optembed, qr, quantizing, unified
+from rectab.tables import cafe, dhe, dnis, full, hashed, narrow, optembed, qr, quantizing, unified
 from rectab.tables.addressing import Address
 from rectab.tables.base import EmbeddingTable, TableOptions
 from rectab.tables.budget import format_bytes, full_table_bytes, parse_budget
@@ -32,6 +32,7 @@ __all__ = [
     "TableMethod",
     "TableOptions",
     "build_table",
+    "cafe",
     "config_from_json",
     "config_to_json",
     "dhe",
