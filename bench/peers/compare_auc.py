@@ -83,7 +83,7 @@ def summarize(model: str, races: list[list[Racer]], levels: list[float]) -> list
             references = [next(r for r in racers if r.name == REFERENCE).reached.get(level) for racers in races]
             ratios = [s / r[0] for (s, _), r in zip(found, references, strict=True) if s is not None and r is not None]
             spread = {REFERENCE: [min(ratios), statistics.median(ratios), max(ratios)]} if ratios else {}
-            described = {"name": runs[0].library, "precision": runs[0].precision, "gradient": runs[0].gradient}
+            described = {"name": runs[0].peer, "precision": runs[0].precision, "gradient": runs[0].gradient}
             seconds, steps = ([each[part] for each in found] for part in (0, 1))
             measured = {"threads": torch.get_num_threads(), "seconds": seconds, "steps": steps, "ratios": spread}
             rows.append({"model": model, "auc": level, **described, **measured})

@@ -20,7 +20,7 @@ class Racer:
     """A model, its batches and the time it has trained for.
 
     Attributes:
-        library, precision, gradient: as of a candidate (:mod:`rounds`).
+        peer, precision, gradient: as of a candidate (:mod:`rounds`).
         step: trains one batch.
         predict: logits of the validation split.
         source: batches of all epochs.
@@ -29,7 +29,7 @@ class Racer:
         reached: by AUC, (seconds, steps) when it was first seen.
     """
 
-    library: str
+    peer: str
     precision: str
     gradient: str
     step: Callable[[Any], float]
@@ -42,7 +42,7 @@ class Racer:
 
     @property
     def name(self) -> str:
-        return f"{self.library} {self.precision}"
+        return f"{self.peer} {self.precision}"
 
     def train(self, steps: int) -> bool:
         """Train so many steps; False if the epochs are over."""
