@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Optional
 import typer
 from rich.console import Console
 
-from rectab import __version__, cli_deltas, cli_runs
+from rectab import __version__, cli_deltas, cli_runs, cli_tables
 from rectab.cli_support import (
     CountIds,
     Device,
@@ -158,27 +158,6 @@ def plan(
 
 
 @app.command()
-def tables(
-    formats: Annotated[bool, typer.Option("--formats", help="List row formats (--rows) instead of methods.")] = False,
-    plugin: Plugins = None,
-    json_output: Json = False,
-) -> None:
-    """The methods there are and what they can do; or the formats that rows can be held in."""
-    from rectab.tables import methods
-    from rectab.tables.format_list import formats_renderable, formats_to_json
-    from rectab.tables.plan_list import methods_renderable
-
-    if formats and json_output:
-        print_json(formats_to_json())
-    elif formats:
-        Console().print(*formats_renderable(), sep="\n")
-    elif json_output:
-        print_json([{"name": m.name, "summary": m.summary, "paper": m.paper, **m.capabilities()} for m in methods()])
-    else:
-        Console().print(methods_renderable())
-
-
-@app.command()
 @stoppable(left_by_train)
 def train(
     data: Annotated[Path, typer.Argument(help="Prepared data set.")],
@@ -244,7 +223,7 @@ def train(
 
 
 _OF_RUNS = (cli_runs.compress, cli_runs.explain, cli_runs.predict, cli_runs.evaluate, cli_runs.export)
-for command in (*_OF_RUNS, cli_deltas.delta, cli_deltas.apply_delta):
+for command in (cli_tables.tables, *_OF_RUNS, cli_deltas.delta, cli_deltas.apply_delta):
     app.command()(command)
 
 

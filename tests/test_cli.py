@@ -15,6 +15,7 @@ from rectab.data import PreparedDataset, Recipe, prepare
 from rectab.data.id_map import IdMap
 from rectab.ops import formats
 from rectab.tables import methods
+from rectab.tables.registry import GROUPS
 
 SMALL = {"rows": 900, "users": 60, "items": 90, "fields": {"page": 30}, "categories": 6}
 TRAIN = ["--model", "lr", "--dim", "4", "--set", "train.max_epochs=1", "--set", "train.batch_size=300"]
@@ -55,7 +56,17 @@ def rectab(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 def test_tables_prints_what_is_true(rectab: CommandLine, data: Path) -> None:
     out, _ = rectab("tables")
     assert "needs budget" not in out
-    assert {entry["name"] for entry in rectab.json("tables")} == {method.name for method in methods()}
+    groups = {entry["name"]: entry["group"] for entry in rectab.json("tables")}
+    assert groups == {method.name: method.group for method in methods()}
+    assert list(groups.values()) == sorted(groups.values(), key=GROUPS.index)
+    assert (groups["full"], groups["dnis"], groups["qr"]) == ("reference", "pruning", "static encoding")
+    floors = {entry["name"]: entry for entry in rectab.json("tables", data, "--dim", 4)}
+    smallest = rectab.json("plan", data, "--budget", "1B", "--dim", 4)
+    for entry in smallest:  # the same numbers as those that a plan refuses with
+        if entry["status"] == "infeasible":
+            assert floors[entry["method"]]["floor_bytes"] == entry["smallest_bytes"]
+    assert floors["full"]["floor_share"] == pytest.approx(1, rel=0.05)
+    assert "smallest" in rectab("tables", data)[0]
     listed = {entry["name"]: entry for entry in rectab.json("tables", "--formats")}
     assert list(listed) == [row_format.name for row_format in formats()]
     assert {

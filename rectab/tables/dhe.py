@@ -167,6 +167,7 @@ register(
     TableMethod(
         name="dhe",
         summary="no rows: a network makes the vector of an id from many hashes of it",
+        group="static encoding",
         paper="Kang et al., KDD 2021",
         config=DHEConfig,
         table=DHETable,

@@ -41,6 +41,7 @@ register(
     TableMethod(
         name="full",
         summary="one row an id",
+        group="reference",
         config=FullConfig,
         table=FullTable,
         family=lambda vocabularies, embedding_dim, options: Family(lambda _: FullConfig(), 0, 0),

@@ -114,6 +114,7 @@ register(
     TableMethod(
         name="hashed",
         summary="every vocabulary hashed into its own rows, small ones whole",
+        group="static encoding",
         paper="Weinberger et al., ICML 2009",
         config=HashedConfig,
         table=HashedTable,

@@ -100,6 +100,7 @@ register(
     TableMethod(
         name="narrow",
         summary="one row an id, as narrow as the budget asks for",
+        group="dimension reduction",
         config=NarrowConfig,
         table=NarrowTable,
         family=narrow_family,

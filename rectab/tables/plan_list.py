@@ -1,4 +1,4 @@
-"""A budget laid out for every method side by side, as ``rectab plan`` and ``rectab tables`` print it."""
+"""A budget laid out for every method side by side, as ``rectab plan`` prints it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rectab.tables.ledger import Ledger
 from rectab.tables.planning import Plan, plan
 from rectab.tables.registry import TableMethod, config_to_json, get_method, methods
 
-__all__ = ["PlannedMethod", "methods_renderable", "plan_all", "plan_renderables"]
+__all__ = ["PlannedMethod", "plan_all", "plan_renderables"]
 
 Status = Literal["planned", "infeasible", "no option", "not possible"]
 
@@ -210,15 +210,3 @@ def _config_text(made: Plan) -> str:
         else:
             parts.append(f"{key}={value}")
     return "  ".join(parts) or "(nothing to choose)"
-
-
-def methods_renderable() -> Table:
-    """One row a registered method, with its capabilities."""
-    table = Table(title="Table methods", title_justify="left", show_lines=True)
-    for column in ("method", "what it is", "capabilities"):
-        table.add_column(column)
-    for method in methods():
-        summary = method.summary + (f" ({method.paper})" if method.paper else "")
-        on = [flag.replace("_", " ") for flag, holds in method.capabilities().items() if holds]
-        table.add_row(method.name, summary, ", ".join(on))
-    return table

@@ -145,6 +145,7 @@ register(
     TableMethod(
         name="qr",
         summary="a pair of rows an id: by remainder and by quotient",
+        group="static encoding",
         paper="Shi et al., KDD 2020",
         config=QRConfig,
         table=QRTable,

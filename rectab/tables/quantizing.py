@@ -167,6 +167,7 @@ register(
     TableMethod(
         name="quantized",
         summary="the full table, encoded after training: the bits that each block of ids is worth",
+        group="quantisation",
         config=QuantizeConfig,
         table=FullToQuantize,
         family=quantized_family,

@@ -17,7 +17,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 from rectab.named import find_named, instead_of
 from rectab.plain import read_plain, read_value
@@ -27,6 +27,8 @@ from rectab.tables.family import Family
 from rectab.tables.plugins import load_plugins, module_outside
 
 __all__ = [
+    "GROUPS",
+    "Group",
     "TableMethod",
     "build_table",
     "bytes_of",
@@ -38,6 +40,11 @@ __all__ = [
     "register",
     "shares_training",
 ]
+
+Group = Literal[
+    "reference", "static encoding", "dynamic encoding", "quantisation", "dimension reduction", "pruning", "other"
+]
+GROUPS: tuple[Group, ...] = get_args(Group)
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,10 @@ class TableMethod:
         fills: how closely a budget is used: ``any`` number of bytes to 97 % or more, in ``steps``, or ``one`` size,
             which a sweep runs once, without a budget.
         paper: where it comes from.
+        group: where it stands among the others, by the taxonomy of Zhang et al. ("Experimental Analysis of Large-scale
+            Learnable Vector Storage Compression", VLDB 2024). Ids share parameters by a rule fixed beforehand (``static
+            encoding``) or by what training shows (``dynamic encoding``); or each keeps its own, in fewer bits
+            (``quantisation``), fewer elements (``dimension reduction``) or with some left out (``pruning``).
         learns_from_validation: its stages train on one half of the validation rows, and the other half selects.
         size_after_training: how large it ends is known after training; before it, a plan is a bound.
         needs_own_trainer: trained by :meth:`EmbeddingTable.train_with`, which a host's loop does not call.
@@ -76,6 +87,7 @@ class TableMethod:
     family: Callable[..., Family[Any]] | None = None
     fills: Literal["any", "steps", "one"] = "any"
     paper: str = ""
+    group: Group = "other"
     learns_from_validation: bool = False
     size_after_training: bool = False
     needs_own_trainer: bool = False
@@ -139,13 +151,19 @@ _RECORDS: dict[str, TableMethod] = {}
 
 
 def register(method: TableMethod) -> None:
-    """Add a method. Raises ValueError for a name that is taken or not lower case, or a config that is not frozen."""
+    """Add a method.
+
+    Raises:
+        ValueError: its name is taken or not lower case, there is no such group, or its config is not frozen.
+    """
     if method.name != method.name.lower() or not method.name.replace("_", "").replace(".", "", 1).isalnum():
         raise ValueError(f"method name {method.name!r} must be lower-case letters, digits and _")
     if ("." in method.name) != (method.family is None):
         raise ValueError(f"{method.name}: a form that training ends in is called method.form and has no family")
     if method.name in _RECORDS:
         raise ValueError(f"a method named {method.name!r} is registered already")
+    if method.group not in GROUPS:
+        raise ValueError(f"{method.name}: group must be one of {', '.join(GROUPS)}, got {method.group!r}")
     if not is_dataclass(method.config) or not method.config.__dataclass_params__.frozen:  # type: ignore[attr-defined]
         raise ValueError(f"{method.name}: the config must be a frozen dataclass")
     method.table.method, method.table.serves_any_id = method.name, method.serves_any_id

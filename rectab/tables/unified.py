@@ -153,6 +153,7 @@ register(
     TableMethod(
         name="unified",
         summary="all vocabularies hashed into the same rows, several narrow rows an id",
+        group="static encoding",
         paper="Coleman et al., NeurIPS 2023",
         config=UnifiedConfig,
         table=UnifiedTable,

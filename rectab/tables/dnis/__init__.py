@@ -47,6 +47,7 @@ register(
     TableMethod(
         name="dnis",
         summary="learned selection of dimensions for blocks of ids by frequency",
+        group="pruning",
         paper="Cheng et al., 2020",
         config=DNISConfig,
         table=DNISTable,

@@ -40,6 +40,7 @@ register(
     TableMethod(
         name="optembed",
         summary="learned row thresholds and searched widths",
+        group="dimension reduction",
         paper="Lyu et al., CIKM 2022",
         config=OptEmbedConfig,
         table=OptEmbedTable,
