@@ -99,23 +99,27 @@ def _allocation(blocks: Sequence[Block], options: Sequence[Options], picks: np.n
 
 
 def _join(table: OptionTable, parts: Sequence[Block], price: float) -> list[Block]:
-    """Join neighbours, the pair that gains most first, while error plus price of the bytes falls."""
+    """Join neighbours, the pair that gains most first, while error plus price of the bytes falls.
 
-    def cost(block: Block) -> float:
-        options = table.of(block)
-        pick = options.best(price)
-        return float(options.errors[pick] + price * options.bytes[pick])
-
-    layout = list(parts)
-    costs = [cost(block) for block in layout]
+    A pair is measured only where its gain may be the largest.
+    """
+    layout, measured = list(parts), dict[Block, float]()
+    costs = [table.of(block).cost(price) for block in layout]
     while len(layout) > 1:
-        pairs = [a.joined(b) for a, b in pairwise(layout)]
-        joint = [cost(pair) for pair in pairs]
+        joint = [
+            measured[a.joined(b)] if a.joined(b) in measured else table.least_cost_of_two(a, b, price)
+            for a, b in pairwise(layout)
+        ]
         gains = [a + b - c for a, b, c in zip(costs, costs[1:], joint, strict=False)]
         at = int(np.argmax(gains))
         if gains[at] <= 0:
             break
-        layout[at : at + 2], costs[at : at + 2] = [pairs[at]], [joint[at]]
+        one, two = layout[at : at + 2]
+        pair, most = one.joined(two), costs[at] + costs[at + 1]
+        if pair not in measured:  # what it costs is known now, and may be too much
+            measured[pair] = table.cost_of_two(one, two, price, most)
+        else:
+            layout[at : at + 2], costs[at : at + 2] = [pair], [joint[at]]
     return layout
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,7 @@ SAMPLE = 4096
 
 _MEASURED = (1, 2, 4, 6)  # bits of the codebooks that are fitted
 _LEAST = 1e-30  # error, so that it has a logarithm
+_SLACK = 0.95  # fits are not the best ones, so two of them may err a little more than one
 
 _GRIDS: tuple[Encoding, ...] = (Bits(8), Bits(6), Bits(4), Bits(3), Bits(2), Ternary(), Bits(1))
 
@@ -45,6 +46,10 @@ class Options:
     def best(self, price: float) -> int:
         """The option with the least error plus ``price`` times bytes."""
         return int(np.argmin(self.errors + price * self.bytes))
+
+    def cost(self, price: float) -> float:
+        """Of the best option: error plus ``price`` times bytes."""
+        return float((self.errors + price * self.bytes).min())
 
 
 def candidates(num_ids: int, embedding_dim: int) -> list[Encoding]:
@@ -106,6 +111,8 @@ class OptionTable:
         )
         self.header_bytes, self.seed = header_bytes, seed
         self._known: dict[Block, Options] = {}
+        self._tried: dict[Block, dict[Encoding, float]] = {}  # errors; of some blocks not of all encodings
+        self._least: dict[Block, dict[Encoding, float]] = {}  # of joined blocks: errors of their parts, added up
 
     def __len__(self) -> int:
         return len(self._known)
@@ -118,8 +125,38 @@ class OptionTable:
     def of(self, block: Block) -> Options:
         """The options of ``block``."""
         if block not in self._known:
-            self._known[block] = self._measure(block)
+            self._measure(block, _groups(self._encodings(block)))
+            self._known[block] = self._worth_considering(block)
         return self._known[block]
+
+    def least_cost_of_two(self, block: Block, other: Block, price: float) -> float:
+        """What one block of two neighbours costs at least, error and ``price`` times bytes.
+
+        An encoding fitted to both errs no less than where it is fitted to each.
+        """
+        joined = block.joined(other)
+        if joined not in self._least:
+            one, two = self._floors(block), self._floors(other)
+            self._least[joined] = {e: _SLACK * (one.get(e, 0.0) + two.get(e, 0.0)) for e in self._encodings(joined)}
+        return min(error + price * self.bytes(joined, e) for e, error in self._floors(joined).items())
+
+    def cost_of_two(self, block: Block, other: Block, price: float, most: float) -> float:
+        """What one block of two neighbours costs, if that is less than ``most``; else any number from ``most`` on.
+
+        Only encodings that may cost less are measured.
+        """
+        joined = block.joined(other)
+        self.least_cost_of_two(block, other, price)
+        floors = {e: error + price * self.bytes(joined, e) for e, error in self._floors(joined).items()}
+        self._measure(joined, [group for group in _groups(floors) if min(floors[e] for e in group) < most])
+        tried = self._tried[joined]
+        return min((error + price * self.bytes(joined, e) for e, error in tried.items()), default=most)
+
+    def _floors(self, block: Block) -> dict[Encoding, float]:
+        """Least errors of all encodings: what was measured, or else what its parts err at least."""
+        if block not in self._least:
+            self.of(block)
+        return self._least.get(block, {}) | self._tried.get(block, {})
 
     def fit(self, block: Block, encoding: Encoding, kept: np.ndarray | None = None) -> Fitted:
         """An encoding fitted to all vectors of a block; with the codebooks of another payload (uint8) if it has any."""
@@ -157,21 +194,32 @@ class OptionTable:
             return size + RANGE_BYTES
         return size + packed_bytes(len(block) - (block.first == 0), bits)
 
-    def _measure(self, block: Block) -> Options:
+    def _encodings(self, block: Block) -> list[Encoding]:
+        width = self.vectors[block.vocabulary].shape[1]
+        return candidates(len(block), width) + ([Rare()] if self._allow_rare and block.first > 0 else [])
+
+    def _measure(self, block: Block, groups: Sequence[Sequence[Encoding]]) -> None:
+        """Try the encodings of these groups, see :func:`_groups`, on a sample of a block's vectors."""
+        tried = self._tried.setdefault(block, {})
+        groups = [group for group in groups if group[0] not in tried]
+        if not groups:
+            return
         whole, weights = self._rows(block)
         vectors, mass = draw_rows(whole, weights, SAMPLE, np.random.default_rng(self.seed))
         vectors = np.asarray(vectors)
         scale = weights.sum(dtype=np.float64) / mass.sum(dtype=np.float64)
-        metric, width = self.metrics[block.vocabulary], vectors.shape[1]
+        metric = self.metrics[block.vocabulary]
 
         def error(encoding: Encoding) -> float:
             if isinstance(encoding, Rare):
                 return scale * self._fit_rare(block, vectors).error(mass)
             return scale * encoding.fit(vectors, mass, self.seed, metric, QUICK).error(mass)
 
-        found = candidates(len(block), width) + ([Rare()] if self._allow_rare and block.first > 0 else [])
-        errors = _errors(found, error)
-        rows = [(self.bytes(block, e), errors[e], e) for e in found]
+        for group in groups:
+            tried |= _errors(group, error)
+
+    def _worth_considering(self, block: Block) -> Options:
+        rows = [(self.bytes(block, e), error, e) for e, error in self._tried[block].items()]
         rows.sort(key=lambda row: row[:2])
         kept = [rows[0]]
         kept += [row for best, row in zip(_least_so_far(rows), rows[1:], strict=False) if row[1] < best]
@@ -182,19 +230,28 @@ class OptionTable:
         )
 
 
-def _errors(encodings: Sequence[Encoding], measure: Callable[[Encoding], float]) -> dict[Encoding, float]:
-    """Errors of all, most codebooks' by those of other sizes: log error falls by log size in a nearly straight line."""
-    ladders: dict[int, list[Codebook]] = {}
+def _groups(encodings: Iterable[Encoding]) -> list[list[Encoding]]:
+    """Encodings that are measured together: codebooks of sub-vectors of one width, and every other one by itself."""
+    ladders: dict[int, list[Encoding]] = {}
+    groups: list[list[Encoding]] = []
     for encoding in encodings:
         if isinstance(encoding, Codebook):
             ladders.setdefault(encoding.sub_dim, []).append(encoding)
-    found = {encoding: measure(encoding) for encoding in encodings if not isinstance(encoding, Codebook)}
-    for books in ladders.values():
-        bits = [book.code_bits for book in books]
-        taken = [b for b in _MEASURED if b <= bits[-1]] if len(bits) > 2 else bits
-        known = [max(measure(books[b - 1]), _LEAST) for b in taken]
-        found |= dict(zip(books, np.exp(_on_lines(bits, taken, np.log(known))).tolist(), strict=True))
-    return found
+        else:
+            groups.append([encoding])
+    return groups + list(ladders.values())
+
+
+def _errors(group: Sequence[Encoding], measure: Callable[[Encoding], float]) -> dict[Encoding, float]:
+    """Errors of a group, most codebooks' by those of other sizes: log error falls by log size in a nearly straight
+    line."""
+    books = [encoding for encoding in group if isinstance(encoding, Codebook)]
+    if not books:
+        return {encoding: measure(encoding) for encoding in group}
+    bits = [book.code_bits for book in books]
+    taken = [b for b in _MEASURED if b <= bits[-1]] if len(bits) > 2 else bits
+    known = [max(measure(books[b - 1]), _LEAST) for b in taken]
+    return dict(zip(books, np.exp(_on_lines(bits, taken, np.log(known))).tolist(), strict=True))
 
 
 def _on_lines(places: Sequence[int], at: Sequence[int], values: np.ndarray) -> np.ndarray:
