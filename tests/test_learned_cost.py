@@ -14,8 +14,12 @@ from rectab.training import TrainConfig, train_once
 from rectab.training.result import RunResult
 
 DIM = 8
-OPTIONS: dict[str, dict[str, Any]] = {"optembed": {"generations": 2, "population": 4}, "dnis": {}}
-STAGES = {"optembed": ["supernet", "evolution", "retrain"], "dnis": ["warm start", "search", "fine-tune"]}
+OPTIONS: dict[str, dict[str, Any]] = {"optembed": {"generations": 2, "population": 4}, "dnis": {}, "pruned": {}}
+STAGES = {
+    "optembed": ["supernet", "evolution", "retrain"],
+    "dnis": ["warm start", "search", "fine-tune"],
+    "pruned": ["train", "fine-tune"],
+}
 
 
 @pytest.fixture(scope="module")

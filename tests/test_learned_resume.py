@@ -43,6 +43,7 @@ def run(dataset: PreparedDataset, out_dir: Path | None, method: str, options: di
     [
         ("optembed", {"generations": 2, "population": 4, "threshold_lr": 1.0, "alpha": 1e-2}),
         ("dnis", {"alpha_lr": 0.05}),
+        ("pruned", {}),
         ("dnis", {"alpha_lr": 0.05, "second_order": True}),
     ],
 )

@@ -21,7 +21,7 @@ from rectab.tables.base import EmbeddingTable
 from rectab.tables.dnis import DNISConfig, DNISTable, SparseDNISTable, StructuredDNISTable
 from rectab.tables.dnis.bilevel import AlphaStep, normalize_blocks, second_order_gradient, select_softly
 from rectab.tables.dnis.blocks import assign_blocks, block_sizes
-from rectab.tables.dnis.pruning import Pruner
+from rectab.tables.entries import largest_entries
 from rectab.tables.findings import Finding
 from rectab.training import TrainConfig, Trainer
 
@@ -274,8 +274,7 @@ def test_ties_are_cut_at_the_same_place_every_time(vocabularies: list[Vocabulary
     table = soft_table(vocabularies)
     with torch.no_grad():
         table.store.weight.fill_(0.5)
-    pruner = Pruner(vocabularies, table.options, table.merged(), table.block, 5)
-    assert pruner.largest_entries(1000).tolist() == list(range(1000))
+    assert largest_entries(table.merged(), 1000).tolist() == list(range(1000))
 
 
 def test_structured_keeps_whole_dimensions_of_blocks(vocabularies: list[Vocabulary]) -> None:

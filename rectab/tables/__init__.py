@@ -1,6 +1,6 @@
 """Embedding tables on one contract: one file a method, or a folder where it has several parts (DNIS, OptEmbed)."""
 
-from rectab.tables import cafe, dhe, dnis, full, hashed, narrow, optembed, qr, quantizing, unified
+from rectab.tables import cafe, dhe, dnis, full, hashed, narrow, optembed, pruned, qr, quantizing, unified
 from rectab.tables.addressing import Address
 from rectab.tables.base import EmbeddingTable, TableOptions
 from rectab.tables.budget import format_bytes, full_table_bytes, parse_budget
@@ -49,6 +49,7 @@ __all__ = [
     "optembed",
     "parse_budget",
     "plan",
+    "pruned",
     "qr",
     "quantizing",
     "register",

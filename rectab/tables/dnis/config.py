@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from rectab.tables.entries import EntriesConfig
+
 __all__ = ["DNISConfig", "SparseDNISConfig", "StructuredDNISConfig"]
 
 Form = Literal["auto", "structured", "sparse"]
@@ -64,10 +66,4 @@ class StructuredDNISConfig:
     columns: tuple[tuple[int, ...], ...]
 
 
-@dataclass(frozen=True)
-class SparseDNISConfig:
-    """Attributes:
-    num_entries: kept entries of the table.
-    """
-
-    num_entries: int
+SparseDNISConfig = EntriesConfig

@@ -6,7 +6,6 @@ hand, its successor AutoSrh at a share of entries; here bytes decide, indexes in
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,10 +15,10 @@ from torch import Tensor
 from rectab.schema import Vocabulary
 from rectab.tables.base import TableOptions
 from rectab.tables.dnis.blocks import block_sizes
-from rectab.tables.dnis.config import DNISConfig, SparseDNISConfig, StructuredDNISConfig
+from rectab.tables.dnis.config import DNISConfig, StructuredDNISConfig
 from rectab.tables.dnis.serving import structured_bytes
+from rectab.tables.entries import entries_bytes
 from rectab.tables.learned import slices_of
-from rectab.tables.registry import bytes_of
 
 __all__ = ["Pruner", "StructuredChoice", "largest_bytes", "smallest_bytes"]
 
@@ -86,31 +85,6 @@ class Pruner:
             kept[block, column] = size <= budget
         return StructuredChoice(kept, float(self.mass[kept].sum())) if bool(kept.any()) else None
 
-    def num_entries(self, budget: int | None) -> int:
-        """Entries that the sparse form holds within the budget, 0 if not even one; all without a budget."""
-        total = self.num_ids * self.embedding_dim
-        if budget is None or self._sparse_bytes(total) <= budget:
-            return total
-        return bisect.bisect_right(range(1, total), budget, key=self._sparse_bytes)
-
-    def largest_entries(self, count: int) -> Tensor:
-        """int64 [at most count], ascending: the entries of largest size; the earlier of a tie, and no zeros.
-
-        All entries, zeros too, if ``count`` is all of them: nothing is smaller than a table without holes.
-        """
-        if count == self.rows.numel():
-            return torch.arange(count, device=self.rows.device)
-        size = self.rows.reshape(-1).float().abs()
-        # A sort would need 12 bytes an entry; the count-th largest needs one copy.
-        cut = size.kthvalue(size.numel() - count + 1).values
-        above = size > cut
-        tied = ((size == cut) & (size > 0)).nonzero().squeeze(1)[: count - int(above.sum())]
-        above[tied] = True
-        return above.nonzero().squeeze(1)
-
-    def _sparse_bytes(self, count: int) -> int:
-        return bytes_of("dnis.sparse", self.vocabularies, self.embedding_dim, SparseDNISConfig(count), self.options)
-
 
 def smallest_bytes(
     vocabularies: Sequence[Vocabulary], embedding_dim: int, config: DNISConfig, options: TableOptions
@@ -119,7 +93,7 @@ def smallest_bytes(
     sizes = [size for size in block_sizes(sum(v.num_embeddings for v in vocabularies), config.blocks) if size]
     one = [StructuredDNISConfig((size,), ((column,),)) for size in sizes for column in (0, embedding_dim - 1)]
     structured = min(structured_bytes(vocabularies, embedding_dim, form, options) for form in one)
-    sparse = bytes_of("dnis.sparse", vocabularies, embedding_dim, SparseDNISConfig(1), options)
+    sparse = entries_bytes("dnis.sparse", vocabularies, embedding_dim, 1, options)
     return {"structured": structured, "sparse": sparse, "auto": min(structured, sparse)}[config.form]
 
 
@@ -133,6 +107,6 @@ def largest_bytes(
     columns = (tuple(range(embedding_dim)),) * len(sizes)
     places = len(sizes) * embedding_dim * 8
     structured = structured_bytes(vocabularies, embedding_dim, StructuredDNISConfig(tuple(sizes), columns), options)
-    almost = SparseDNISConfig(max(num_ids * embedding_dim - 1, 1))
-    sparse = bytes_of("dnis.sparse", vocabularies, embedding_dim, almost, options) + int(options.row_bytes(1))
+    almost = max(num_ids * embedding_dim - 1, 1)
+    sparse = entries_bytes("dnis.sparse", vocabularies, embedding_dim, almost, options) + int(options.row_bytes(1))
     return max(structured + places, sparse)

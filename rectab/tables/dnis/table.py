@@ -17,6 +17,7 @@ from rectab.tables.dnis.blocks import assign_blocks
 from rectab.tables.dnis.config import DNISConfig, SparseDNISConfig
 from rectab.tables.dnis.pruning import Pruner, StructuredChoice, largest_bytes, smallest_bytes
 from rectab.tables.dnis.serving import SparseDNISTable, StructuredDNISTable
+from rectab.tables.entries import entries_within, kept_shares, largest_entries
 from rectab.tables.findings import Finding, by_decile, curve, grid
 from rectab.tables.learned import Curve, share_by_decile, slices_of
 from rectab.tables.ledger import Ledger, bound
@@ -84,8 +85,8 @@ class DNISTable(RangeTable[DNISConfig]):
         pruner = Pruner(self.vocabularies, self.options, rows, self.block, len(self.config.blocks))
         budget, form = self.config.budget_bytes, self.config.form
         choice = None if form == "sparse" else pruner.structured(budget)
-        count = 0 if form == "structured" or (budget is None and choice is not None) else pruner.num_entries(budget)
-        entries = pruner.largest_entries(count) if count else None
+        count = 0 if form == "structured" or (budget is None and choice is not None) else self._entries_within(budget)
+        entries = largest_entries(rows, count) if count else None
         in_entries = 0.0 if entries is None else float(rows.reshape(-1)[entries].double().abs().sum())
         total = float(pruner.mass.sum()) or 1.0
         share = {"structured": choice.magnitude / total if choice else 0.0, "sparse": in_entries / total}
@@ -95,11 +96,14 @@ class DNISTable(RangeTable[DNISConfig]):
             kept = choice.kept[self.block.int()].double().mean(1)
         elif entries is not None and entries.numel():
             table = self._sparse(rows, entries)
-            kept = _kept_shares(entries, rows.shape)
+            kept = kept_shares(entries, rows.shape)
         else:
             raise ValueError(f"dnis: nothing fits {budget} bytes; plan() gives the smallest feasible budget")
         table.findings = self._findings(table, share, kept)
         return table
+
+    def _entries_within(self, budget: int | None) -> int:
+        return entries_within(budget, "dnis.sparse", self.vocabularies, self.embedding_dim, self.options)
 
     def _structured(self, pruner: Pruner, choice: StructuredChoice) -> StructuredDNISTable:
         config = pruner.config_of(choice.kept)
@@ -174,9 +178,3 @@ class DNISTable(RangeTable[DNISConfig]):
         sizes = torch.bincount(self.block.int(), minlength=len(self.config.blocks)).tolist()
         ends = [100 * end / max(sum(sizes), 1) for end in accumulate(sizes, initial=0)]
         return [f"{first:.0f}–{last:.0f} %" for first, last in pairwise(ends)]
-
-
-def _kept_shares(entries: Tensor, shape: torch.Size) -> Tensor:
-    """float64 [N]: which share of every row's D entries is among ``entries`` int64 [k] of an [N, D] table."""
-    num_rows, embedding_dim = shape
-    return torch.bincount(entries // embedding_dim, minlength=num_rows).double() / embedding_dim
