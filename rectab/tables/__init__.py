@@ -1,6 +1,19 @@
 """Embedding tables on one contract: one file a method, or a folder where it has several parts (DNIS, OptEmbed)."""
 
-from rectab.tables import cafe, dhe, dnis, full, hashed, narrow, optembed, pruned, qr, quantizing, unified
+from rectab.tables import (
+    cafe,
+    dhe,
+    dnis,
+    full,
+    hashed,
+    memcom,
+    narrow,
+    optembed,
+    pruned,
+    qr,
+    quantizing,
+    unified,
+)
 from rectab.tables.addressing import Address
 from rectab.tables.base import EmbeddingTable, TableOptions
 from rectab.tables.budget import format_bytes, full_table_bytes, parse_budget
@@ -44,6 +57,7 @@ __all__ = [
     "get_method",
     "hashed",
     "load_table",
+    "memcom",
     "methods",
     "narrow",
     "optembed",

@@ -1,8 +1,9 @@
 """Starts a table from trained vectors: exact rows where an id has its own, least squares where ids share them.
 
 A table whose output is its rows laid end to end has a closed form: the (weighted) mean of what meets in a row is the
-least-squares solution, chunk by chunk. Where rows are added or multiplied, one chunk after another is solved for, the
-others held. Any other table is fitted by gradient descent on the same squared error.
+least-squares solution, chunk by chunk. Where rows are added or multiplied, and every chunk has a store of its own, one
+chunk after another is solved for, the others held. Any other table is fitted by gradient descent on the same squared
+error.
 """
 
 from __future__ import annotations
@@ -67,10 +68,18 @@ def fit_table(table: EmbeddingTable, targets: Sequence[FitTarget], seed: int = 0
     """Set the weights of ``table`` so that its vectors come nearest to the targets' in (weighted) squares."""
     if table.is_plain_rows:
         _fit_rows(table, targets)
-    elif table.is_combined_rows:
+    elif table.is_combined_rows and _chunks_apart(table):
         _alternate(table, targets)
     else:
         _descend(table, targets, seed)
+
+
+def _chunks_apart(table: EmbeddingTable) -> bool:
+    """Whether no row is read by two chunks: else what is solved for is also held, and the turns never settle."""
+    chunks: dict[str, set[int]] = {}
+    for address in table.addresses():
+        chunks.setdefault(address.store, set()).add(address.chunk)
+    return all(len(found) == 1 for found in chunks.values())
 
 
 @torch.no_grad()
