@@ -20,7 +20,7 @@ FORMATS = [pytest.param(f, id=f.name) for f in formats()]
 LOST = {"int4": 0.03, "int3": 0.12, "int2": 0.4, "ternary": 0.6, "int1": 0.6}
 """Of the loss at the start, what so few levels may leave when every row has a target of random elements."""
 TRAINED = [f.name for f in formats() if f.trains and f.name != "fp64"]
-COARSEST = {"fp64": 0.0, "fp32": 0.0, "fp16": 2.0**-11, "bf16": 2.0**-8, "int8": 1 / 127}
+COARSEST = {"fp64": 0.0, "fp32": 0.0, "fp16": 2.0**-11, "bf16": 2.0**-8, "int16": 1 / 32511, "int8": 1 / 127}
 COARSEST |= {"int6": 1 / 31, "int4": 1 / 7, "int3": 1 / 3, "int2": 2 / 3, "ternary": 1.0, "int1": 2.0}
 """Largest step between neighbours, as a share of the row's largest element."""
 

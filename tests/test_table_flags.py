@@ -52,7 +52,7 @@ def test_only_a_method_with_stages_of_its_own_needs_rectabs_trainer(method: Tabl
         with pytest.raises(ValueError, match=f"{method.name} is trained in stages by rectab's own trainer"):
             plan_swap(model, method.name, "50%")
     else:
-        plan_swap(model, method.name, None)
+        plan_swap(model, method.name, None, gradient="row" if method.row_gradients_only else "dense")
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -22,6 +22,7 @@ from rectab.ops.grids import GRIDS
 from rectab.ops.kernels_torch import gather
 from rectab.ops.memory import empty_rows
 from rectab.ops.rounding import store_rows
+from rectab.ops.whole_formats import Int16Format
 
 __all__ = [
     "FloatFormat",
@@ -143,6 +144,7 @@ _OWN: tuple[RowFormat, ...] = (
     FloatFormat("bf16", torch.bfloat16),
     FloatFormat("fp16", torch.float16),
     FloatFormat("fp64", torch.float64),
+    Int16Format(),
     Int8Format(),
     *(GridFormat(grid) for grid in GRIDS.values() if grid.name != "int8"),
 )

@@ -42,7 +42,7 @@ class RowStore(nn.Module):
         init_std: rows start as N(0, init_std^2).
         generator: source of the initial values; torch's default if None.
         gradient: ``row``, ``sparse`` or ``dense``, see the module's text.
-        rows: name of the row format, see :func:`rectab.ops.formats.formats`.
+        rows: the row format, or its name, see :func:`rectab.ops.formats.formats`.
         device: where the rows are; ``meta`` allocates nothing.
 
     Raises:
@@ -60,17 +60,17 @@ class RowStore(nn.Module):
         init_std: float = 0.01,
         generator: torch.Generator | None = None,
         gradient: Gradient = "row",
-        rows: str = "fp32",
+        rows: str | RowFormat = "fp32",
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
         if num_rows < 1 or row_dim < 1:
             raise ValueError(f"a row store needs at least one row and one element, got {num_rows} x {row_dim}")
-        self.format = get_format(rows)
+        self.format = get_format(rows) if isinstance(rows, str) else rows
         _check_gradient(self.format, gradient)
         self.num_rows, self.row_dim = num_rows, row_dim
         self.gradient: Gradient = gradient
-        self.dtype = torch.float64 if rows == "fp64" else torch.float32
+        self.dtype = torch.float64 if self.format.name == "fp64" else torch.float32
         """Of the vectors that lookups give; ``store.half()`` changes it, as it does for any module."""
         self.gradients = RowGradients(row_dim)
         self.before_lookup: Callable[[Tensor], None] | None = None

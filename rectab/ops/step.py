@@ -40,6 +40,10 @@ class Step:
             return self.gradients + values * self.decay
         return self.gradients + values * (self.shares[self.rows] * self.decay).unsqueeze(1)
 
+    def after_penalty(self, gradients: Tensor) -> Step:
+        """The same step with gradients fp32 [u, D] in which the penalty is already."""
+        return replace(self, gradients=gradients, shares=None, decay=0.0)
+
     def on_copy(self) -> Step:
         """The same step of a copy that holds nothing but these rows, in this order."""
         rows = torch.arange(self.rows.numel(), device=self.rows.device)

@@ -85,7 +85,7 @@ class RowOptimizer(torch.optim.Optimizer):
         super().__init__([{"params": anchors}], {"lr": lr, "weight_decay": weight_decay})
         options: Any = {"replays": self._decays("full"), "state_dtype": state_dtype, "seed": seed, "kernel": kernel}
         self.rows = {
-            name: RowUpdater(name, store, (rules or {}).get(name, rule), self.clock, **options)
+            name: RowUpdater(name, store, (rules or {}).get(name, rule).around(rule), self.clock, **options)
             for name, store in self.stores.items()
         }
         if self._decays("minibatch"):
@@ -111,7 +111,7 @@ class RowOptimizer(torch.optim.Optimizer):
         unknown = sorted(set(rules) - set(self.stores))
         if unknown:
             raise ValueError(f"rules for {unknown}, but the row stores are {sorted(self.stores)}")
-        for one in (rule, *rules.values()):
+        for one in (rule, *(named.around(rule) for named in rules.values())):
             if self._decays("full") and not one.replays:
                 raise ValueError(f"the rule {type(one).__name__} cannot replay steps; use decay='lazy'")
 

@@ -29,13 +29,21 @@ class RowRule:
     Attributes:
         kernel: name of its fused kernels, ``<kernel>_update`` and ``<kernel>_refresh``; None without. A subclass with
             an ``update`` of its own has none unless it names them.
+        held: names of tensors of the store's format that the rule changes by itself, such as the scales of rows of few
+            bits: they are among the state that it is given, and are not counted as state.
     """
 
     kernel: ClassVar[str | None] = None
+    held: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls) -> None:
         if "update" in cls.__dict__ and "kernel" not in cls.__dict__:
             cls.kernel = None
+
+    def around(self, rule: RowRule) -> RowRule:
+        """What updates a store whose table names this rule, under an optimizer whose own is ``rule``: this one alone,
+        or this one around that."""
+        return self
 
     def new_state(self, num_rows: int, row_dim: int, dtype: torch.dtype, device: Any, replays: bool) -> State:
         """What it keeps for every row, by name: tensors whose first dimension is the rows.

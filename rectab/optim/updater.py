@@ -81,6 +81,11 @@ class RowUpdater:
     def _in_place(self) -> bool:
         return isinstance(self.store.format, FloatFormat)
 
+    @property
+    def held(self) -> dict[str, Tensor]:
+        """By name, tensors of the store's format that the rule changes by itself."""
+        return {name: self.store.tensors[name] for name in self.rule.held}
+
     def _find_kernel(self, what: str) -> Any:
         return find_kernel(self.rule.kernel, what, self.store.device, self.kernel) if self._in_place else None
 
@@ -188,7 +193,7 @@ class RowCopy:
         self.values = owner.store.read(rows)
         self.state = {
             key: tensor[rows].float() if tensor.is_floating_point() else tensor[rows]
-            for key, tensor in owner.state.items()
+            for key, tensor in {**owner.state, **owner.held}.items()
         }
 
     def _find_kernel(self, what: str) -> Any:
@@ -220,8 +225,9 @@ class RowCopy:
 
     def write(self, salt: int) -> None:
         """Hold the copy in the store and its state: one rounding, whatever was done to it."""
+        kept = {**self._owner.state, **self._owner.held}
         for number, (key, tensor) in enumerate(self.state.items(), start=1):
-            held = self._owner.state[key]
+            held = kept[key]
             if held.is_floating_point():
                 store_rows(held, self._rows, tensor, salt + number)
             else:

@@ -1,6 +1,7 @@
 """Embedding tables on one contract: one file a method, or a folder where it has several parts (DNIS, OptEmbed)."""
 
 from rectab.tables import (
+    alpt,
     cafe,
     dhe,
     dnis,
@@ -44,6 +45,7 @@ __all__ = [
     "Plan",
     "TableMethod",
     "TableOptions",
+    "alpt",
     "build_table",
     "cafe",
     "config_from_json",

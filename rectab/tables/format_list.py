@@ -61,7 +61,7 @@ def formats_renderable() -> list[Table | str]:
             ", ".join(entry["refused_by"]),
         )
     reasons = {
-        f"{method}: holds no rows, so there is nothing that a format could hold"
+        f"{method}: holds no rows that a format could be chosen for"
         for entry in entries
         for method in entry["refused_by"]
     }

@@ -71,6 +71,8 @@ def describe_table(table: EmbeddingTable) -> dict[str, Any]:
 
 def _rows_of(table: EmbeddingTable) -> str:
     """How the rows are held, also after ``table.half()``: the stores are asked before the options."""
+    if find_record(table.method).without_rows:  # the method chooses by itself
+        return table.options.rows
     held = {m.format.name for m in table.modules() if isinstance(m, RowStore)} or {table.options.rows}
     if len(held) != 1:
         raise ValueError(f"a file holds the rows of a table in one format; here they are in {', '.join(sorted(held))}")

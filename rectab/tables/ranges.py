@@ -69,7 +69,10 @@ class RangeTable(EmbeddingTable[ConfigT]):
             self.register_buffer("salt", torch.tensor(salts, dtype=torch.int64, device=device))
         generator = torch.Generator().manual_seed(self.options.seed)
         std = init_gain * self.options.init_std
-        self.store = self.options.row_store(total, row_dim or embedding_dim, init_std=std, generator=generator)
+        self.store = self._new_store(total, row_dim or embedding_dim, std, generator)
+
+    def _new_store(self, num_rows: int, row_dim: int, init_std: float, generator: torch.Generator) -> RowStore:
+        return self.options.row_store(num_rows, row_dim, init_std=init_std, generator=generator)
 
     def address(self, ids: Tensor, vocabulary: Tensor) -> Tensor:
         """int64 [*] -> int64 [*]: the row of every id."""

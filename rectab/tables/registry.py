@@ -74,7 +74,9 @@ class TableMethod:
             fitted one (unless it keeps that one whole). Without the flag the contract refuses both.
         needs_counts: needs training counts of ids.
         needs_full_table: holds the full table while it trains.
-        without_rows: no row store holds its vectors, so a row format has nothing to say; it takes fp32 alone.
+        without_rows: no row format can be chosen for it: no row store holds its vectors, or the method says itself how
+            they are held. It takes fp32 alone, the name of "as it is".
+        row_gradients_only: its rows are updated by row optimizers alone.
         trained_as: the method whose training it shares, see the module's text; None if it has its own.
         revision: of what training gives; raise it when the same config trains to other numbers, so that a sweep does
             not take its old runs for new ones.
@@ -95,6 +97,7 @@ class TableMethod:
     needs_counts: bool = False
     needs_full_table: bool = False
     without_rows: bool = False
+    row_gradients_only: bool = False
     trained_as: str | None = None
     revision: int = 1
 
@@ -111,6 +114,11 @@ class TableMethod:
         """Raises ValueError for a row format that the method cannot be held in."""
         if rows != "fp32" and self.without_rows:
             raise ValueError(f"{self.name} holds no rows that could be held as {rows}; leave rows at fp32 for it")
+
+    def check_gradient(self, gradient: str) -> None:
+        """Raises ValueError for gradients that the method's rows do not have."""
+        if gradient != "row" and self.row_gradients_only:
+            raise ValueError(f"{self.name} is trained by row gradients alone; use gradient 'row' and a row optimizer")
 
     def option_hints(self) -> dict[str, Any]:
         """Name and type of every option that ``family`` takes."""
@@ -205,7 +213,7 @@ def build_table(
     """A table of the named method or form.
 
     Raises:
-        ValueError: there is no such method, or the config, ``embedding_dim`` or the row format is not valid for it.
+        ValueError: there is no such method, or config, ``embedding_dim``, row format or gradient are not valid for it.
         TypeError: ``config`` is that of another method.
     """
     record = find_record(method)
@@ -213,6 +221,7 @@ def build_table(
         raise TypeError(f"{method} takes a {record.config.__name__}, got {type(config).__name__}")
     if options is not None:
         record.check_rows(options.rows)
+        record.check_gradient(options.gradient)
     return record.table(vocabularies, embedding_dim, config, options)
 
 

@@ -45,7 +45,8 @@ def _row_state(
     stores: Mapping[str, RowStore], rules: Mapping[str, RowRule], optimizer: str
 ) -> Iterator[tuple[str, Tensor]]:
     for name, store in stores.items():
-        rule = rules.get(name, _ROW_RULES[optimizer]())
+        own = _ROW_RULES[optimizer]()
+        rule = rules.get(name, own).around(own)
         state = rule.new_state(store.num_rows, store.row_dim, torch.float32, "meta", False)
         yield from ((f"{name}.{key}", tensor) for key, tensor in state.items())
 

@@ -23,6 +23,7 @@ register(
         config=CafeConfig,
         table=CafeTable,
         family=cafe_family,
+        group="dynamic encoding",
         serves_any_id=True,
     )
 )
