@@ -34,6 +34,21 @@ def test_a_plan_counts_what_training_then_holds(gradient: Any, optimizer: Any) -
     assert result.table["training_bytes"] == result.training_bytes
 
 
+@pytest.mark.parametrize("state", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("square", ["element", "row", "factored"])
+def test_a_plan_counts_state_of_fewer_bytes(state: Any, square: Any) -> None:
+    dataset = tiny_dataset(rows=200)
+    config = TrainConfig(max_epochs=1, evaluations_per_epoch=1, batch_size=64, row_state=state, row_square=square)
+    result = train_once(
+        dataset, method="hashed", budget="50%", rows="int8", model="lr", train_config=config, progress="off"
+    )
+    assert result.table["training_bytes"] == result.training_bytes
+    with pytest.raises(ValueError, match="of row optimizers"):
+        TrainConfig(gradient="dense", row_state="bf16")
+    with pytest.raises(ValueError, match="row_square 'row' is of adam"):
+        TrainConfig(optimizer="sgd", row_square="row")
+
+
 def test_gradients_are_counted_where_they_are_as_large_as_the_table() -> None:
     counted = {}
     for gradient in ("row", "sparse", "dense"):

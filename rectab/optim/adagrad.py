@@ -21,6 +21,7 @@ class Adagrad(RowRule):
     """The rule of :class:`RowAdagrad`; the arguments are its."""
 
     kernel = "adagrad"
+    roots = ("square",)
 
     def __init__(
         self,

@@ -19,7 +19,7 @@ __all__ = ["Decay", "RowOptimizer"]
 
 Decay = Literal["full", "lazy", "minibatch"]
 
-_STATE_DTYPES = (torch.float32, torch.bfloat16)  # squares of small gradients underflow in fp16
+_STATE_DTYPES = (torch.float32, torch.bfloat16, torch.int8)  # squares of small gradients underflow in fp16
 _CATCH_UP_ROWS = 1 << 20
 
 
@@ -51,8 +51,8 @@ class RowOptimizer(torch.optim.Optimizer):
         decay: which rows feel it, see above.
         row_counts: for ``minibatch``: by store name, int or float [num_rows], how often each row occurs in training.
         max_replay: for ``full``: missed steps replayed one by one; the rest goes in closed form; None replays all.
-        state_dtype: of moments and squares: fp32 or bf16.
-        seed: of the stochastic rounding of rows held in fewer bits than fp32, and of state in bf16.
+        state_dtype: of moments and squares: fp32, bf16, or int8 with an fp16 scale a row.
+        seed: of the stochastic rounding of rows held in fewer bits than fp32, and of such state.
         kernel: ``auto``, ``torch``, ``numba`` or ``triton``, see :mod:`rectab.ops.dispatch`.
 
     Raises:

@@ -31,10 +31,14 @@ class RowRule:
             an ``update`` of its own has none unless it names them.
         held: names of tensors of the store's format that the rule changes by itself, such as the scales of rows of few
             bits: they are among the state that it is given, and are not counted as state.
+        shared: names of state that all rows of a store share: tensors of any shape, which no row takes along.
+        roots: names of state that is never negative, and whose root is what a step is divided by.
     """
 
     kernel: ClassVar[str | None] = None
     held: ClassVar[tuple[str, ...]] = ()
+    shared: ClassVar[tuple[str, ...]] = ()
+    roots: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls) -> None:
         if "update" in cls.__dict__ and "kernel" not in cls.__dict__:
@@ -46,11 +50,12 @@ class RowRule:
         return self
 
     def new_state(self, num_rows: int, row_dim: int, dtype: torch.dtype, device: Any, replays: bool) -> State:
-        """What it keeps for every row, by name: tensors whose first dimension is the rows.
+        """What it keeps for every row, by name: tensors whose first dimension is the rows; and what they share.
 
         Args:
             num_rows, row_dim: of the store.
-            dtype: of what may be held in fewer bits, fp32 or bf16.
+            dtype: of what may be held in fewer bits: fp32, bf16, or int8, for which scales are added
+                (:mod:`rectab.optim.row_state`).
             device: where the rows are.
             replays: whether missed steps are replayed, see :meth:`replay`.
         """
@@ -94,5 +99,10 @@ class RowRule:
 
 
 def state_of_rows(*shape: int, dtype: torch.dtype, device: Any, value: float = 0.0) -> Tensor:
-    """A tensor of state for every row, filled with ``value``; nothing is allocated on the meta device."""
+    """A tensor of state for every row, filled with ``value``; nothing is allocated on the meta device. One number a row
+    is never held in int8, which would need a scale for each."""
+    if dtype == torch.int8 and len(shape) == 1:
+        dtype = torch.float32
+    if dtype == torch.int8 and value:
+        raise ValueError(f"state of int8 starts at 0, not at {value}; use fp32 or bf16")
     return empty_rows(*shape, dtype=dtype, device=device).fill_(value)

@@ -12,9 +12,9 @@ from rectab.ops.dispatch import KernelName, find_kernel, kernel_name
 from rectab.ops.formats import FloatFormat
 from rectab.ops.hashing import salt_of
 from rectab.ops.replay import Clock
-from rectab.ops.rounding import store_rows
 from rectab.ops.rows import RowStore
 from rectab.ops.step import Step
+from rectab.optim.row_state import as_held, is_coded, read_rows, write_rows
 from rectab.optim.rule import RowRule, state_of_rows
 
 __all__ = ["RowCopy", "RowUpdater"]
@@ -64,7 +64,7 @@ class RowUpdater:
     def _fresh_state(self, num_rows: int) -> dict[str, Tensor]:
         """What a row has before its first step, ``num_rows`` times."""
         row_dim, device = self.store.row_dim, self.store.device
-        state = self.rule.new_state(num_rows, row_dim, self._state_dtype, device, self.replays)
+        state = as_held(self.rule.new_state(num_rows, row_dim, self._state_dtype, device, self.replays))
         if self.replays:
             state["seen"] = state_of_rows(num_rows, dtype=torch.int32, device=device, value=self.clock.now)
         return state
@@ -86,8 +86,15 @@ class RowUpdater:
         """By name, tensors of the store's format that the rule changes by itself."""
         return {name: self.store.tensors[name] for name in self.rule.held}
 
+    def per_row(self) -> dict[str, Tensor]:
+        """The state that belongs to rows."""
+        return {key: tensor for key, tensor in self.state.items() if key not in self.rule.shared}
+
     def _find_kernel(self, what: str) -> Any:
-        return find_kernel(self.rule.kernel, what, self.store.device, self.kernel) if self._in_place else None
+        return None if is_coded(self.state) or not self._in_place else self._kernel_of(what)
+
+    def _kernel_of(self, what: str) -> Any:
+        return find_kernel(self.rule.kernel, what, self.store.device, self.kernel)
 
     def salt(self, what: str) -> int:
         """Of the stochastic rounding at the step that is next."""
@@ -154,7 +161,7 @@ class RowUpdater:
         missing = set(to.state) - set(self.state)
         if missing:
             fresh = to._fresh_state(new.numel())
-        for key, tensor in to.state.items():
+        for key, tensor in to.per_row().items():
             tensor[new] = (fresh[key] if key in missing else self.state[key][old]).to(tensor.dtype)
         if to.shares is not None and self.shares is not None:
             to.shares[new] = self.shares[old]
@@ -162,7 +169,7 @@ class RowUpdater:
     def reset(self, rows: Tensor, values: Tensor | None) -> None:
         """Rows start again: fresh state, the whole penalty, and ``values`` [n, D] if given."""
         fresh = self._fresh_state(rows.numel())
-        for key, tensor in self.state.items():
+        for key, tensor in self.per_row().items():
             tensor[rows] = fresh[key]
         if self.shares is not None:
             self.shares[rows] = 1.0
@@ -191,10 +198,7 @@ class RowCopy:
     def __init__(self, owner: RowUpdater, rows: Tensor) -> None:
         self._owner, self._rows = owner, rows
         self.values = owner.store.read(rows)
-        self.state = {
-            key: tensor[rows].float() if tensor.is_floating_point() else tensor[rows]
-            for key, tensor in {**owner.state, **owner.held}.items()
-        }
+        self.state = read_rows({**owner.state, **owner.held}, rows, owner.rule)
 
     def _find_kernel(self, what: str) -> Any:
         """Kernels work on a copy as on the rows themselves."""
@@ -217,19 +221,15 @@ class RowCopy:
             return
         behind = (seen < clock.now).nonzero().squeeze(1)
         if behind.numel():
-            part = {key: tensor[behind] for key, tensor in self.state.items()}
+            part = {key: t if key in rule.shared else t[behind] for key, t in self.state.items()}
             self.values[behind] = rule.replay(self.values[behind], part, seen[behind], clock)
             part["seen"] = torch.full_like(part["seen"], clock.now)
             for key, tensor in part.items():
-                self.state[key][behind] = tensor
+                if key not in rule.shared:
+                    self.state[key][behind] = tensor
 
     def write(self, salt: int) -> None:
         """Hold the copy in the store and its state: one rounding, whatever was done to it."""
-        kept = {**self._owner.state, **self._owner.held}
-        for number, (key, tensor) in enumerate(self.state.items(), start=1):
-            held = kept[key]
-            if held.is_floating_point():
-                store_rows(held, self._rows, tensor, salt + number)
-            else:
-                held[self._rows] = tensor
+        owner = self._owner
+        write_rows({**owner.state, **owner.held}, self._rows, self.state, owner.rule, salt)
         self._owner.store.write(self._rows, self.values, salt)

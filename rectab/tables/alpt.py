@@ -79,6 +79,7 @@ class LearnedStep(RowRule):
 
     def __init__(self, top: int, lr: float, inner: RowRule | None = None) -> None:
         self.top, self.lr, self.inner = top, lr, inner or RowRule()
+        self.roots, self.shared = self.inner.roots, self.inner.shared  # type: ignore[misc]  # of a rule, not of the class
 
     def around(self, rule: RowRule) -> LearnedStep:
         return LearnedStep(self.top, self.lr, rule)

@@ -13,7 +13,7 @@ from rectab.tables.budget import format_bytes, full_table_bytes, resolve_budget
 from rectab.tables.family import Choice, Family, InfeasibleBudget, largest_within
 from rectab.tables.ledger import Ledger
 from rectab.tables.registry import build_table, bytes_of, config_to_json, get_method
-from rectab.tables.training_bytes import training_ledger
+from rectab.tables.training_bytes import RowTraining, training_ledger
 
 __all__ = ["InfeasibleBudget", "InfeasibleTraining", "Plan", "plan"]
 
@@ -132,7 +132,7 @@ def plan(
     *,
     options: TableOptions | None = None,
     train_memory: str | int | None = None,
-    optimizer: str = "adam",
+    optimizer: str | RowTraining = "adam",
     map_bytes: int = 0,
     count_ids: bool = False,
     **method_options: Any,
@@ -148,7 +148,7 @@ def plan(
         options: how the table will be held and trained.
         train_memory: most bytes that training the table may take (:mod:`rectab.tables.training_bytes`), read as
             ``budget`` is; None sets no limit.
-        optimizer: of that training: ``adam``, ``adagrad`` or ``sgd``.
+        optimizer: of that training: ``adam``, ``adagrad`` or ``sgd``, or what else decides its bytes.
         map_bytes: of the map from raw values to ids (:func:`rectab.id_bytes.map_bytes`).
         count_ids: the budget, if there is one, is for table and map together.
         **method_options: the method's own (``num_chunks=4``).
@@ -173,7 +173,7 @@ def plan(
         choice = _largest(family, budget_bytes, size, method, beside)
     table = build_table(method, vocabularies, embedding_dim, choice.config, on_meta)
     serving = table.planned_serving()
-    training = training_ledger(table, optimizer)
+    training = training_ledger(table, RowTraining(optimizer) if isinstance(optimizer, str) else optimizer)
     limit = resolve_budget(train_memory, full_bytes)
     if limit is not None and training.bytes > limit:
         raise InfeasibleTraining(method, limit, training)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from rectab.plain import check_fields, read_plain
+from rectab.tables.training_bytes import RowTraining
 
 __all__ = ["TrainConfig", "monitor_value"]
 
@@ -26,6 +27,9 @@ class TrainConfig:
             the table's rows.
         row_optimizer: of the table's rows; None for ``optimizer``.
         row_lr: learning rate of the table's rows; None for ``lr``.
+        row_state: how the row optimizer holds its moments and sums: ``fp32``, ``bf16``, or ``int8`` with a scale a row.
+        row_square: second moments of Adam's rows: one an ``element``, one a ``row``, or ``factored`` into rows and
+            columns.
         embedding_l2: L2 of the whole table: ``embedding_l2 / 2 * ||table||^2`` is added to the mean loss.
         embedding_l2_mode: ``full`` as said above; ``lazy`` only the rows of the batch; ``minibatch`` DIN's mini-batch
             aware penalty (needs row gradients).
@@ -55,6 +59,8 @@ class TrainConfig:
     optimizer: Literal["adam", "adagrad", "sgd"] = "adam"
     row_optimizer: Literal["adam", "adagrad", "sgd"] | None = None
     row_lr: float | None = None
+    row_state: Literal["fp32", "bf16", "int8"] = "fp32"
+    row_square: Literal["element", "row", "factored"] = "element"
     embedding_l2: float = 0.0
     embedding_l2_mode: Literal["full", "lazy", "minibatch"] = "full"
     weight_decay: float = 0.0
@@ -95,7 +101,16 @@ class TrainConfig:
             if (name in _OF_RATINGS) != (self.objective == "mse"):
                 raise ValueError(f"monitor {self.monitor!r}: objective {self.objective!r} measures no {name}")
 
+    @property
+    def row_training(self) -> RowTraining:
+        """What decides how many bytes training a table takes."""
+        return RowTraining(self.row_optimizer or self.optimizer, self.row_state, self.row_square)
+
     def _check_gradient(self) -> None:
+        if self.gradient != "row" and (self.row_state, self.row_square) != ("fp32", "element"):
+            raise ValueError(f"row_state and row_square are of row optimizers; gradient {self.gradient!r} has none")
+        if self.row_square != "element" and self.row_training.optimizer != "adam":
+            raise ValueError(f"row_square {self.row_square!r} is of adam; rows are trained by another optimizer")
         if self.gradient == "sparse" and self.embedding_l2:
             raise ValueError("embedding_l2 needs gradient 'row' or 'dense': torch's sparse optimizers have no decay")
         if self.gradient == "dense" and self.embedding_l2_mode != "full" and self.embedding_l2:

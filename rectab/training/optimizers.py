@@ -72,6 +72,7 @@ class OptimizerSet:
         gradients = {store.gradient for _, store in self._stores}
         if gradients == {"row"}:
             row_optimizer: Any = _ROW_OPTIMIZERS[name]
+            own: dict[str, Any] = {"square": config.row_square} if name == "adam" else {}
             made: torch.optim.Optimizer = row_optimizer(
                 self._stores,
                 lr=lr,
@@ -80,6 +81,8 @@ class OptimizerSet:
                 decay=config.embedding_l2_mode,
                 row_counts=None if id_counts is None else row_counts(self._model.table, id_counts),
                 seed=config.seed,
+                state_dtype=config.row_training.state_dtype,
+                **own,
             )
             return made
         rows = [store.weight for _, store in self._stores]

@@ -96,7 +96,7 @@ def train_once(
         budget,
         options=TableOptions(gradient=config.gradient, seed=config.seed, rows=rows),
         train_memory=train_memory,
-        optimizer=config.row_optimizer or config.optimizer,
+        optimizer=config.row_training,
         map_bytes=map_bytes(dataset.schema),
         count_ids=count_ids,
         **(method_options or {}),

@@ -268,7 +268,7 @@ def _plan(widths: Widths, budget: int) -> Plan:
         max(run.embedding_dim for run in runs),
         budget,
         options=TableOptions(gradient=train["gradient"], seed=train["seed"], rows=table.options.rows),
-        optimizer=train["row_optimizer"] or train["optimizer"],
+        optimizer=TrainConfig.from_json(train).row_training,
         map_bytes=map_bytes(widths.first.dataset.schema),
         count_ids=widths.encoders[0].count_ids,
         shape=widths.encoders[0].shape,
