@@ -44,6 +44,8 @@ def run(dataset: PreparedDataset, out_dir: Path | None, method: str, options: di
         ("optembed", {"generations": 2, "population": 4, "threshold_lr": 1.0, "alpha": 1e-2}),
         ("dnis", {"alpha_lr": 0.05}),
         ("pruned", {}),
+        ("deeplight", {"every": 2, "prune_epochs": 1}),
+        ("pep", {"rise": 0.3}),
         ("dnis", {"alpha_lr": 0.05, "second_order": True}),
     ],
 )

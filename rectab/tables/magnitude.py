@@ -24,8 +24,8 @@ from rectab.tables.entries import (
     largest_entries,
 )
 from rectab.tables.family import Family
-from rectab.tables.findings import Finding, by_decile, by_vocabulary
-from rectab.tables.learned import share_by_decile
+from rectab.tables.findings import Finding, by_decile, by_vocabulary, curve
+from rectab.tables.learned import Curve, share_by_decile
 from rectab.tables.ledger import Ledger, bound
 from rectab.tables.ranges import RangeTable
 from rectab.tables.registry import TableMethod, build_table, register
@@ -33,7 +33,7 @@ from rectab.tables.registry import TableMethod, build_table, register
 if TYPE_CHECKING:
     from rectab.tables.staged import StageRunner
 
-__all__ = ["MagnitudeConfig", "MagnitudeTable", "SparseTable", "magnitude_family"]
+__all__ = ["GradualTable", "MagnitudeConfig", "MagnitudeTable", "SparseTable", "magnitude_family"]
 
 _FORM = "pruned.sparse"
 
@@ -139,6 +139,33 @@ class MagnitudeTable(RangeTable[ConfigT]):
             note = "Per cent of the entries kept in every tenth of the ids, the most frequent tenth on the left."
             found.insert(0, by_decile("Entries kept by id frequency", note, "entries", deciles))
         return tuple(found)
+
+
+class GradualTable(MagnitudeTable[ConfigT]):
+    """A table whose entries go one after another while it trains, with a curve of how many there are left."""
+
+    kept_curve: Curve
+
+    def __init__(
+        self,
+        vocabularies: Sequence[Vocabulary],
+        embedding_dim: int,
+        config: ConfigT,
+        options: TableOptions | None = None,
+    ) -> None:
+        super().__init__(vocabularies, embedding_dim, config, options)
+        self.kept_curve = Curve(1, device=self.options.device)
+
+    def records(self) -> tuple[str, ...]:
+        return self.kept_curve.names("kept_curve")
+
+    def findings(self, kept: Tensor) -> tuple[Finding, ...]:
+        steps, shares = self.kept_curve.points()
+        if not steps:
+            return super().findings(kept)
+        note = "Share of the entries that are not zero, by step of the stage that prunes."
+        over_time = curve("Entries left over training", note, ("step", "share"), steps, ["entries"], shares)
+        return (*super().findings(kept), over_time)
 
 
 def _size_range(vocabularies: Sequence[Vocabulary], embedding_dim: int, options: TableOptions) -> tuple[int, int]:

@@ -33,6 +33,11 @@ class StageRunner(Protocol):
     @property
     def table(self) -> EmbeddingTable: ...
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """Training batches of an epoch."""
+        ...
+
     def run(
         self,
         stage: str,
@@ -42,6 +47,7 @@ class StageRunner(Protocol):
         frozen: Iterable[nn.Parameter] = (),
         extra_optimizers: Iterable[Any] = (),
         after_step: Callable[[int], None] | None = None,
+        until: Callable[[], bool] | None = None,
     ) -> dict[str, float]:
         """Train until early stopping and restore the best weights; returns the validation metrics of the best.
 
@@ -52,6 +58,9 @@ class StageRunner(Protocol):
             frozen: parameters that this stage does not update.
             extra_optimizers: torch optimizers over parameters the trainer must not update itself; stepped with it.
             after_step: called with the step number after each update.
+            until: for a stage that changes what the table is, as pruning does, so that earlier weights are those of
+                another table: no early stopping, and the last weights are kept and not the best. It is asked after
+                each update (and ``after_step``) whether the stage is over.
         """
         ...
 

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from rectab.batch import Batch
-from rectab.data.loader import num_batches
 from rectab.plain import read_plain
 from rectab.training.config import monitor_value
 from rectab.training.device import batches_on
@@ -36,7 +35,7 @@ class Stage:
         trainer: whose model is trained.
         index: number of the stage, from 0.
         name: for history, progress and errors.
-        max_epochs, loss_terms, after_step: see :meth:`rectab.tables.staged.StageRunner.run`.
+        max_epochs, loss_terms, after_step, until: see :meth:`rectab.tables.staged.StageRunner.run`.
         optimizers: of what this stage trains.
     """
 
@@ -49,6 +48,7 @@ class Stage:
         optimizers: OptimizerSet,
         loss_terms: Callable[[], Tensor] | None,
         after_step: Callable[[int], None] | None,
+        until: Callable[[], bool] | None = None,
     ) -> None:
         self.trainer = trainer
         self.config = trainer.config
@@ -58,15 +58,16 @@ class Stage:
         self.optimizers = optimizers
         self.loss_terms = loss_terms
         self.after_step = after_step
+        self.until = until
         self.state = StageState()
         self._losses = StepLosses(trainer.device)
         self.best: dict[str, Tensor] | None = None
-        self.batches_per_epoch = num_batches(len(trainer.train), self.config.batch_size)
+        self.batches_per_epoch = trainer.steps_per_epoch
         per_epoch = min(self.config.evaluations_per_epoch, self.batches_per_epoch)
         self._evaluate_after = {math.ceil((i + 1) * self.batches_per_epoch / per_epoch) for i in range(per_epoch)}
 
     def run(self) -> None:
-        """Train to the end and load the best weights."""
+        """Train to the end and load the best weights, unless ``until`` says that the last are those."""
         self._resume()
         state = self.state
         self.trainer.reporter.start(self.name, self.max_epochs * self.batches_per_epoch, state.step)
@@ -102,9 +103,11 @@ class Stage:
         with closing(source):  # type: ignore[type-var]
             for batch in source:
                 self._step(batch)
+                over = self.until is not None and self.until()
                 state.seconds += time.perf_counter() - begin
-                if state.batch in self._evaluate_after:
+                if over or state.batch in self._evaluate_after:
                     self._evaluate()
+                state.stopped |= over
                 trainer.reporter.step(state.step)
                 if state.batch == self.batches_per_epoch:
                     state.epoch, state.batch = state.epoch + 1, 0
@@ -153,10 +156,11 @@ class Stage:
         value = monitor_value(config.monitor, metrics)
         state.evaluations += 1
         better = state.best_value is None or value > state.best_value + config.min_improvement
-        if better:
+        if better or self.until is not None:
             state.best_value, state.best_evaluation, state.best_metrics = value, state.evaluations, metrics
             state.without_improvement = 0
-            self.best = _copy(self.trainer.model.state_dict(), self.best)
+            if self.until is None:
+                self.best = _copy(self.trainer.model.state_dict(), self.best)
         else:
             state.without_improvement += 1
         mean_loss = state.loss_sum / max(state.loss_count, 1)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from rectab.batch import Batch
 from rectab.data.dataset import PreparedDataset
+from rectab.data.loader import num_batches
 from rectab.data.split import Split
 from rectab.models import CTRModel, ModelConfig
 from rectab.plain import read_plain
@@ -116,6 +117,10 @@ class Trainer:
     def table(self) -> EmbeddingTable:
         return self.model.table
 
+    @property
+    def steps_per_epoch(self) -> int:
+        return num_batches(len(self.train), self.config.batch_size)
+
     @cached_property
     def id_counts(self) -> dict[str, np.ndarray] | None:
         """How often an epoch reads each id, where the penalty asks for it."""
@@ -136,6 +141,7 @@ class Trainer:
         frozen: Iterable[nn.Parameter] = (),
         extra_optimizers: Iterable[torch.optim.Optimizer] = (),
         after_step: Callable[[int], None] | None = None,
+        until: Callable[[], bool] | None = None,
     ) -> dict[str, float]:
         """Train until early stopping and load the best weights, see :class:`rectab.tables.staged.StageRunner`.
 
@@ -149,9 +155,8 @@ class Trainer:
         index = len(self.stages)
         kept = self.checkpoints.load_stage(index)
         if kept is None:
-            ended = self._train_stage(
-                index, stage, max_epochs or self.config.max_epochs, loss_terms, frozen, extra_optimizers, after_step
-            )
+            epochs, hooks = max_epochs or self.config.max_epochs, (loss_terms, after_step, until)
+            ended = self._train_stage(index, stage, epochs, frozen, extra_optimizers, hooks)
             self.checkpoints.save_stage(index, ended)
             record = StageRecord(**ended["record"])
         else:
@@ -170,15 +175,14 @@ class Trainer:
         index: int,
         name: str,
         max_epochs: int,
-        loss_terms: Callable[[], Tensor] | None,
         frozen: Iterable[nn.Parameter],
         extra_optimizers: Iterable[torch.optim.Optimizer],
-        after_step: Callable[[int], None] | None,
+        hooks: tuple[Any, Any, Any],
     ) -> dict[str, Any]:
         begin = time.perf_counter()
         with _frozen(frozen):
             optimizers = OptimizerSet(self.model, self.config, extra_optimizers, self.id_counts)
-            stage = Stage(self, index, name, max_epochs, optimizers, loss_terms, after_step)
+            stage = Stage(self, index, name, max_epochs, optimizers, *hooks)
             stage.run()
         state = stage.state
         record = StageRecord(
