@@ -163,7 +163,9 @@ def train(
     data: Annotated[Path, typer.Argument(help="Prepared data set.")],
     table: Annotated[str, typer.Option(help="Method of the embedding table (rectab tables).")] = "full",
     budget: Annotated[Optional[str], typer.Option(help="4MiB, 10%; none: the method's own size.")] = None,  # noqa: UP045
-    model: Annotated[str, typer.Option(help="Interaction: lr, fm, mlp, deepfm, wide_deep, dcnv2, dlrm.")] = "deepfm",
+    model: Annotated[
+        str, typer.Option(help="Interaction: lr, fm, mlp, deepfm, wide_deep, dcnv2, dlrm, armnet, armnet_plus.")
+    ] = "deepfm",
     history: Annotated[str, typer.Option(help="History tower: none, mean, din.")] = "none",
     dim: Annotated[int, typer.Option(help="embedding_dim.")] = 16,
     rows: Rows = "fp32",

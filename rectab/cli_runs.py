@@ -120,7 +120,7 @@ def explain(
     plugin: Plugins = None,
     json_output: Json = False,
 ) -> None:
-    """Print the attention weights over a row's histories, the most recent event last."""
+    """Print what the model looks at for a row: attention over its histories, fields that ARM-Net's neurons select."""
     from rectab.data import PreparedDataset, without_features
     from rectab.training import explain_checkpoint, render_explanation
 

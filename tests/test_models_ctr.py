@@ -43,7 +43,7 @@ def batch() -> Batch:
 
 
 def test_there_is_what_the_project_promises() -> None:
-    assert INTERACTIONS == ["lr", "fm", "mlp", "deepfm", "wide_deep", "dcnv2", "dlrm"]
+    assert INTERACTIONS == ["lr", "fm", "mlp", "deepfm", "wide_deep", "dcnv2", "dlrm", "armnet", "armnet_plus"]
     assert TOWERS == ["none", "mean", "din"]
 
 

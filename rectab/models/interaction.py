@@ -34,3 +34,9 @@ class Interaction(nn.Module):
     def forward(self, fields: Tensor, dense: Tensor) -> Tensor:
         """float [B, F, D], float [B, N] -> logits float [B]. To be implemented."""
         raise NotImplementedError
+
+    def selection(self, fields: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
+        """(gates, weights) of H neurons over the fields and dense features, both float [B, H, F + N]; only of an
+        interaction whose neurons select fields.
+        """
+        raise NotImplementedError

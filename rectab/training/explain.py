@@ -1,4 +1,5 @@
-"""What the attention tower looks at: the weight of every event of a row's histories (DIN, Figure 5)."""
+"""What a model looks at for a row: the weight of every event of its histories (DIN, Figure 5), and the fields that
+neurons select (ARM-Net)."""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from rectab.models import CTRModel
 from rectab.models.history import HistoryTower
 from rectab.training.artifact import MODEL_FILE, load_model
 from rectab.training.device import resolve_device
+from rectab.training.selected import Neuron, has_selection, selected_fields
 
 __all__ = [
     "BehaviourAttention",
@@ -63,7 +65,7 @@ class BehaviourAttention:
 
 @dataclass(frozen=True)
 class Explanation:
-    """The attention for one row.
+    """What the model looks at for one row.
 
     Attributes:
         dataset, split, row: which row; ``row`` counts from 0 within the split.
@@ -71,7 +73,8 @@ class Explanation:
         probability: predicted.
         weights: ``raw`` or ``softmax``, see :class:`rectab.models.din.DINConfig`.
         features: raw values of the row's categorical features.
-        behaviours: in schema order.
+        behaviours: in schema order; empty without attention.
+        neurons: of an interaction that selects fields; empty for any other.
     """
 
     dataset: str
@@ -82,6 +85,7 @@ class Explanation:
     weights: str
     features: dict[str, str]
     behaviours: tuple[BehaviourAttention, ...]
+    neurons: tuple[Neuron, ...] = ()
 
     def to_json(self, max_events: int | None = None) -> dict[str, Any]:
         """Plain data; of each behaviour only the ``max_events`` most recent events (``total`` is of all)."""
@@ -91,7 +95,8 @@ class Explanation:
             behaviour["left_out"] = 0 if max_events is None else max(len(events) - max_events, 0)
             behaviour["events"] = events[behaviour["left_out"] :]
         plain["behaviours"] = list(plain["behaviours"])
-        return plain
+        neurons = plain.pop("neurons")
+        return {**plain, "neurons": list(neurons)} if neurons else plain
 
 
 def has_attention(model: CTRModel) -> bool:
@@ -104,7 +109,7 @@ def has_attention(model: CTRModel) -> bool:
 def explain_row(
     model: CTRModel, dataset: PreparedDataset, split: SplitName, row: int, values: RawValues | None = None
 ) -> Explanation:
-    """The attention weights for one row, in evaluation mode.
+    """The attention weights and selected fields for one row, in evaluation mode.
 
     Args:
         model: trained on ``dataset``.
@@ -112,11 +117,14 @@ def explain_row(
         values: of ``dataset``; share them between rows, as they read whole vocabularies.
 
     Raises:
-        ValueError: the split has no such row, the model has no attention, or it was trained on data of another schema.
+        ValueError: the split has no such row, the model has neither attention nor neurons that select, or it was
+            trained on data of another schema.
     """
-    if not has_attention(model):
+    attention = has_attention(model)
+    if not attention and not has_selection(model):
         raise ValueError(
-            f"the model's history tower {model.config.history!r} has no attention weights; train with --history din"
+            f"the model's history tower {model.config.history!r} has no attention weights, and its interaction "
+            f"{model.config.interaction!r} selects no fields; train with --history din or --model armnet"
         )
     if model.schema.to_json() != dataset.schema.to_json():
         raise ValueError(f"the model was trained on other columns or vocabularies than those of {dataset.name!r}")
@@ -127,7 +135,9 @@ def explain_row(
     model.eval()
     batch = rows.batch(np.array([row]), model.config.max_history).to(model.table.device)
     values = values or RawValues(dataset)
-    behaviours = tuple(_attention(model, batch, name, values) for name in dataset.schema.behaviours)
+    names = dataset.schema.behaviours if attention else ()
+    behaviours = tuple(_attention(model, batch, name, values) for name in names)
+    neurons = selected_fields(model, batch) if has_selection(model) else ()
     probability = float(torch.sigmoid(model(batch).float())[0])
     model.train(was_training)
     return Explanation(
@@ -142,6 +152,7 @@ def explain_row(
             for column, feature in enumerate(dataset.schema.categorical)
         },
         behaviours=behaviours,
+        neurons=neurons,
     )
 
 

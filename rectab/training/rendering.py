@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -13,11 +13,13 @@ from rich.text import Text
 from rectab.tables.budget import format_bytes
 from rectab.training.explain import BehaviourAttention, Explanation
 from rectab.training.result import RunResult
+from rectab.training.selected import Neuron
 from rectab.training.served import Evaluation
 
 __all__ = ["render_evaluation", "render_explanation", "render_result"]
 
 _BAR_WIDTH = 30
+_NEURONS_SHOWN = 40
 
 
 def render_result(result: RunResult) -> RenderableType:
@@ -129,7 +131,25 @@ def render_explanation(explanation: Explanation) -> RenderableType:
         parts.append(Text(heading, style="italic"))
         if behaviour.events:
             parts.append(_attention(behaviour))
+    if e.neurons:
+        parts += _neurons(e.neurons)
     return Group(*parts)
+
+
+def _neurons(neurons: Sequence[Neuron]) -> list[RenderableType]:
+    """The fields that neurons select, those with the largest powers first."""
+    shown = sorted(neurons, key=lambda neuron: -sum(abs(field.weight) for field in neuron.fields))[:_NEURONS_SHOWN]
+    mean = sum(len(neuron.fields) for neuron in neurons) / len(neurons)
+    heading = f"{len(neurons)} neurons; one selects {mean:.1f} fields on average. A field's gate, and its power:"
+    table = Table(box=box.SIMPLE)
+    table.add_column("neuron", justify="right")
+    table.add_column("fields")
+    for neuron in shown:
+        fields = (f"{escape(field.field)} {field.gate:.2f} ({field.weight:+.2f})" for field in neuron.fields)
+        table.add_row(str(neuron.neuron), ", ".join(fields))
+    left = len(neurons) - len(shown)
+    rest = [Text(f"{left} more with smaller powers; --json prints all", style="italic")] if left else []
+    return [Text(heading, style="italic"), table, *rest]
 
 
 def _attention(behaviour: BehaviourAttention) -> Table:
