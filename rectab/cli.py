@@ -164,13 +164,17 @@ def train(
     table: Annotated[str, typer.Option(help="Method of the embedding table (rectab tables).")] = "full",
     budget: Annotated[Optional[str], typer.Option(help="4MiB, 10%; none: the method's own size.")] = None,  # noqa: UP045
     model: Annotated[
-        str, typer.Option(help="Interaction: lr, fm, mlp, deepfm, wide_deep, dcnv2, dlrm, armnet, armnet_plus.")
+        str, typer.Option(help="Interaction: lr, fm, mlp, deepfm, wide_deep, dcnv2, dlrm, armnet, armnet_plus, mf.")
     ] = "deepfm",
     history: Annotated[str, typer.Option(help="History tower: none, mean, din.")] = "none",
     dim: Annotated[int, typer.Option(help="embedding_dim.")] = 16,
     rows: Rows = "fp32",
     train_memory: TrainMemory = None,
     count_ids: CountIds = False,
+    objective: Annotated[
+        Optional[Literal["logloss", "mse", "topk"]],  # noqa: UP045
+        typer.Option(help="logloss: clicks; mse: ratings; topk: rank all items for a user. Short for train.objective."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of everything: weights, batches, dropout.")] = 0,
     device: Device = "cpu",
     out: Annotated[Optional[Path], typer.Option(help="Folder for checkpoints, weights and the result.")] = None,  # noqa: UP045
@@ -198,6 +202,7 @@ def train(
     from rectab.training import TrainConfig, render_result, train_once
 
     training, of_model = settings_of(setting)
+    training |= {} if objective is None else {"objective": objective}
     result = train_once(
         without_features(PreparedDataset.open(data), without or ()),
         method=table,

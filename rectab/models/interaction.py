@@ -35,6 +35,12 @@ class Interaction(nn.Module):
         """float [B, F, D], float [B, N] -> logits float [B]. To be implemented."""
         raise NotImplementedError
 
+    def scores_of_pairs(self, first: Tensor, second: Tensor) -> Tensor | None:
+        """float [U, D] of one field, float [I, D] of the other -> logits float [U, I] of all pairs; None where every
+        row has to be scored by itself.
+        """
+        return None
+
     def selection(self, fields: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
         """(gates, weights) of H neurons over the fields and dense features, both float [B, H, F + N]; only of an
         interaction whose neurons select fields.

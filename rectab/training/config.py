@@ -13,7 +13,9 @@ from rectab.tables.training_bytes import RowTraining
 __all__ = ["TrainConfig", "monitor_value"]
 
 _BETTER_HIGH = {"auc": True, "gauc": True, "logloss": False, "mse": False, "rmse": False, "mae": False}
-_OF_RATINGS = ("mse", "rmse", "mae")
+_BETTER_HIGH |= {"recall": True, "ndcg": True}
+_MEASURED = {"logloss": ("auc", "gauc", "logloss"), "mse": ("mse", "rmse", "mae"), "topk": ("auc", "recall", "ndcg")}
+_OF_TOPK = ("topk_loss", "negatives", "topk")
 
 
 @dataclass(frozen=True)
@@ -40,14 +42,18 @@ class TrainConfig:
         lr_patience: evaluations without improvement after which ``lr`` is multiplied by ``lr_factor``; 0 never.
         lr_factor: see ``lr_patience``.
         min_lr_factor: the learning rate is not cut below this share of where it started.
-        monitor: what selects the best weights on validation: ``auc``, ``gauc``, ``logloss``, ``mse``, ... or a sum
-            such as ``auc+gauc`` or ``auc-logloss``. A loss alone is made smaller; within a sum it has to be subtracted.
+        monitor: what selects the best weights on validation: ``auc``, ``gauc``, ``logloss``, ``mse``, ``ndcg@10``, ...
+            or a sum such as ``auc+gauc`` or ``auc-logloss``. A loss alone is made smaller; within a sum it has to be
+            subtracted.
         min_improvement: a smaller gain of the monitor does not count as improvement.
         clip_norm: largest norm of all gradients together; None does not clip.
         precision: of the dense part: ``bf16`` autocast, ``fp32``, or ``auto`` (bf16 where the processor has it).
             Evaluation is always in fp32.
         gradient: how the table's gradients reach its optimizer: ``row``, ``sparse`` or ``dense``.
-        objective: ``logloss`` (clicks) or ``mse`` (rating prediction).
+        objective: ``logloss`` (clicks), ``mse`` (rating prediction) or ``topk`` (ranking of all items for a user).
+        topk_loss: of the objective ``topk``: ``bpr`` or ``logloss``, see :mod:`rectab.training.topk.losses`.
+        negatives: of ``topk``: sampled items for every interaction.
+        topk: of ``topk``: lengths of the lists that are measured.
         seed: of initial weights, batch order and dropout.
         evaluation_batch_size: rows a batch of evaluation.
         checkpoint_seconds: least time between two checkpoints within a stage; at most a twentieth of the time is spent
@@ -75,7 +81,10 @@ class TrainConfig:
     clip_norm: float | None = None
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     gradient: Literal["row", "sparse", "dense"] = "row"
-    objective: Literal["logloss", "mse"] = "logloss"
+    objective: Literal["logloss", "mse", "topk"] = "logloss"
+    topk_loss: Literal["bpr", "logloss"] = "bpr"
+    negatives: int = 1
+    topk: tuple[int, ...] = (10, 20)
     seed: int = 0
     evaluation_batch_size: int = 8192
     checkpoint_seconds: float = 30.0
@@ -95,16 +104,24 @@ class TrainConfig:
         if not 0.0 < self.lr_factor <= 1.0:
             raise ValueError(f"lr_factor must be in (0, 1], got {self.lr_factor}")
         self._check_gradient()
-        if self.objective == "mse" and self.monitor == "auc":
-            object.__setattr__(self, "monitor", "mse")
+        self._check_topk()
+        if self.objective != "logloss" and self.monitor == "auc":
+            object.__setattr__(self, "monitor", "mse" if self.objective == "mse" else f"ndcg@{self.topk[0]}")
         for _, name in parse_monitor(self.monitor):
-            if (name in _OF_RATINGS) != (self.objective == "mse"):
+            kind, _, depth = name.partition("@")
+            if kind not in _MEASURED[self.objective] or (depth and int(depth) not in self.topk):
                 raise ValueError(f"monitor {self.monitor!r}: objective {self.objective!r} measures no {name}")
 
     @property
     def row_training(self) -> RowTraining:
         """What decides how many bytes training a table takes."""
         return RowTraining(self.row_optimizer or self.optimizer, self.row_state, self.row_square)
+
+    def _check_topk(self) -> None:
+        if self.negatives < 1:
+            raise ValueError(f"negatives must be at least 1, got {self.negatives}")
+        if not self.topk or min(self.topk) < 1 or len(set(self.topk)) != len(self.topk):
+            raise ValueError(f"topk must be different lengths of at least 1, such as [10, 20], got {list(self.topk)}")
 
     def _check_gradient(self) -> None:
         if self.gradient != "row" and (self.row_state, self.row_square) != ("fp32", "element"):
@@ -117,7 +134,8 @@ class TrainConfig:
             raise ValueError(f"embedding_l2_mode {self.embedding_l2_mode!r} needs gradient 'row'")
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Plain data, without what the objective does not read: runs keep the identity they had before there was it."""
+        return {key: value for key, value in asdict(self).items() if self.objective == "topk" or key not in _OF_TOPK}
 
     @classmethod
     def from_json(cls, data: Any, place: str = "") -> TrainConfig:
@@ -133,16 +151,24 @@ def parse_monitor(monitor: str) -> list[tuple[float, str]]:
             better low is subtracted (a metric that stands first may go without a sign).
     """
     text = "".join(monitor.split())
-    terms = re.findall(r"([+-])([a-z]+)", text if text[:1] in ("+", "-") else f"+{text}")
+    terms = re.findall(r"([+-])((?:recall|ndcg)@[1-9][0-9]*|[a-z]+)", text if text[:1] in ("+", "-") else f"+{text}")
     given = "".join(sign + name for sign, name in terms)
-    if not terms or given not in (text, f"+{text}") or not {name for _, name in terms} <= set(_BETTER_HIGH):
-        raise ValueError(f"monitor must be a sum of {', '.join(_BETTER_HIGH)}, got {monitor!r}")
+    known = [name if name not in ("recall", "ndcg") else f"{name}@K" for name in _BETTER_HIGH]
+    if not terms or given not in (text, f"+{text}") or not all(_kind(name) in known for _, name in terms):
+        raise ValueError(f"monitor must be a sum of {', '.join(known)}, got {monitor!r}")
     for position, (sign, name) in enumerate(terms):
         unsigned = position == 0 and given != text
-        if not unsigned and (sign == "+") != _BETTER_HIGH[name]:
-            better, right = ("high", "+") if _BETTER_HIGH[name] else ("low", "-")
+        high = _BETTER_HIGH[name.partition("@")[0]]
+        if not unsigned and (sign == "+") != high:
+            better, right = ("high", "+") if high else ("low", "-")
             raise ValueError(f"monitor {monitor!r}: {name} is better {better}, so write {right}{name}")
-    return [(1.0 if _BETTER_HIGH[name] else -1.0, name) for _, name in terms]
+    return [(1.0 if _BETTER_HIGH[name.partition("@")[0]] else -1.0, name) for _, name in terms]
+
+
+def _kind(name: str) -> str:
+    """``recall@10`` -> ``recall@K``; any other name as it is."""
+    kind, at, _ = name.partition("@")
+    return f"{kind}@K" if at else name
 
 
 def monitor_value(monitor: str, metrics: Mapping[str, float]) -> float:

@@ -58,6 +58,10 @@ def metrics_of(predictions: np.ndarray, split: Split, objective: str) -> dict[st
             f"{bad} of {len(predictions)} predictions on split {split.name!r} are not finite: training has diverged; "
             "try a lower lr, clip_norm, or precision='fp32'"
         )
+    if objective == "topk":
+        raise ValueError(
+            f"split {split.name!r}: a run of objective 'topk' ranks items, and rows have no rank by themselves"
+        )
     if objective == "mse":
         return rating_metrics(split.labels, predictions)
     return click_metrics(split.labels, predictions, split.groups)

@@ -11,6 +11,8 @@ from rectab.models import CTRModel
 from rectab.training.config import TrainConfig
 from rectab.training.evaluation import metrics_of, predict
 from rectab.training.explain import explain_row, has_attention, rows_to_explain
+from rectab.training.topk.evaluation import evaluate_topk
+from rectab.training.topk.interactions import Interactions
 
 __all__ = ["attention_weights", "metrics_on_test"]
 
@@ -26,6 +28,10 @@ def metrics_on_test(
         TrainingError: a prediction is not finite.
     """
     test, schema = dataset.test, dataset.schema
+    if config.objective == "topk":
+        interactions = Interactions.of(dataset)
+        known = interactions.keys(dataset.train, dataset.valid)
+        return evaluate_topk(model, interactions, test, known, config.topk), {}
     predictions = predict(model, test, config.evaluation_batch_size)
     metrics = metrics_of(predictions, test, config.objective)
     if schema.slice_by is None or config.objective != "logloss":

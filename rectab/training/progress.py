@@ -43,7 +43,8 @@ class Reporter:
 
     def evaluation(self, epoch: float, loss: float, metrics: dict[str, float], best: bool) -> None:
         """An evaluation on validation."""
-        shown = " ".join(f"{name} {metrics[name]:.5f}" for name in ("auc", "gauc", "logloss", "mse") if name in metrics)
+        names = [name for name in metrics if name in ("auc", "gauc", "logloss", "mse") or "@" in name]
+        shown = " ".join(f"{name} {metrics[name]:.5f}" for name in names)
         note = f"epoch {epoch:.2f} loss {loss:.5f} {shown}{' *' if best else ''}"
         if self._bar is not None:
             self._bar.update(self._task, note=note)

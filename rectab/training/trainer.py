@@ -33,6 +33,8 @@ from rectab.training.progress import ProgressMode, Reporter
 from rectab.training.stage import Stage
 from rectab.training.stage_state import StageRecord
 from rectab.training.state import get_rng_state, restored_from, set_rng_state
+from rectab.training.topk.interactions import positives
+from rectab.training.topk.objective import Ranking
 
 __all__ = ["Trainer", "seed_everything"]
 
@@ -80,12 +82,14 @@ class Trainer:
         self.model_config = model_config
         if config.objective == "logloss" and not bool(np.isin(dataset.train.labels, (0.0, 1.0)).all()):
             raise ValueError(f"{dataset.name}: labels are not clicks (0 or 1); train on ratings with objective = 'mse'")
-        self.train: Split = dataset.train
-        self.valid: Split = dataset.valid
+        ranks = config.objective == "topk"
+        self.ranking = Ranking(dataset, config, self.device) if ranks else None
+        self.train: Split = positives(dataset.train) if ranks else dataset.train
+        self.valid: Split = positives(dataset.valid) if ranks else dataset.valid
         self._search: Split | None = None
         method = find_record(table.method)
         if method.learns_from_validation if split_validation is None else split_validation:
-            self._search, self.valid = dataset.valid.sample_halves(config.seed)
+            self._search, self.valid = self.valid.sample_halves(config.seed)
         self._bf16, self.precision = resolve_precision(config.precision, self.device)
         self.reporter = Reporter(progress)
         run: dict[str, Any] = {
@@ -210,6 +214,8 @@ class Trainer:
     def evaluate(self, split: Literal["search", "valid"] = "valid") -> dict[str, float]:
         """Metrics of the current weights on the half that selects (``valid``) or the half to learn from."""
         data = self.valid if split == "valid" else self._search_split()
+        if self.ranking is not None:
+            return self.ranking.evaluate(self.model, data)
         return evaluate(self.model, data, self.config.evaluation_batch_size, self.config.objective)
 
     def search_batches(self, epoch: int) -> Iterator[Batch]:
@@ -248,8 +254,11 @@ class Trainer:
         """Mean loss of a batch under the current weights, in the run's precision; without L2."""
         if batch.labels is None:
             raise ValueError("the batch has no labels")
+        rows = batch if self.ranking is None else self.ranking.negatives.beside(batch, self.config.negatives)
         with torch.autocast(batch.ids.device.type, dtype=torch.bfloat16, enabled=self._bf16):
-            outputs = self.model(batch)
+            outputs = self.model(rows)
+        if self.ranking is not None:
+            return self.ranking.loss(outputs.float(), len(batch))
         if self.config.objective == "mse":
             return nn.functional.mse_loss(outputs.float(), batch.labels)
         return nn.functional.binary_cross_entropy_with_logits(outputs.float(), batch.labels)

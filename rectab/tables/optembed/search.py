@@ -24,12 +24,15 @@ __all__ = ["Fitness"]
 class Fitness:
     """AUC of a model (for a rating objective: minus the mean squared error) under one table state after another.
 
+    Where all rows are of one class, items are ranked, and the trainer measures (``topk``: AUC within every user).
+
     Args:
         trainer: whose model is evaluated; its ``search_batches`` are read once, at once.
         max_rows: no batch is read after so many rows; 0 reads all. The batches are shuffled, so any are a fair sample.
     """
 
     def __init__(self, trainer: StageRunner, max_rows: int = 0) -> None:
+        self.trainer = trainer
         self.model = trainer.model
         self.clicks = "auc" in trainer.evaluate("search")
         self.batches: list[Batch] = []
@@ -40,11 +43,14 @@ class Fitness:
             if rows >= max_rows > 0:
                 break
         self.labels = torch.cat([_labels(batch) for batch in self.batches])
+        self.ranked = self.clicks and len(self.labels.unique()) < 2
         self.rows_scored = 0
 
     @torch.no_grad()
     def __call__(self, states: Sequence[Any], enter: Callable[[Any], None]) -> list[float]:
         """Fitness of every state; ``enter`` puts the table into one."""
+        if self.ranked:
+            return [self._of_ranking(state, enter) for state in states]
         was_training = self.model.training
         self.model.eval()
         outputs: list[list[Tensor]] = [[] for _ in states]
@@ -55,6 +61,11 @@ class Fitness:
         self.model.train(was_training)
         self.rows_scored += len(states) * self.labels.numel()
         return [self._metric(torch.cat(output)) for output in outputs]
+
+    def _of_ranking(self, state: Any, enter: Callable[[Any], None]) -> float:
+        enter(state)
+        self.rows_scored += self.labels.numel()
+        return self.trainer.evaluate("search")["auc"]
 
     def _metric(self, outputs: Tensor) -> float:
         if not self.clicks:

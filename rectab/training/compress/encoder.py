@@ -26,7 +26,7 @@ from rectab.training.compress.expected import expected_metrics
 from rectab.training.compress.kept import kept_allocation
 from rectab.training.compress.mapped import id_bits, omitted_ids, salt_bytes, smallest_map
 from rectab.training.compress.source import FullRun
-from rectab.training.evaluation import evaluate, predict
+from rectab.training.evaluation import predict
 
 _PROBES = (0.2, 0.05, 0.015, 0.004)  # shares of the full table whose encodings are tried for the prediction
 _PROBE_ROWS = 20_000
@@ -128,7 +128,7 @@ class Encoder:
     @cached_property
     def inflation(self) -> Inflation:
         """What the errors of an allocation stand for, by a few of them tried on rows of validation without labels."""
-        valid = self.run.dataset.valid
+        valid = self.run.valid_rows
         rows = np.unique(np.linspace(0, len(valid) - 1, min(len(valid), _PROBE_ROWS)).astype(np.int64))
         whole = self.run.outputs[rows]
         errors, losses = [], []
@@ -232,9 +232,8 @@ class Encoder:
         expected = self.expect(allocation)
         with _timed(seconds, "encoding"):
             model = with_table(self.run.model, self._table(allocation, kept))
-        settings = self.run.result.train
         with _timed(seconds, "validation"):
-            valid = evaluate(model, self.run.dataset.valid, settings["evaluation_batch_size"], settings["objective"])
+            valid = self.run.measure(model)
         return Encoded(self.run, budget, allocation, model, expected, valid, seconds)
 
     @cached_property

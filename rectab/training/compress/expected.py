@@ -18,7 +18,7 @@ def expected_metrics(run: FullRun, change: float) -> dict[str, float]:
     AUC is that of :meth:`rectab.quantize.predict.Separation.after`; the other two are means over normal noise
     (Gauss-Hermite quadrature), taken at the run's own outputs.
     """
-    labels, outputs = run.dataset.valid.labels, run.outputs.astype(np.float64)
+    labels, outputs = run.valid_rows.labels, run.outputs.astype(np.float64)
     shares, shifts = _WEIGHTS / _WEIGHTS.sum(), _NODES * change**0.5
     moved = [outputs + shift for shift in shifts]
     losses = [logloss(labels, logits) for logits in moved]

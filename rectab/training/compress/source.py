@@ -11,16 +11,20 @@ import numpy as np
 import torch
 
 from rectab.data.dataset import PreparedDataset
+from rectab.data.split import Split
 from rectab.models import CTRModel
 from rectab.quantize.predict import Separation
 from rectab.quantize.rare import rare_vector
 from rectab.quantize.sensitivity import ROWS, table_sensitivity
 from rectab.quantize.traffic import expected_lookups
 from rectab.training.artifact import MODEL_FILE, load_model
+from rectab.training.config import TrainConfig
 from rectab.training.device import batches_on
-from rectab.training.evaluation import metrics_of, predict
+from rectab.training.evaluation import evaluate, metrics_of, predict
 from rectab.training.finished import RESULT_FILE, load_result
 from rectab.training.result import RunResult
+from rectab.training.topk.negatives import with_negatives
+from rectab.training.topk.objective import Ranking
 
 __all__ = ["FullRun", "open_run"]
 
@@ -64,7 +68,7 @@ class FullRun:
     @cached_property
     def counts(self) -> list[np.ndarray]:
         """int64 [n] of every vocabulary: lookups of every id in training."""
-        counts = self.dataset.train.occurrences(self.model.config.max_history)
+        counts = self.train.occurrences(self.model.config.max_history)
         return [counts[v.name] for v in self.dataset.schema.vocabularies]
 
     @cached_property
@@ -75,7 +79,7 @@ class FullRun:
     @cached_property
     def sensitivity(self) -> np.ndarray:
         """float64 [V, D, D], see :func:`rectab.quantize.sensitivity.table_sensitivity`; of training rows."""
-        train, generator = self.dataset.train, np.random.default_rng(self.result.train["seed"])
+        train, generator = self.train, np.random.default_rng(self.result.train["seed"])
         rows = np.sort(generator.permutation(len(train))[:ROWS])
         read = batches_on(
             self.model.table.device,
@@ -90,21 +94,49 @@ class FullRun:
     @cached_property
     def weights(self) -> list[np.ndarray]:
         """float64 [n] of every vocabulary: lookups of every id in a new row, on average."""
-        return [traffic / len(self.dataset.train) for traffic in self.traffic]
+        return [traffic / len(self.train) for traffic in self.traffic]
 
     @cached_property
     def outputs(self) -> np.ndarray:
         """float32 [n]: logits of the validation rows."""
-        return predict(self.model, self.dataset.valid, self.result.train["evaluation_batch_size"])
+        return predict(self.model, self.valid_rows, self.result.train["evaluation_batch_size"])
 
     @cached_property
     def valid(self) -> dict[str, float]:
         """Metrics on validation, measured here: the result's may be of another machine."""
-        return metrics_of(self.outputs, self.dataset.valid, self.result.train["objective"])
+        return self.measure(self.model) if self.ranking else metrics_of(self.outputs, self.dataset.valid, "logloss")
 
     @cached_property
     def separation(self) -> Separation:
-        return Separation.of(self.valid["auc"], self.dataset.valid.labels, self.outputs)
+        return Separation.of(self.valid["auc"], self.valid_rows.labels, self.outputs)
+
+    @cached_property
+    def ranking(self) -> Ranking | None:
+        """Of a run that ranks items; None of one that predicts clicks."""
+        config = TrainConfig.from_json(self.result.train)
+        return Ranking(self.dataset, config, self.model.table.device) if config.objective == "topk" else None
+
+    @cached_property
+    def train(self) -> Split:
+        """Training rows as the model meets them: where it ranks items, with sampled negatives."""
+        return self._rows(self.dataset.train)
+
+    @cached_property
+    def valid_rows(self) -> Split:
+        """Validation rows, as :attr:`train`."""
+        return self._rows(self.dataset.valid)
+
+    def _rows(self, split: Split) -> Split:
+        if self.ranking is None:
+            return split
+        return with_negatives(split, self.ranking.interactions, self.result.train["seed"])
+
+    def measure(self, model: CTRModel) -> dict[str, float]:
+        """Metrics on validation of a model in place of the run's."""
+        if self.ranking is not None:
+            return self.ranking.evaluate(model, self.dataset.valid)
+        settings = self.result.train
+        return evaluate(model, self.dataset.valid, settings["evaluation_batch_size"], settings["objective"])
 
 
 def open_run(folder: Path, dataset: PreparedDataset, device: torch.device | str = "cpu") -> FullRun:
@@ -127,6 +159,6 @@ def open_run(folder: Path, dataset: PreparedDataset, device: torch.device | str 
             f"{folder}: trained on {result.dataset} ({result.fingerprint}), and {dataset.path} holds {dataset.name} "
             f"({dataset.fingerprint()}); give the data set that the run was trained on"
         )
-    if result.train["objective"] != "logloss":
-        raise ValueError(f"{folder}: predicts ratings (objective {result.train['objective']!r}); this is for clicks")
+    if result.train["objective"] == "mse":
+        raise ValueError(f"{folder}: predicts ratings (objective 'mse'); this is for clicks and rankings")
     return FullRun(folder, dataset, result, load_model(folder / MODEL_FILE, device=device))
