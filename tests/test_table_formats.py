@@ -41,7 +41,7 @@ def test_it_starts_at_the_asked_std_in_every_vocabulary(method: str, rows: str, 
     table = table_of(method, rows, vocabularies, init_std=0.05).eval()
     for index, vocabulary in enumerate(vocabularies):
         vectors = table(torch.arange(vocabulary.num_embeddings), index).detach().float()
-        if vocabulary.num_embeddings >= 150:
+        if vectors.unique(dim=0).shape[0] >= 40:
             assert vectors.std().item() == pytest.approx(0.05, rel=0.2 if vocabulary.num_embeddings < 1000 else 0.1)
         assert torch.isfinite(vectors).all()
 

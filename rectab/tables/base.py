@@ -61,6 +61,8 @@ class EmbeddingTable(nn.Module, Generic[ConfigT]):
     """As the method's record says."""
     combine: ClassVar[Literal["concat", "sum", "product"] | None] = None
     """How the rows that an id reads make its vector; None for a method with a lookup of its own."""
+    ids_move: ClassVar[bool] = False
+    """Whether ids get and lose rows by what is looked up, so that nobody knows beforehand how often a row is read."""
     lookup_refuses: bool = False
     """True if :meth:`lookup` raises IndexError by itself for every id outside, so that nobody has to look twice."""
 

@@ -32,8 +32,10 @@ def row_counts(table: EmbeddingTable, id_counts: Mapping[str, np.ndarray]) -> di
         By the name of each trained row store, int64 [num_rows].
 
     Raises:
-        ValueError: the counts of a vocabulary are missing or have another shape.
+        ValueError: the counts of a vocabulary are missing or have another shape; or ids change rows as they come.
     """
+    if table.ids_move:
+        raise ValueError(f"{table.method}: ids change rows as they come, so a mini-batch aware penalty has no counts")
     totals = {name: torch.zeros(s.num_rows, dtype=torch.int64) for name, s in table.row_stores()}
     found: dict[str, Tensor] = {}
     # Tables that draw at random while training must not move the generator of the run.
