@@ -16,6 +16,7 @@ from rectab.tables import (
     pruned,
     qr,
     quantizing,
+    shaver,
     unified,
 )
 from rectab.tables.addressing import Address
@@ -76,5 +77,6 @@ __all__ = [
     "quantizing",
     "register",
     "save_table",
+    "shaver",
     "unified",
 ]

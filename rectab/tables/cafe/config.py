@@ -43,7 +43,7 @@ def cafe_family(
     embedding_dim: int,
     options: TableOptions,
     *,
-    own_share: float = 0.5,
+    own_share: float = 0.7,
     whole_below: int = 100,
     every: int = 10,
     decay: float = 0.98,
