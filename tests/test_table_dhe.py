@@ -10,6 +10,7 @@ from rectab.ops import mix, salt_of
 from rectab.schema import Vocabulary
 from rectab.tables import TableOptions, build_table, plan
 from rectab.tables.dhe import DHEConfig, DHETable
+from rectab.tables.hash_codes import codes_of
 from rectab.training import TrainConfig, train_once
 
 VOCABULARIES = [Vocabulary("a", 2000), Vocabulary("b", 300)]
@@ -39,8 +40,7 @@ def test_a_vector_is_the_networks_of_the_hashes_of_its_id() -> None:
 
 
 def test_codes_are_uniform_and_independent() -> None:
-    table = table_of()
-    codes = table._codes(mix(torch.arange(5000), 3))
+    codes = codes_of(mix(torch.arange(5000), 3), 50)
     assert codes.abs().max() <= 1
     assert codes.mean(0).abs().max() < 0.05
     torch.testing.assert_close(codes.var(0), torch.full((50,), 1 / 3), rtol=0.06, atol=0)
@@ -68,6 +68,27 @@ def test_an_id_that_is_asked_for_often_is_computed_once_and_gets_every_gradient(
     assert asked == [2, 2]
     for got, want in zip((p.grad for p in table.parameters()), expected, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4)
+
+
+def test_each_vocabulary_may_have_its_network_or_its_rows() -> None:
+    vocabularies = [Vocabulary("a", 2000), Vocabulary("few", 9), Vocabulary("b", 1500), Vocabulary("some", 20)]
+    config = DHEConfig(width=24, num_hashes=50, depth=3, shared=False)
+    table = build_table("dhe", vocabularies, 8, config, TableOptions(init_std=0.05)).eval()
+    assert isinstance(table, DHETable)
+    assert table.part.tolist() == [0, 2, 1, 2]
+    assert torch.equal(table(torch.arange(9), 1), table.whole.read(slice(0, 9)))
+    alone = DHEConfig(width=24, num_hashes=50, depth=3)
+    for vocabulary, network in ((0, 0), (2, 1)):
+        same = build_table("dhe", vocabularies, 8, alone).eval()
+        same.layers = table.networks[network]
+        torch.testing.assert_close(table(torch.arange(50), vocabulary), same(torch.arange(50), vocabulary))
+    ids = torch.tensor([[3, 8, 1499], [1999, 0, 7]])
+    together = table(ids, torch.arange(3))
+    for column in range(3):
+        torch.testing.assert_close(together[:, column], table(ids[:, column], column))
+    assert torch.isfinite(table(torch.tensor([2**50, -4]), 0)).all()
+    with pytest.raises(IndexError, match="id 9 is outside vocabulary 'few'"):
+        table(torch.tensor([2, 9]), 1)
 
 
 def test_it_is_planned_by_width_and_any_id_is_served() -> None:

@@ -177,9 +177,14 @@ class EmbeddingTable(nn.Module, Generic[ConfigT]):
         return ()
 
     @property
+    def is_rows_end_to_end(self) -> bool:
+        """Whether a vector is the rows of :meth:`reads` laid end to end."""
+        return self.combine == "concat" and type(self).lookup is EmbeddingTable.lookup
+
+    @property
     def is_plain_rows(self) -> bool:
-        """Whether a vector is its rows laid end to end and nothing else is done to them."""
-        return self.combine == "concat" and self.is_combined_rows
+        """The same, of rows that :meth:`addresses` tells of."""
+        return self.is_rows_end_to_end and self.is_combined_rows
 
     @property
     def is_combined_rows(self) -> bool:

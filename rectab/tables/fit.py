@@ -9,7 +9,7 @@ error.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,7 @@ __all__ = ["FitTarget", "fit_table", "reconstruction_error"]
 
 _IDS_AT_A_TIME = 1 << 16
 _RATE_OF_A_NETWORK = 2e-3  # whose weights are of one size, whatever that of its output
+_SAMPLED_ROWS = 1 << 12  # whose size tells that of a store's
 _SMALLEST_WEIGHT = 1e-3
 """Of an id that training never saw: rows that only such ids read are still defined, others hardly feel them."""
 
@@ -66,7 +67,7 @@ class FitTarget:
 
 def fit_table(table: EmbeddingTable, targets: Sequence[FitTarget], seed: int = 0) -> None:
     """Set the weights of ``table`` so that its vectors come nearest to the targets' in (weighted) squares."""
-    if table.is_plain_rows:
+    if table.is_rows_end_to_end:
         _fit_rows(table, targets)
     elif table.is_combined_rows and _chunks_apart(table):
         _alternate(table, targets)
@@ -84,37 +85,33 @@ def _chunks_apart(table: EmbeddingTable) -> bool:
 
 @torch.no_grad()
 def _fit_rows(table: EmbeddingTable, targets: Sequence[FitTarget]) -> None:
-    stores: dict[str, RowStore] = {a.store: table.get_submodule(a.store) for a in table.addresses()}  # type: ignore[misc]
-    dtype = _dtype_of(targets)
-    mass = {n: torch.zeros(store.num_rows, dtype=dtype, device=store.device) for n, store in stores.items()}
-    mean = {n: mass[n].new_zeros(store.num_rows, store.row_dim) for n, store in stores.items()}
-    for name, rows, _, weights in _lookups(table, targets, stores):
-        mass[name].index_add_(0, rows, weights.to(dtype))
-    for name, rows, vectors, weights in _lookups(table, targets, stores):
-        shares = weights.to(dtype) / mass[name][rows]  # 1, to the bit, where an id has the row for itself
-        mean[name].index_add_(0, rows, vectors.to(dtype) * shares.unsqueeze(1))
-    for name, store in stores.items():
-        read = (mass[name] > 0).nonzero().squeeze(1)  # a row that no known id reads keeps its initial value
-        store.write(read, mean[name][read])
+    dtype, mass, mean = _dtype_of(targets), dict[RowStore, Tensor](), dict[RowStore, Tensor]()
+    for store, rows, _, weights in _lookups(table, targets):
+        if store not in mass:
+            mass[store] = torch.zeros(store.num_rows, dtype=dtype, device=store.device)
+            mean[store] = mass[store].new_zeros(store.num_rows, store.row_dim)
+        mass[store].index_add_(0, rows, weights.to(dtype))
+    for store, rows, vectors, weights in _lookups(table, targets):
+        shares = weights.to(dtype) / mass[store][rows]  # 1, to the bit, where an id has the row for itself
+        mean[store].index_add_(0, rows, vectors.to(dtype) * shares.unsqueeze(1))
+    for store, means in mean.items():
+        read = (mass[store] > 0).nonzero().squeeze(1)  # a row that no known id reads keeps its initial value
+        store.write(read, means[read])
 
 
 def _dtype_of(targets: Sequence[FitTarget]) -> torch.dtype:
     return torch.float64 if any(target.dtype == torch.float64 for target in targets) else torch.float32
 
 
-def _lookups(
-    table: EmbeddingTable, targets: Sequence[FitTarget], stores: Mapping[str, RowStore]
-) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
+def _lookups(table: EmbeddingTable, targets: Sequence[FitTarget]) -> Iterator[tuple[RowStore, Tensor, Tensor, Tensor]]:
     """(store, its rows [n], what they should give [n, row_dim], weights [n]) of every target's ids, chunk by chunk."""
     for target in targets:
-        addresses = [a for a in table.addresses() if a.vocabulary == target.vocabulary]
-        size = table.vocabularies[target.vocabulary].num_embeddings
         for ids, vectors, weights in target.blocks():
             start = 0
-            for address in sorted(addresses, key=lambda a: a.chunk):
-                end = start + stores[address.store].row_dim
-                yield address.store, rows_of(address, ids, size), vectors[:, start:end], weights
-                start = end
+            for store, rows in table.reads(ids, torch.full((), target.vocabulary, device=ids.device)):
+                for chunk in rows.unbind(-1):
+                    yield store, chunk, vectors[:, start : start + store.row_dim], weights
+                    start += store.row_dim
 
 
 @torch.no_grad()
@@ -166,8 +163,9 @@ def _descend(
     wanted = torch.cat([block[2] for block in blocks])
     weights = torch.cat([block[3] for block in blocks])
     weights = weights / weights.mean()
-    rate = 0.1 * max(float(vectors.std()), 1e-8)
-    optimizers = _optimizers(table, rate)
+    # Rows that are multiplied are larger than what they make.
+    sizes = [float(store.read(slice(0, _SAMPLED_ROWS)).square().mean()) ** 0.5 for _, store in table.row_stores()]
+    optimizers = _optimizers(table, 0.1 * max(float(vectors.std()), *sizes, 1e-8))
     generator = torch.Generator().manual_seed(seed)
     steps = passes * -(-ids.numel() // batch)
     for step in range(steps):
