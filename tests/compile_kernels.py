@@ -16,6 +16,7 @@ from triton.runtime.jit import JITFunction
 
 from rectab.ops import formats
 from rectab.ops import kernels_triton as kernels
+from rectab.ops.replay import Clock
 from rectab.ops.step import Step
 from rectab.optim.adagrad import Adagrad
 from rectab.optim.adam import Adam
@@ -103,10 +104,23 @@ def updates() -> None:
         getattr(kernels, f"{name}_update")(torch.zeros(ROWS, DIM, dtype=dtype), state, step, rule)
 
 
+def replays() -> None:
+    clock = Clock(0.01, 2)
+    clock.tick(0.1)
+    rules = (("sgd", SGD()), ("adagrad", Adagrad()), ("adagrad", Adagrad(state="element")), ("adam", Adam()))
+    for (name, rule), dtype in product(rules, DTYPES):
+        state_dtype = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
+        state = rule.new_state(ROWS, DIM, state_dtype, "cpu", replays=True)
+        state["seen"] = torch.zeros(ROWS, dtype=torch.int32)
+        weight = torch.zeros(ROWS, DIM, dtype=dtype)
+        getattr(kernels, f"{name}_refresh")(weight, state, torch.arange(COUNT), clock, 3, rule)
+
+
 if __name__ == "__main__":
     compile_only()
     lookups()
     packed()
     sums()
     updates()
+    replays()
     print(len(compiled))

@@ -170,3 +170,42 @@ def test_updates(optimizer: str, dim: int, rows: str, state: torch.dtype, shared
         torch.testing.assert_close(got.float(), expected.float(), rtol=tolerance, atol=tolerance)
         if got.dtype != torch.float32:
             assert (got != expected).float().mean() < 0.05  # seldom a neighbour
+
+
+@pytest.mark.parametrize(
+    ("dtype", "max_replay"), [(torch.float32, None), (torch.float32, 2), (torch.bfloat16, 2), (torch.float16, 2)]
+)
+@pytest.mark.parametrize("name", [name for name in UPDATES if name != "adam-step"])
+def test_missed_steps_are_replayed_as_by_the_reference(name: str, dtype: torch.dtype, max_replay: int | None) -> None:
+    """Rows come back after gaps of all lengths, several times in a lookup; -1 is no row."""
+    rows_of, gradients_of = [], []
+    for number in range(12):
+        rows_of.append(torch.randint(0, 20, (4,), generator=drawn(number)).unique())
+        gradients_of.append(torch.randn(len(rows_of[-1]), 5, generator=drawn(100 + number)))
+
+    def trained(kernel: Any) -> dict[str, torch.Tensor]:
+        store = RowStore(64, 5, rows=str(dtype).split(".")[1].replace("float", "fp").replace("bfp", "bf"))
+        store.weight.data.copy_(torch.randn(64, 5, generator=drawn(7)))
+        optimizer = UPDATES[name]([("t", store)], lr=0.05, weight_decay=0.1, max_replay=max_replay, kernel=kernel)
+        updater = optimizer.rows["t"]
+        for rows, gradients in zip(rows_of, gradients_of, strict=True):
+            updater.refresh(rows.repeat(3))
+            updater.update(rows, gradients, 0.05)
+            optimizer.clock.tick(0.05)
+        updater.refresh(torch.tensor([5, 63, 5, 0]))
+        return {"weight": store.weight.detach().float(), **{k: v.float() for k, v in updater.state.items()}}
+
+    expected, got = trained("torch"), trained("triton")
+    assert torch.equal(got["seen"], expected["seen"])
+    tolerance = {torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}[dtype]
+    for key, tensor in expected.items():
+        torch.testing.assert_close(
+            got[key], tensor, rtol=tolerance, atol=tolerance, msg=lambda m, key=key: f"{key}: {m}"
+        )
+
+
+def test_a_row_outside_is_not_replayed() -> None:
+    store = RowStore(4, 3)
+    updater = RowAdam([("t", store)], lr=0.1, weight_decay=0.1, kernel="triton").rows["t"]
+    with pytest.raises(IndexError):
+        updater.refresh(torch.tensor([4]))

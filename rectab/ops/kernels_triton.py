@@ -1,27 +1,35 @@
 """The row kernels for CUDA in triton; the functions of :mod:`rectab.ops.kernels_torch`, and those of update rules.
 
-There is none that replays missed steps: the rules do it, on the device as well. An index
-outside its range raises IndexError under triton's interpreter; on CUDA it trips a device-side assertion, as torch's
-own lookups do, since raising at once would make every lookup wait for the device.
+An index outside its range raises IndexError under triton's interpreter; on CUDA it trips a device-side assertion, as
+torch's own lookups do, since raising at once would make every lookup wait for the device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
-from rectab.ops import triton_kernels
+from rectab.ops import triton_rows
 from rectab.ops.dispatch import holds
-from rectab.ops.step import Step
 from rectab.ops.triton_blocks import lookup_blocks
+from rectab.ops.triton_optim import (
+    adagrad_refresh,
+    adagrad_update,
+    adam_refresh,
+    adam_update,
+    sgd_refresh,
+    sgd_update,
+)
 from rectab.ops.triton_sums import coalesce
+from rectab.ops.triton_support import BLOCK_ELEMENTS, blocks_of, check_inside, launch
 
 __all__ = [
+    "adagrad_refresh",
     "adagrad_update",
+    "adam_refresh",
     "adam_update",
     "address",
     "coalesce",
@@ -30,49 +38,20 @@ __all__ = [
     "packed_lookup",
     "segment_dot",
     "segment_sum",
+    "sgd_refresh",
     "sgd_update",
     "spread_bags",
 ]
-
-_BLOCK_ELEMENTS = 1024
-_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-
-
-def _blocks(row_dim: int) -> dict[str, int]:
-    width = triton.next_power_of_2(row_dim)
-    return {"BLOCK": max(1, _BLOCK_ELEMENTS // width), "WIDTH": width}
-
-
-def _launch(kernel: Any, count: int, blocks: dict[str, int], *arguments: Any, **options: Any) -> None:
-    if count:
-        kernel[(triton.cdiv(count, blocks["BLOCK"]),)](*arguments, **options, **blocks)
-
-
-def _check(outside: Tensor, what: str) -> None:
-    if not holds(outside == 0):
-        raise IndexError(f"{what} is outside its range")
-
-
-def _in_place(tensor: Tensor) -> Tensor:
-    if not tensor.is_contiguous():
-        raise ValueError(f"rows and their state must be contiguous, got strides {tensor.stride()}")
-    return tensor
-
-
-def _salt(salt: int, device: torch.device) -> Tensor:
-    # As a tensor: triton would compile a kernel again for some values of an integer argument. Filled on the device, as
-    # a copy from the host would wait for it.
-    return torch.full((1,), salt, dtype=torch.int64, device=device)
 
 
 def address(ids: Tensor, repeat: int, salt: Tensor, first_row: Tensor, num_rows: Tensor) -> Tensor:
     """See :func:`rectab.ops.kernels_numba.address`."""
     out = torch.empty(ids.numel() * repeat, dtype=torch.int64, device=ids.device)
     outside = torch.zeros((), dtype=torch.int32, device=ids.device)
-    blocks = {"BLOCK": _BLOCK_ELEMENTS}
+    blocks = {"BLOCK": BLOCK_ELEMENTS}
     arguments = (ids, repeat, salt, first_row, num_rows, salt.numel(), out, outside, out.numel())
-    _launch(triton_kernels.address, out.numel(), blocks, *arguments)
-    _check(outside, "an id")
+    launch(triton_rows.address, out.numel(), blocks, *arguments)
+    check_inside(outside, "an id")
     return out
 
 
@@ -83,8 +62,8 @@ def gather(weight: Tensor, rows: Tensor, dtype: torch.dtype) -> Tensor:
     out = torch.empty(flat.numel(), row_dim, dtype=dtype, device=weight.device)
     outside = torch.zeros((), dtype=torch.int32, device=weight.device)
     arguments = (weight.detach().contiguous(), weight.shape[0], row_dim, flat, flat.numel(), out, outside)
-    _launch(triton_kernels.gather, flat.numel(), _blocks(row_dim), *arguments)
-    _check(outside, "a row")
+    launch(triton_rows.gather, flat.numel(), blocks_of(row_dim), *arguments)
+    check_inside(outside, "a row")
     return out.view(*rows.shape, row_dim)
 
 
@@ -95,10 +74,10 @@ def coded_gather(codes: Tensor, scale: Tensor, rows: Tensor, row_dim: int, bits:
     outside = torch.zeros((), dtype=torch.int32, device=codes.device)
     held = (codes.contiguous(), *codes.shape, row_dim, scale.contiguous(), float(offset))
     options = {"BITS": bits, "SIGNED": codes.dtype == torch.int8}
-    _launch(
-        triton_kernels.gather_coded, flat.numel(), _blocks(row_dim), *held, flat, flat.numel(), out, outside, **options
+    launch(
+        triton_rows.gather_coded, flat.numel(), blocks_of(row_dim), *held, flat, flat.numel(), out, outside, **options
     )
-    _check(outside, "a row")
+    check_inside(outside, "a row")
     return out.view(*rows.shape, row_dim)
 
 
@@ -106,7 +85,7 @@ def packed_lookup(ids: Tensor, vocabulary: Tensor, held: tuple[Tensor, Tensor, T
     """int64 [*] ids and their vocabularies, ``held`` as in :func:`rectab.ops.triton_blocks.lookup_blocks` -> [*, D]."""
     flat, own = (t.reshape(-1).to(torch.int64).contiguous() for t in (ids, vocabulary.expand(ids.shape)))
     out, outside = lookup_blocks(flat, own, *held, row_dim)
-    _check(outside, "an id")
+    check_inside(outside, "an id")
     return out.view(*ids.shape, row_dim)
 
 
@@ -117,7 +96,7 @@ def segment_sum(values: Tensor, offsets: Tensor, weights: Tensor | None) -> Tens
     out = torch.empty(offsets.numel() - 1, row_dim, dtype=torch.float32, device=values.device)
     shares = values if weights is None else weights.float().contiguous()
     arguments = (values, row_dim, offsets, shares, out)
-    _launch_segments(triton_kernels.segment_sum, offsets, row_dim, *arguments, WEIGHTED=weights is not None)
+    _launch_segments(triton_rows.segment_sum, offsets, row_dim, *arguments, WEIGHTED=weights is not None)
     return out.to(values.dtype)
 
 
@@ -128,7 +107,7 @@ def spread_bags(vectors: Tensor, offsets: Tensor, count: int, weights: Tensor | 
     out = torch.empty(count, row_dim, dtype=vectors.dtype, device=vectors.device)
     shares = vectors if weights is None else weights.float().contiguous()
     arguments = (vectors, row_dim, offsets, shares, out)
-    _launch_segments(triton_kernels.spread_bags, offsets, row_dim, *arguments, WEIGHTED=weights is not None)
+    _launch_segments(triton_rows.spread_bags, offsets, row_dim, *arguments, WEIGHTED=weights is not None)
     return out
 
 
@@ -139,7 +118,7 @@ def segment_dot(vectors: Tensor, offsets: Tensor, values: Tensor) -> Tensor:
     out = torch.zeros(values.shape[0], dtype=torch.float32, device=values.device)
     if row_dim:
         arguments = (vectors, row_dim, offsets, values, out)
-        _launch_segments(triton_kernels.segment_dot, offsets, row_dim, *arguments)
+        _launch_segments(triton_rows.segment_dot, offsets, row_dim, *arguments)
     return out
 
 
@@ -156,40 +135,3 @@ def _offsets(offsets: Tensor, count: int) -> Tensor:
     if not offsets.numel() or not holds(good):
         raise ValueError(f"offsets must rise from 0 to the number of values, {count}")
     return offsets
-
-
-State = dict[str, Tensor]
-
-
-def _launch_update(
-    kernel: Any, weight: Tensor, state: Sequence[Tensor], step: Step, *rest: Any, **options: Any
-) -> None:
-    """Of distinct rows; ``rest`` and ``options`` are the rule's own."""
-    tensors = [_in_place(tensor) for tensor in (weight.detach(), *state)]
-    shares = step.gradients if step.shares is None else step.shares
-    touched = (weight.shape[1], step.rows, step.rows.numel(), step.gradients, shares, step.lr, step.decay)
-    options |= {"SHARED": step.shares is None, "KIND": _KINDS[weight.dtype]}
-    salt = _salt(step.salt, weight.device)
-    _launch(kernel, step.rows.numel(), _blocks(weight.shape[1]), *tensors, *touched, salt, *rest, **options)
-
-
-def sgd_update(weight: Tensor, state: State, step: Step, rule: Any) -> None:
-    """See :class:`rectab.optim.sgd.SGD`."""
-    _launch_update(triton_kernels.sgd, weight, (), step)
-
-
-def adagrad_update(weight: Tensor, state: State, step: Step, rule: Any) -> None:
-    """See :class:`rectab.optim.adagrad.Adagrad`."""
-    square = state["square"]
-    options = {"PER_ROW": square.dim() == 1, "STATE_KIND": _KINDS[square.dtype]}
-    _launch_update(triton_kernels.adagrad, weight, (square,), step, rule.eps, **options)
-
-
-def adam_update(weight: Tensor, state: State, step: Step, rule: Any) -> None:
-    """See :class:`rectab.optim.adam.Adam`."""
-    moment, square, steps = state["moment"], state["square"], state.get("steps")
-    corrections = rule.corrections(weight.device)
-    rest = (step.number, *rule.betas, rule.eps, corrections, corrections.shape[1] - 1)
-    options = {"OWN_STEPS": steps is not None, "STATE_KIND": _KINDS[moment.dtype]}
-    own_steps = step.rows if steps is None else steps
-    _launch_update(triton_kernels.adam, weight, (moment, square, own_steps), step, *rest, **options)

@@ -30,6 +30,7 @@ class Clock:
         self.max_replay = max_replay
         self._lr_sums = np.zeros(1024)
         self._log_kept, self._logged = np.zeros(1024), 0
+        self._mirrors: dict[tuple[str, torch.device], _Mirror] = {}
 
     def tick(self, lr: float) -> None:
         """One more step, taken with ``lr``."""
@@ -63,7 +64,37 @@ class Clock:
     def load_lr_sums(self, lr_sums: np.ndarray) -> None:
         self.now = lr_sums.size - 1
         self._lr_sums = np.concatenate([lr_sums, np.zeros(1024)])
-        self._log_kept, self._logged = np.zeros(1024), 0
+        self._log_kept, self._logged, self._mirrors = np.zeros(1024), 0, {}
+
+    def lr_sums_on(self, device: torch.device) -> Tensor:
+        """fp64, at least [now + 1]: :attr:`lr_sums` on a device, which gets a step's number without waiting."""
+        return self._mirror("lr_sums", device).of(self.lr_sums)
+
+    def log_kept_on(self, device: torch.device) -> Tensor:
+        """fp64, at least [now + 1]: :meth:`log_kept` on a device."""
+        return self._mirror("log_kept", device).of(self.log_kept())
+
+    def _mirror(self, name: str, device: torch.device) -> _Mirror:
+        return self._mirrors.setdefault((name, device), _Mirror(device))
+
+
+class _Mirror:
+    """Numbers on a device, of a list that only grows."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._held, self._filled = torch.zeros(0, dtype=torch.float64, device=device), 0
+
+    def of(self, values: np.ndarray) -> Tensor:
+        if values.size > self._held.numel():
+            longer = torch.zeros(2 * values.size + 1024, dtype=torch.float64, device=self._held.device)
+            longer[: self._filled] = self._held[: self._filled]
+            self._held = longer
+        if values.size == self._filled + 1:
+            self._held[self._filled :][:1].fill_(float(values[-1]))
+        elif values.size > self._filled:
+            self._held[self._filled : values.size].copy_(torch.from_numpy(values[self._filled :]))
+        self._filled = values.size
+        return self._held
 
 
 def chunks_of(seen: Tensor, clock: Clock) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

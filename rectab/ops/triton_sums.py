@@ -16,7 +16,7 @@ import torch
 import triton
 from torch import Tensor
 
-from rectab.ops import triton_kernels
+from rectab.ops import triton_rows
 
 __all__ = ["coalesce"]
 
@@ -59,20 +59,21 @@ def _sum_sorted(keys: Tensor, values: Tensor, order: Tensor | None) -> tuple[Ten
     of_many[:-_PIECE] |= piece[:-_PIECE] & (keys[_PIECE:] == keys[:-_PIECE])
     slot = of_many.cumsum(0) - 1
     target = torch.where(of_many, -1 - slot, segment)
-    number = torch.where(piece, piece.cumsum(0) - 1, count + 1)  # what is no piece goes where nobody reads
-    begins = there.sum().repeat(count + 2).scatter_(0, number, position)
+    # What is no piece, no head or no part goes behind, each to a place of its own: places that many write are slow.
+    behind = count + 2 + position
+    number = torch.where(piece, piece.cumsum(0) - 1, behind)
+    begins = there.sum().expand(2 * count + 2).clone().scatter_(0, number, position)
     targets = torch.empty_like(begins).scatter_(0, number, target)
     longest = 2 * count // _PIECE  # pieces of rows of several: at most twice as many as would be full
-    sums = torch.zeros(count + 1, row_dim, dtype=torch.float32, device=keys.device)
-    partial = torch.zeros(longest + 1, row_dim, dtype=torch.float32, device=keys.device)
+    sums = torch.zeros(count + longest, row_dim, dtype=torch.float32, device=keys.device)
+    partial = torch.zeros(longest, row_dim, dtype=torch.float32, device=keys.device)
     _sum_pieces(values, order, begins, targets, count, sums, partial)
-    rows = keys.new_full((count + 1,), -1).scatter_(0, torch.where(head, segment, count), keys)
-    rows[count] = -1
+    rows = keys.new_full((2 * count + 2,), -1).scatter_(0, torch.where(head, segment, behind), keys)
     if count > _PIECE:
-        again = keys.new_full((longest + 1,), _NO_ROW).scatter_(0, torch.where(of_many, slot, longest), segment)
-        again[longest] = _NO_ROW
-        owners, whole = _sum_sorted(again, partial, None)
-        sums.index_copy_(0, torch.where(owners < 0, count, owners), whole)
+        again = keys.new_full((2 * count + 2 + longest,), _NO_ROW)
+        again.scatter_(0, torch.where(of_many, slot, longest + behind - 2), segment)
+        owners, whole = _sum_sorted(again[:longest], partial, None)
+        sums.index_copy_(0, torch.where(owners < 0, count + position[:longest], owners), whole)
     return rows[:count], sums[:count]
 
 
@@ -84,4 +85,4 @@ def _sum_pieces(
     blocks = {"BLOCK": max(1, _BLOCK_ELEMENTS // width), "WIDTH": width}
     grid = (triton.cdiv(count, blocks["BLOCK"]),)
     arguments = (values, row_dim, begins if order is None else order, begins, targets, count, sums, partial)
-    triton_kernels.sum_pieces[grid](*arguments, ORDERED=order is not None, **blocks)
+    triton_rows.sum_pieces[grid](*arguments, ORDERED=order is not None, **blocks)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -108,14 +107,16 @@ class RowUpdater:
         if rows.numel() == 0:
             return
         kernel = self._find_kernel("update")
-        held = rows  # as kernels take them; for all else the first row comes again, and is written the same again
-        if rows.device.type != "cpu" or kernel_name(rows.device, self.kernel) == "triton":
+        may_be_none = rows.device.type != "cpu" or kernel_name(rows.device, self.kernel) == "triton"
+        if may_be_none and kernel is None:
             rows, gradients = _first_for_none(rows, gradients)
         step = Step(rows, gradients, self.shares, lr, self.clock.decay, self.clock.now + 1, self.salt("update"))
         if kernel is not None:
+            if may_be_none and self.replays:
+                rows = _first_row_for_none(rows)
             if self.replays:
                 self.refresh(rows)  # those that were looked up before the last step
-            kernel(self.store.weight, self.state, replace(step, rows=held), self.rule)
+            kernel(self.store.weight, self.state, step, self.rule)
         else:
             copy = RowCopy(self, rows)
             if self.replays:
@@ -177,10 +178,14 @@ class RowUpdater:
             self.store.write(rows, values)
 
 
+def _first_row_for_none(rows: Tensor) -> Tensor:
+    """The first row in the place of rows of -1: the host need not know how many rows there are."""
+    return torch.where(rows < 0, rows[:1], rows)
+
+
 def _first_for_none(rows: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
-    """The first row and its gradient in the place of rows of -1: the host need not know how many rows there are."""
-    none = rows < 0
-    return torch.where(none, rows[:1], rows), torch.where(none.unsqueeze(1), gradients[:1], gradients)
+    """That, and its gradient, so that the first row is written the same again."""
+    return _first_row_for_none(rows), torch.where((rows < 0).unsqueeze(1), gradients[:1], gradients)
 
 
 class RowCopy:
