@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Optional
 import typer
 from rich.console import Console
 
-from rectab import __version__, cli_deltas, cli_runs, cli_tables
+from rectab import __version__, cli_deltas, cli_runs, cli_streams, cli_tables
 from rectab.cli_support import (
     CountIds,
     Device,
@@ -230,7 +230,7 @@ def train(
 
 
 _OF_RUNS = (cli_runs.compress, cli_runs.explain, cli_runs.predict, cli_runs.evaluate, cli_runs.export)
-for command in (cli_tables.tables, *_OF_RUNS, cli_deltas.delta, cli_deltas.apply_delta):
+for command in (cli_tables.tables, *_OF_RUNS, cli_deltas.delta, cli_deltas.apply_delta, cli_streams.stream):
     app.command()(command)
 
 

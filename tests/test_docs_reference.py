@@ -10,13 +10,15 @@ import pytest
 from pydantic import BaseModel
 
 from rectab.data import recipe, recipe_files, recipe_parts, synthetic_options
+from rectab.stream import config as stream_config
+from rectab.stream.synthetic import SyntheticStream
 from rectab.sweep import config as sweep_config
 from rectab.sweep import entries as sweep_entries
 from rectab.tables import TableMethod, methods
 from rectab.training import TrainConfig
 
 REFERENCE = (Path(__file__).parents[1] / "docs" / "reference.md").read_text()
-MODULES = (recipe, recipe_files, recipe_parts, synthetic_options, sweep_config, sweep_entries)
+MODULES = (recipe, recipe_files, recipe_parts, synthetic_options, sweep_config, sweep_entries, stream_config)
 MODELS = {
     kind
     for module in MODULES
@@ -32,6 +34,10 @@ def documented() -> set[str]:
 @pytest.mark.parametrize("model", sorted(MODELS, key=lambda m: m.__name__), ids=lambda m: m.__name__)
 def test_every_key_of_recipes_and_sweep_files_is_listed(model: type[BaseModel]) -> None:
     assert set(model.model_fields) - documented() == set()
+
+
+def test_every_key_of_a_synthetic_stream_is_listed() -> None:
+    assert {f.name for f in fields(SyntheticStream)} - documented() == set()
 
 
 def test_every_setting_is_listed() -> None:
