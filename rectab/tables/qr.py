@@ -22,6 +22,7 @@ from rectab.schema import Vocabulary
 from rectab.tables.addressing import Address
 from rectab.tables.base import EmbeddingTable, TableOptions
 from rectab.tables.family import Family
+from rectab.tables.hashed import allocate_rows
 from rectab.tables.registry import TableMethod, register
 
 __all__ = ["QRConfig", "QRTable", "divisor_within"]
@@ -129,16 +130,27 @@ def divisor_within(num_ids: int, rows: int) -> int:
 
 
 def qr_family(
-    vocabularies: Sequence[Vocabulary], embedding_dim: int, options: TableOptions, *, combine: Combine = "product"
+    vocabularies: Sequence[Vocabulary],
+    embedding_dim: int,
+    options: TableOptions,
+    *,
+    combine: Combine = "product",
+    whole_below: int = 100,
 ) -> Family[QRConfig]:
-    """By the share of its ids that a vocabulary has rows for; each divisor is the smallest that keeps to it."""
+    """By rows of all vocabularies together, shared out as those of the hashed table are; each divisor is the smallest
+    that keeps to its share, or the one that needs fewest rows."""
+    if whole_below < 1:
+        raise ValueError(f"qr: whole_below must be at least 1, got {whole_below}")
     sizes = [v.num_embeddings for v in vocabularies]
-    high = max(sizes) + 1
+    most = [n + 1 for n in sizes]  # a row each, and the one of the remainder
 
-    def config_of(knob: int) -> QRConfig:
-        return QRConfig(tuple(divisor_within(n, (n + 1) * knob // high) for n in sizes), combine)
+    def config_of(total: int) -> QRConfig:
+        rows = allocate_rows(most, total, whole_below + 1)
+        return QRConfig(tuple(map(divisor_within, sizes, rows)), combine)
 
-    return Family(config_of, low=0, high=high, smallest="about twice the root of its ids for every vocabulary")
+    return Family(
+        config_of, low=len(sizes), high=sum(most), smallest="about twice the root of its ids for every vocabulary"
+    )
 
 
 register(
@@ -151,5 +163,6 @@ register(
         table=QRTable,
         family=qr_family,
         fills="steps",
+        revision=2,  # 2: rows are shared out as those of the hashed table are, small vocabularies first
     )
 )
