@@ -16,6 +16,7 @@ _BETTER_HIGH = {"auc": True, "gauc": True, "logloss": False, "mse": False, "rmse
 _BETTER_HIGH |= {"recall": True, "ndcg": True}
 _MEASURED = {"logloss": ("auc", "gauc", "logloss"), "mse": ("mse", "rmse", "mae"), "topk": ("auc", "recall", "ndcg")}
 _OF_TOPK = ("topk_loss", "negatives", "topk")
+_AT = ("auc", "recall", "ndcg")  # measured at a width, or at lengths of lists
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class TrainConfig:
         topk_loss: of the objective ``topk``: ``bpr`` or ``logloss``, see :mod:`rectab.training.topk.losses`.
         negatives: of ``topk``: sampled items for every interaction.
         topk: of ``topk``: lengths of the lists that are measured.
+        elastic: widths that are trained together with the table's, each of which can be taken afterwards, see
+            :mod:`rectab.training.elastic`. They are prefixes of the rows of the full table.
         seed: of initial weights, batch order and dropout.
         evaluation_batch_size: rows a batch of evaluation.
         checkpoint_seconds: least time between two checkpoints within a stage; at most a twentieth of the time is spent
@@ -85,6 +88,7 @@ class TrainConfig:
     topk_loss: Literal["bpr", "logloss"] = "bpr"
     negatives: int = 1
     topk: tuple[int, ...] = (10, 20)
+    elastic: tuple[int, ...] = ()
     seed: int = 0
     evaluation_batch_size: int = 8192
     checkpoint_seconds: float = 30.0
@@ -107,9 +111,12 @@ class TrainConfig:
         self._check_topk()
         if self.objective != "logloss" and self.monitor == "auc":
             object.__setattr__(self, "monitor", "mse" if self.objective == "mse" else f"ndcg@{self.topk[0]}")
+        elif self.elastic and self.monitor == "auc":
+            object.__setattr__(self, "monitor", "+".join(["auc", *(f"auc@{width}" for width in self.elastic)]))
         for _, name in parse_monitor(self.monitor):
-            kind, _, depth = name.partition("@")
-            if kind not in _MEASURED[self.objective] or (depth and int(depth) not in self.topk):
+            kind, _, at = name.partition("@")
+            measured = self.elastic if kind == "auc" else self.topk
+            if kind not in _MEASURED[self.objective] or (at and int(at) not in measured):
                 raise ValueError(f"monitor {self.monitor!r}: objective {self.objective!r} measures no {name}")
 
     @property
@@ -122,6 +129,8 @@ class TrainConfig:
             raise ValueError(f"negatives must be at least 1, got {self.negatives}")
         if not self.topk or min(self.topk) < 1 or len(set(self.topk)) != len(self.topk):
             raise ValueError(f"topk must be different lengths of at least 1, such as [10, 20], got {list(self.topk)}")
+        if self.elastic and self.objective != "logloss":
+            raise ValueError(f"elastic is for clicks (objective 'logloss'), got objective {self.objective!r}")
 
     def _check_gradient(self) -> None:
         if self.gradient != "row" and (self.row_state, self.row_square) != ("fp32", "element"):
@@ -134,8 +143,9 @@ class TrainConfig:
             raise ValueError(f"embedding_l2_mode {self.embedding_l2_mode!r} needs gradient 'row'")
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, without what the objective does not read: runs keep the identity they had before there was it."""
-        return {key: value for key, value in asdict(self).items() if self.objective == "topk" or key not in _OF_TOPK}
+        """Plain data, without what the run does not read: runs keep the identity they had before there was it."""
+        unread = (() if self.objective == "topk" else _OF_TOPK) + (() if self.elastic else ("elastic",))
+        return {key: value for key, value in asdict(self).items() if key not in unread}
 
     @classmethod
     def from_json(cls, data: Any, place: str = "") -> TrainConfig:
@@ -151,9 +161,11 @@ def parse_monitor(monitor: str) -> list[tuple[float, str]]:
             better low is subtracted (a metric that stands first may go without a sign).
     """
     text = "".join(monitor.split())
-    terms = re.findall(r"([+-])((?:recall|ndcg)@[1-9][0-9]*|[a-z]+)", text if text[:1] in ("+", "-") else f"+{text}")
+    terms = re.findall(
+        r"([+-])((?:auc|recall|ndcg)@[1-9][0-9]*|[a-z]+)", text if text[:1] in ("+", "-") else f"+{text}"
+    )
     given = "".join(sign + name for sign, name in terms)
-    known = [name if name not in ("recall", "ndcg") else f"{name}@K" for name in _BETTER_HIGH]
+    known = [name for name in _BETTER_HIGH if name not in ("recall", "ndcg")] + [f"{name}@K" for name in _AT]
     if not terms or given not in (text, f"+{text}") or not all(_kind(name) in known for _, name in terms):
         raise ValueError(f"monitor must be a sum of {', '.join(known)}, got {monitor!r}")
     for position, (sign, name) in enumerate(terms):

@@ -13,6 +13,7 @@ import torch
 
 from rectab.data.dataset import PreparedDataset
 from rectab.models import ModelConfig
+from rectab.models.elastic import ElasticModel
 from rectab.tables import Plan, get_method, plan
 from rectab.tables.base import EmbeddingTable
 from rectab.training.artifact import MODEL_FILE, save_model
@@ -20,6 +21,7 @@ from rectab.training.compress.folder import write_run
 from rectab.training.compress.results import encoded_result
 from rectab.training.compress.widths import Widths, open_runs
 from rectab.training.config import TrainConfig
+from rectab.training.elastic_folder import write_width
 from rectab.training.finished import RESULT_FILE, complete, load_result, planned_identity
 from rectab.training.inputs_file import write_inputs
 from rectab.training.measuring import attention_weights, metrics_on_test
@@ -59,6 +61,10 @@ class OneRun:
         )
         trainer.restart(trainer.fit().serving(), trainer.model.state_dict())
         result = _measure(trainer, self.planned, self.read_test, self.explain_rows, self.begin)
+        if out_dir is not None and isinstance(trainer.model, ElasticModel):
+            for width in self.config.elastic:
+                write_width(trainer.model, width, self.dataset, result, out_dir)
+            trainer.model = trainer.model.taken(self.planned.embedding_dim)
         if out_dir is not None:
             save_model(trainer.model, out_dir / MODEL_FILE)
             write_inputs(self.dataset, out_dir)
@@ -120,9 +126,11 @@ class OneRun:
         """The runs whose tables are encoded, one a width."""
         method = get_method(self.planned.method).trained_as
         assert method is not None
+        one = (self.planned.embedding_dim,)
+        widths = one if self.config.elastic else self.planned.config.widths or one  # an elastic run has all of its own
         return [
             replace(self, planned=plan(method, self.planned.vocabularies, width, None, options=self.planned.options))
-            for width in self.planned.config.widths or (self.planned.embedding_dim,)
+            for width in widths
         ]
 
 

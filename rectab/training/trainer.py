@@ -20,12 +20,14 @@ from rectab.data.dataset import PreparedDataset
 from rectab.data.loader import num_batches
 from rectab.data.split import Split
 from rectab.models import CTRModel, ModelConfig
+from rectab.models.elastic import ElasticModel
 from rectab.plain import read_plain
 from rectab.tables.base import EmbeddingTable
 from rectab.tables.registry import find_record
 from rectab.training.checkpoint import Checkpoints
 from rectab.training.config import TrainConfig
 from rectab.training.device import batches_on, resolve_device
+from rectab.training.elastic import elastic_loss, width_aucs
 from rectab.training.evaluation import evaluate
 from rectab.training.optimizers import OptimizerSet
 from rectab.training.precision import resolve_precision
@@ -115,6 +117,8 @@ class Trainer:
 
     def _new_model(self, table: EmbeddingTable) -> CTRModel:
         seed_everything(self.config.seed)
+        if self.config.elastic:
+            return ElasticModel(self.dataset.schema, table, self.model_config, self.config.elastic).to(self.device)
         return CTRModel(self.dataset.schema, table, self.model_config).to(self.device)
 
     @property
@@ -216,7 +220,10 @@ class Trainer:
         data = self.valid if split == "valid" else self._search_split()
         if self.ranking is not None:
             return self.ranking.evaluate(self.model, data)
-        return evaluate(self.model, data, self.config.evaluation_batch_size, self.config.objective)
+        metrics = evaluate(self.model, data, self.config.evaluation_batch_size, self.config.objective)
+        if isinstance(self.model, ElasticModel):
+            metrics |= width_aucs(self.model, data, self.config.evaluation_batch_size)
+        return metrics
 
     def search_batches(self, epoch: int) -> Iterator[Batch]:
         """Shuffled batches of the half of validation that stages may learn from."""
@@ -259,6 +266,8 @@ class Trainer:
             outputs = self.model(rows)
         if self.ranking is not None:
             return self.ranking.loss(outputs.float(), len(batch))
+        if isinstance(self.model, ElasticModel):
+            return elastic_loss(self.model, batch, outputs.float(), self._bf16)
         if self.config.objective == "mse":
             return nn.functional.mse_loss(outputs.float(), batch.labels)
         return nn.functional.binary_cross_entropy_with_logits(outputs.float(), batch.labels)

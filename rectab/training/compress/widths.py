@@ -15,19 +15,20 @@ from rectab.tables.family import InfeasibleBudget
 from rectab.training.compress.encoder import Encoded, Encoder
 from rectab.training.compress.kept import open_kept
 from rectab.training.compress.source import FullRun, open_run
+from rectab.training.elastic_folder import width_folders
 
 __all__ = ["Attempt", "Choice", "Widths", "open_runs"]
 
 
 def open_runs(folders: Sequence[Path], dataset: PreparedDataset, device: torch.device | str = "cpu") -> list[FullRun]:
-    """Finished runs of the full table that differ in their width.
+    """Finished runs of the full table that differ in their width; an elastic one gives all of its widths.
 
     Raises:
         FileNotFoundError: a folder holds no finished run.
         ValueError: one cannot be compressed (see :func:`open_run`), or two are of one width or of different seeds.
     """
     runs: list[FullRun] = []
-    for folder in folders:
+    for folder in (each for given in folders for each in (given, *width_folders(given))):
         run = open_run(folder, dataset, device)
         for other in runs:
             if other.embedding_dim == run.embedding_dim:
