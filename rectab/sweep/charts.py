@@ -16,7 +16,7 @@ from rectab.sweep.analysis import Cell, Section
 from rectab.sweep.results import SLICES
 from rectab.sweep.statistics import Estimate
 
-__all__ = ["NUM_SERIES", "auc_against_bytes", "bytes_axis", "method_styles", "slice_charts"]
+__all__ = ["NUM_SERIES", "auc_against_bytes", "bytes_axis", "method_styles", "ndcg_against_bytes", "slice_charts"]
 
 NUM_SERIES = 8
 """Colours of the palette besides the full table's; further methods reuse them with another symbol."""
@@ -52,6 +52,25 @@ def method_styles(sections: list[Section]) -> dict[str, dict[str, str]]:
             "dash": _DASHES[position // NUM_SERIES % len(_DASHES)],
         }
     return styles
+
+
+def ndcg_against_bytes(section: Section, styles: dict[str, dict[str, str]]) -> dict[str, Any]:
+    """Test NDCG of rankings over achieved serving bytes, as :func:`auc_against_bytes`; every cell has it."""
+    traces = []
+    for method in section.methods:
+        cells = section.cells_of(method)
+        tips = [f"{_tooltip(section, cell)}<br>NDCG {fmt.with_interval(_ndcg(cell))}" for cell in cells]
+        traces.append(_trace(method, cells, [_ndcg(cell) for cell in cells], tips, styles[method]))
+    layout = _layout(section, f"test NDCG@{section.cells[0].any_row['list_length']}")
+    layout["shapes"] = [] if section.full is None else _band(_ndcg(section.full))
+    layout["yaxis"] |= {"tickformat": ".4~f"}
+    return {"data": traces, "layout": layout}
+
+
+def _ndcg(cell: Cell) -> Estimate:
+    value = cell.estimate("ndcg")
+    assert value is not None
+    return value
 
 
 def auc_against_bytes(

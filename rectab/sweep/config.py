@@ -123,8 +123,10 @@ def _check_training(place: str, settings: dict[str, Any]) -> None:
         config = TrainConfig.from_json(settings)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{place}: {error}") from None
-    if config.objective != "logloss":
-        raise ValueError(f"{place}.objective: a sweep measures AUC, so it trains for clicks (logloss)")
+    if config.objective == "mse":
+        raise ValueError(
+            f"{place}.objective: a sweep measures AUC, so it trains for clicks (logloss) or rankings (topk)"
+        )
 
 
 def _check_distinct(key: str, labels: list[str]) -> None:

@@ -13,7 +13,7 @@ from rectab.atomic_file import write_atomic
 from rectab.sweep import formatting as fmt
 from rectab.sweep.analysis import Section, sections_of
 from rectab.sweep.attention_charts import AttentionChart, attention_charts, attention_table
-from rectab.sweep.charts import auc_against_bytes, method_styles, slice_charts
+from rectab.sweep.charts import auc_against_bytes, method_styles, ndcg_against_bytes, slice_charts
 from rectab.sweep.encoded_report import encoded_table, expected_chart
 from rectab.sweep.grid import DatasetInfo
 from rectab.sweep.learned_charts import LearnedChart, learned_charts
@@ -168,16 +168,25 @@ def _main_charts(section: Section, styles: dict[str, dict[str, str]], best_auc: 
         return []
     serve, train = section.methods_of(True), section.methods_of(False)
     if not serve or not train:
-        return [MainChart("auc", "AUC against bytes", section.methods, auc_against_bytes(section, styles, best_auc))]
+        drawn = auc_against_bytes(section, styles, best_auc)
+        return [MainChart("auc", "AUC against bytes", section.methods, drawn), *_ranking_chart(section, styles)]
     full = [section.full.method] if section.full else []
     kinds = (
         ("auc-serve", "Small to serve: trained as a full table, made small afterwards", full + serve),
         ("auc", "Small to train, and to serve", full + train),
     )
-    return [
+    charts = [
         MainChart(key, title, methods, auc_against_bytes(section, styles, best_auc, methods))
         for key, title, methods in kinds
     ]
+    return charts + _ranking_chart(section, styles)
+
+
+def _ranking_chart(section: Section, styles: dict[str, dict[str, str]]) -> list[MainChart]:
+    """NDCG against bytes, where items are ranked."""
+    if any(cell.estimate("ndcg") is None for cell in section.cells):
+        return []
+    return [MainChart("ndcg", "NDCG against bytes", section.methods, ndcg_against_bytes(section, styles))]
 
 
 def _kept(plan: SweepPlan, results: pl.DataFrame) -> dict[str, dict[str, Any]]:

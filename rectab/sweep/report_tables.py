@@ -29,7 +29,7 @@ EQUAL_AUC_LOSSES = (0.0005, 0.001, 0.002, 0.005, 0.01)
 
 def section_tables(section: Section, train_limits: Mapping[str, int] | None = None) -> dict[str, ReportTable]:
     """The tables of one section, by key; those without a row are left out. ``train_limits``: bytes, smallest first."""
-    makers = (_all_cells, _equal_bytes, _equal_auc, _paired, _leads, _pareto, slices_table, cost_table)
+    makers = (_all_cells, _rankings, _equal_bytes, _equal_auc, _paired, _leads, _pareto, slices_table, cost_table)
     tables = [*(maker(section) for maker in makers), _within_training(section, train_limits or {})]
     return {table.key: table for table in tables if table.rows}
 
@@ -55,6 +55,26 @@ def _all_cells(section: Section) -> ReportTable:
             *("Training", "Id map", "Network", "Small to", "Seeds"),
             text=("Table", "Budget", "Small to"),
         ),
+        rows,
+    )
+
+
+def _rankings(section: Section) -> ReportTable:
+    """Recall and NDCG of runs that rank items; no rows for clicks."""
+    rows = []
+    for cell in in_order(section):
+        found = [cell.estimate(name) for name in ("recall", "ndcg")]
+        if None not in found:
+            own = section.full is not None and cell is not section.full
+            change = cell.difference(section.full, "ndcg") if own and section.full else None
+            rows.append([*cell_head(cell), *map(estimate_value, found), difference_value(change)])
+    length = next((cell.any_row["list_length"] for cell in section.cells if cell.any_row["list_length"]), 0)
+    return ReportTable(
+        "rankings",
+        f"Rankings: recall and NDCG at {length}",
+        "Of all items for every user of the test split, without those of training and validation. AUC in the other "
+        "tables is that within a user: the share of pairs of a taken and another item that are in order.",
+        columns_of("Table", "Budget", "Bytes", "Share", "Recall", "NDCG", "NDCG \N{MINUS SIGN} full"),
         rows,
     )
 

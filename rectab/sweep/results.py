@@ -45,6 +45,9 @@ RESULT_COLUMNS: dict[str, Any] = {
     "gauc": pl.Float64,
     "logloss": pl.Float64,
     "calibration": pl.Float64,
+    "recall": pl.Float64,  # of rankings: in the first list that is measured, and so is ndcg
+    "ndcg": pl.Float64,
+    "list_length": pl.Int64,
     **{f"auc_{name}": pl.Float64 for name in SLICES},
     **{f"rows_{name}": pl.Int64 for name in SLICES},
     "valid_auc": pl.Float64,
@@ -164,6 +167,9 @@ def _measured(result: dict[str, Any]) -> dict[str, Any]:
     test, valid = result["test"] or {}, result["valid"]
     row = {name: result.get(name) for name in _RESULT_KEYS}
     row |= {name: test.get(name) for name in ("auc", "gauc", "logloss", "calibration")}
+    if result["train"].get("objective") == "topk":
+        length = result["train"]["topk"][0]
+        row |= {"recall": test.get(f"recall@{length}"), "ndcg": test.get(f"ndcg@{length}"), "list_length": length}
     for name in SLICES:
         part = result["slices"].get(name, {})
         row |= {f"auc_{name}": part.get("auc"), f"rows_{name}": part.get("rows")}
