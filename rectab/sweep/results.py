@@ -167,8 +167,9 @@ def _measured(result: dict[str, Any]) -> dict[str, Any]:
     test, valid = result["test"] or {}, result["valid"]
     row = {name: result.get(name) for name in _RESULT_KEYS}
     row |= {name: test.get(name) for name in ("auc", "gauc", "logloss", "calibration")}
-    if result["train"].get("objective") == "topk":
-        length = result["train"]["topk"][0]
+    train = result.get("train") or {}
+    if train.get("objective") == "topk":
+        length = train["topk"][0]
         row |= {"recall": test.get(f"recall@{length}"), "ndcg": test.get(f"ndcg@{length}"), "list_length": length}
     for name in SLICES:
         part = result["slices"].get(name, {})
