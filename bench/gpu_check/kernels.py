@@ -19,6 +19,7 @@ from rectab.optim import RowAdagrad, RowAdam, RowSGD
 __all__ = ["bags", "coalescing", "lookups", "updates"]
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+_DECAY = 0.02
 _OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "sgd": RowSGD,
     "adagrad, row": RowAdagrad,
@@ -175,10 +176,11 @@ def _update(
     for name, tensor in expected.items():
         floats = name == "values" or tensor.is_floating_point()
         unit = torch.finfo(state).eps if name != "values" and tensor.dtype == state else 0.0
-        step = _step_of(rows, expected["values"]) if name == "values" else 0.0
+        # A row that was rounded to the other side is penalised for what it is.
+        step = _step_of(rows, expected["values"]) * (1.0 if name == "values" else _DECAY)
         allowed = (1e-4 + 2 * unit) * tensor.double().abs().clamp(min=1.0) + 2 * step
         compared.near("updates", f"{case}, {name}", got[name], tensor, allowed if floats else 0.5)
-        if step or unit:  # a value on a border may be rounded to either side, but seldom
+        if name == "values" and step or unit:  # a value on a border may be rounded to either side, but seldom
             differs = (got[name].double() - tensor.double()).abs() > 1e-4 * tensor.double().abs().clamp(min=1.0)
             compared.near("rounded otherwise", f"{case}, {name}", differs.double().mean(), torch.zeros(()), 0.05)
 
@@ -197,7 +199,7 @@ def _updated(
     store = RowStore(num_rows, dim, rows=rows, device=setting.device)
     store.write(slice(None), setting.normal(num_rows, dim, number=14))
     counts = {"t": torch.rand(num_rows, generator=setting.generator(15)) * 9}
-    options = {"weight_decay": 0.02, "decay": decay, "row_counts": counts, "state_dtype": state, "kernel": kernel}
+    options = {"weight_decay": _DECAY, "decay": decay, "row_counts": counts, "state_dtype": state, "kernel": kernel}
     step = _OPTIMIZERS[optimizer]([("t", store)], 0.1, **options)
     with use_kernel(kernel):
         for number in range(3):

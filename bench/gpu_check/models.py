@@ -97,7 +97,7 @@ def _watching(setting: Setting) -> Iterator[list[str]]:
                 yield places
             finally:
                 torch.cuda.set_sync_debug_mode("default")
-        places += [f"{w.filename}:{w.lineno}" for w in caught if "synchroniz" in str(w.message)]
+        places += [f"{w.filename}:{w.lineno}" for w in caught if "called a synchronizing" in str(w.message)]
         return
     with _HostReads(places):
         yield places

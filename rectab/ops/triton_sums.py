@@ -53,14 +53,17 @@ def _sum_sorted(keys: Tensor, values: Tensor, order: Tensor | None) -> tuple[Ten
     there = keys != _NO_ROW
     head = there & torch.cat([there[:1], keys[1:] != keys[:-1]])
     segment = head.cumsum(0) - 1
-    within = position - torch.where(head, position, 0).cummax(0)[0]
+    # What is no piece, no head or no part goes behind, each to a place of its own: places that many write are slow.
+    behind = count + 2 + position
+    # Where each segment begins, by its number: torch's cummax would take longer than all else together.
+    begun = position.new_zeros(2 * count + 2)
+    begun.scatter_(0, torch.where(head, segment, behind), position)
+    within = position - begun[segment.clamp(min=0)]
     piece = there & (within % _PIECE == 0)
     of_many = piece & (within > 0)
     of_many[:-_PIECE] |= piece[:-_PIECE] & (keys[_PIECE:] == keys[:-_PIECE])
     slot = of_many.cumsum(0) - 1
     target = torch.where(of_many, -1 - slot, segment)
-    # What is no piece, no head or no part goes behind, each to a place of its own: places that many write are slow.
-    behind = count + 2 + position
     number = torch.where(piece, piece.cumsum(0) - 1, behind)
     begins = there.sum().expand(2 * count + 2).clone().scatter_(0, number, position)
     targets = torch.empty_like(begins).scatter_(0, number, target)
