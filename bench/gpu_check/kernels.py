@@ -180,7 +180,7 @@ def _update(
         step = _step_of(rows, expected["values"]) * (1.0 if name == "values" else _DECAY)
         allowed = (1e-4 + 2 * unit) * tensor.double().abs().clamp(min=1.0) + 2 * step
         compared.near("updates", f"{case}, {name}", got[name], tensor, allowed if floats else 0.5)
-        if name == "values" and step or unit:  # a value on a border may be rounded to either side, but seldom
+        if (name == "values" and step) or unit:  # a value on a border may be rounded to either side, but seldom
             differs = (got[name].double() - tensor.double()).abs() > 1e-4 * tensor.double().abs().clamp(min=1.0)
             compared.near("rounded otherwise", f"{case}, {name}", differs.double().mean(), torch.zeros(()), 0.05)
 
