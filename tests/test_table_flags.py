@@ -29,7 +29,7 @@ def budget_of(method: TableMethod) -> str | None:
 def test_only_a_method_that_learns_from_validation_takes_half_of_it(method: TableMethod) -> None:
     dataset = tiny_dataset(rows=300)
     counted = [replace(v, counts=np.ones(v.num_embeddings, np.int64)) for v in dataset.schema.vocabularies]
-    table = plan(method.name, counted, 4, budget_of(method)).build()
+    table = plan(method.name, counted, 4).build()
     trainer = Trainer(dataset, table, ModelConfig.from_options("lr"), TrainConfig(), progress="off")
     assert (len(trainer.valid) < len(dataset.valid)) == method.learns_from_validation
 
@@ -52,7 +52,8 @@ def test_only_a_method_with_stages_of_its_own_needs_rectabs_trainer(method: Tabl
         with pytest.raises(ValueError, match=f"{method.name} is trained in stages by rectab's own trainer"):
             plan_swap(model, method.name, "50%")
     else:
-        plan_swap(model, method.name, None, gradient="row" if method.row_gradients_only else "dense")
+        counts = {"0": np.arange(50)} if method.needs_counts else None
+        plan_swap(model, method.name, None, counts=counts, gradient="row" if method.row_gradients_only else "dense")
 
 
 @pytest.mark.parametrize("method", METHODS)

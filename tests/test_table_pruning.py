@@ -154,7 +154,7 @@ def test_entries_are_softened_by_their_thresholds(thresholds: str, vocabularies:
     assert isinstance(table, PEPTable)
     with torch.no_grad():
         table.level.fill_(-2.5)
-        table.distance.weight.normal_(0, 0.5)
+        table.distance.weight.normal_(0, 0.2, generator=torch.Generator().manual_seed(0))
     d = table.distance.weight.detach()
     sizes = torch.tensor([v.num_embeddings for v in vocabularies])
     owner = torch.arange(4).repeat_interleave(sizes)

@@ -134,6 +134,7 @@ register(
     TableMethod(
         name="deeplight",
         summary="entries pruned while it trains, by a share that grows",
+        group="pruning",
         paper="Deng et al., WSDM 2021",
         config=DeepLightConfig,
         table=DeepLightTable,

@@ -190,6 +190,7 @@ register(
     TableMethod(
         name="pep",
         summary="learned thresholds below which entries are zero",
+        group="pruning",
         paper="Liu et al., ICLR 2021",
         config=PEPConfig,
         table=PEPTable,

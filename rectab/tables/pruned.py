@@ -48,6 +48,7 @@ register(
     TableMethod(
         name="pruned",
         summary="a trained full table without its smallest entries",
+        group="pruning",
         paper="Han et al., NeurIPS 2015",
         config=PrunedConfig,
         table=PrunedTable,
