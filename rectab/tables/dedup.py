@@ -132,18 +132,17 @@ class DedupTable(RangeTable[DedupConfig]):
     @torch.no_grad()
     def serving(self) -> SharedBlocksTable:
         """Blocks that are alike held once."""
-        table = self._shared(self.options)
-        if self.device.type == "meta":
+        if (table := self._shared(self.options)).device.type == "meta":
             return table
         blocks = self._padded_blocks()
         leader = leaders_of(blocks.flatten(1), self.config.kept, self.options.seed)
-        kept = leader == torch.arange(leader.numel(), device=leader.device)
+        kept = leader == torch.arange(len(leader), device=leader.device)
         table.reads_block.copy_((kept.cumsum(0) - 1)[leader])
         table.store.write(slice(None), blocks[kept].flatten(0, 1))
-        parts = zip(self.vocabularies, kept.split(table.blocks), strict=True)
-        shares = {vocabulary.name: float(part.double().mean()) for vocabulary, part in parts}
+        shares = (float(part.double().mean()) for part in kept.split(table.blocks))
+        named = dict(zip((v.name for v in self.vocabularies), shares, strict=True))
         note = "Per cent of every vocabulary's blocks that are held; the others read one of these, or of another's."
-        table.findings = (by_vocabulary("Blocks kept per field", note, "blocks", shares, share=True),)
+        table.findings = (by_vocabulary("Blocks kept per field", note, "blocks", named, share=True),)
         return table
 
     def _padded_blocks(self) -> Tensor:
