@@ -21,6 +21,7 @@ class Step:
         lr: learning rate.
         decay: L2 coefficient: the penalty is ``decay / 2 * share * ||row||^2``.
         number: which step it is, from 1.
+        counts: fp32 [u], how often the step looked each row up, where the rule asks (``RowRule.counts``); else None.
         salt: of the stochastic rounding of rows held in fewer bits; state takes ``salt + 1``, ``salt + 2``, ...
     """
 
@@ -31,6 +32,7 @@ class Step:
     decay: float
     number: int
     salt: int
+    counts: Tensor | None = None
 
     def with_penalty(self, values: Tensor) -> Tensor:
         """[u, D] values of the rows -> fp32 [u, D]: gradients of the loss and the penalty."""

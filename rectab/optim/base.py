@@ -172,8 +172,9 @@ class RowOptimizer(torch.optim.Optimizer):
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop pending gradients."""
         super().zero_grad(set_to_none=True)
-        for store in self.stores.values():
+        for name, store in self.stores.items():
             store.gradients.drop()
+            self.rows[name].looked_up.clear()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Raises TypeError after construction: rows come with their store."""

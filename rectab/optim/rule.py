@@ -18,9 +18,10 @@ from rectab.ops.memory import empty_rows
 from rectab.ops.replay import Clock
 from rectab.ops.step import Step
 
-__all__ = ["RowRule", "state_of_rows"]
+__all__ = ["RowRule", "State", "state_of_rows"]
 
 State = dict[str, Tensor]
+"""Of rows, by name."""
 
 
 class RowRule:
@@ -33,12 +34,14 @@ class RowRule:
             bits: they are among the state that it is given, and are not counted as state.
         shared: names of state that all rows of a store share: tensors of any shape, which no row takes along.
         roots: names of state that is never negative, and whose root is what a step is divided by.
+        counts: whether it asks how often a step looked each row up (``Step.counts``).
     """
 
     kernel: ClassVar[str | None] = None
     held: ClassVar[tuple[str, ...]] = ()
     shared: ClassVar[tuple[str, ...]] = ()
     roots: ClassVar[tuple[str, ...]] = ()
+    counts: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         if "update" in cls.__dict__ and "kernel" not in cls.__dict__:

@@ -13,6 +13,7 @@ from rectab.ops.hashing import salt_of
 from rectab.ops.replay import Clock
 from rectab.ops.rows import RowStore
 from rectab.ops.step import Step
+from rectab.optim.regimes import with_counts
 from rectab.optim.row_state import as_held, is_coded, read_rows, write_rows
 from rectab.optim.rule import RowRule, state_of_rows
 
@@ -58,6 +59,7 @@ class RowUpdater:
         self.kernel: KernelName = kernel
         self._state_dtype, self._seed = state_dtype, seed
         self.state = self._fresh_state(store.num_rows)
+        self.looked_up: list[Tensor] = []  # rows of lookups since the last step, where the rule asks
         self.shares: Tensor | None = None
 
     def _fresh_state(self, num_rows: int) -> dict[str, Tensor]:
@@ -71,10 +73,16 @@ class RowUpdater:
     def take_over(self) -> None:
         """Lookups see rows as this has them; an optimizer that was there before has no say any longer."""
         self.store.before_lookup = self.store.read_as = None
-        if self.replays and self._in_place:
-            self.store.before_lookup = lambda rows: self.refresh(rows.reshape(-1))
-        elif self.replays:
+        if (self.replays and self._in_place) or self.rule.counts:
+            self.store.before_lookup = self._before_lookup
+        if self.replays and not self._in_place:
             self.store.read_as = self._read
+
+    def _before_lookup(self, rows: Tensor) -> None:
+        if self.rule.counts and torch.is_grad_enabled() and self.store.trained:
+            self.looked_up.append(rows.detach().reshape(-1))
+        if self.replays and self._in_place:
+            self.refresh(rows.reshape(-1))
 
     @property
     def _in_place(self) -> bool:
@@ -111,6 +119,9 @@ class RowUpdater:
         if may_be_none and kernel is None:
             rows, gradients = _first_for_none(rows, gradients)
         step = Step(rows, gradients, self.shares, lr, self.clock.decay, self.clock.now + 1, self.salt("update"))
+        if self.rule.counts:
+            step = with_counts(step, self.looked_up)
+            self.looked_up.clear()
         if kernel is not None:
             if may_be_none and self.replays:
                 rows = _first_row_for_none(rows)

@@ -63,8 +63,11 @@ class _Run:
     def _pass(self, period: Period) -> None:
         self.arm.before_period(period.ids, self.seen, self.learner)
         self.learner = self.learner or self.new_learner()
-        for _ in range(self.config.passes):
-            self.learner.train(self.arm.ids(period.ids), period.labels, period.times)
+        learner = self.learner
+        for number in range(self.config.passes):
+            if number and learner.config.restart_rows:
+                learner.optimizers.restart_rows(learner.config.seed + learner.step)
+            learner.train(self.arm.ids(period.ids), period.labels, period.times)
 
     def measured(self, number: int, period: Period) -> dict[str, Any]:
         """How well period ``number``, which nothing was learned of, is predicted."""

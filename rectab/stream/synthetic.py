@@ -10,7 +10,7 @@ click probability, and no two periods need each other.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -101,7 +101,7 @@ class SyntheticStream:
 
     def seeded(self, seed: int) -> SyntheticStream:
         """Another stream of the same kind."""
-        return SyntheticStream(**{**vars_of(self), "seed": self.seed + seed})
+        return replace(self, seed=self.seed + seed)
 
     @property
     def closed(self) -> dict[str, int]:
@@ -154,14 +154,14 @@ class SyntheticStream:
 
     @cached_property
     def _visits(self) -> np.ndarray:
-        """int64: users in the order in which they return."""
+        """float64 [2, n]: users in the order in which they return, and when."""
         before = self.stay + self.gap + 20
         users = np.arange(int((self.periods + before) * self.users))
         away = self.gap - 2 * np.log1p(-uniform_of(users, self._salt("user", 5)))
         back = users / self.users - before + self.stay + away
         returns = uniform_of(users, self._salt("user", 6)) < self.return_share
         order = np.argsort(back[returns], kind="stable")
-        return np.stack([users[returns][order], back[returns][order]])  # type: ignore[return-value]
+        return np.stack([users[returns][order], back[returns][order]])
 
     def _users(self, rows: np.ndarray, time: np.ndarray) -> np.ndarray:
         """First visits and returns, in proportion to the users that are there for each."""
@@ -213,8 +213,3 @@ def _heavy(place: np.ndarray, uniform: np.ndarray) -> np.ndarray:
     """int64: one of the group that ``place`` is of, by Zipf's law."""
     rank = np.exp(uniform * math.log(_GROUP + 1)).astype(np.int64) - 1
     return place // _GROUP * _GROUP + rank.clip(0, _GROUP - 1) * 37 % _GROUP
-
-
-def vars_of(stream: SyntheticStream) -> dict[str, float]:
-    """Its settings by name."""
-    return {name: getattr(stream, name) for name in stream.__dataclass_fields__}

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from rectab.optim.regimes import AdaptiveForget, AroundRule, CowClip, FrequencyRate
 from rectab.plain import check_fields, read_plain
 from rectab.tables.training_bytes import RowTraining
 
@@ -17,6 +18,7 @@ _BETTER_HIGH |= {"recall": True, "ndcg": True}
 _MEASURED = {"logloss": ("auc", "gauc", "logloss"), "mse": ("mse", "rmse", "mae"), "topk": ("auc", "recall", "ndcg")}
 _OF_TOPK = ("topk_loss", "negatives", "topk")
 _AT = ("auc", "recall", "ndcg")  # measured at a width, or at lengths of lists
+_AROUND_ROWS: dict[str, Any] = {"cowclip": None, "row_forget": 0.0, "row_frequency": "none", "restart_rows": False}
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,10 @@ class TrainConfig:
         row_state: how the row optimizer holds its moments and sums: ``fp32``, ``bf16``, or ``int8`` with a scale a row.
         row_square: second moments of Adam's rows: one an ``element``, one a ``row``, or ``factored`` into rows and
             columns.
+        cowclip: clip the gradient of a row by its length and how often the step reads it (CowClip), with this floor.
+        row_forget: share of itself that a row loses at an update for every step since its last one (AdamAR).
+        row_frequency: rare rows learn ``slower`` (FAL) or ``faster``, see :mod:`rectab.optim.regimes`.
+        restart_rows: rows start again with every epoch, and all else goes on (MEDA, arXiv 2305.19531).
         embedding_l2: L2 of the whole table: ``embedding_l2 / 2 * ||table||^2`` is added to the mean loss.
         embedding_l2_mode: ``full`` as said above; ``lazy`` only the rows of the batch; ``minibatch`` DIN's mini-batch
             aware penalty (needs row gradients).
@@ -70,6 +76,10 @@ class TrainConfig:
     row_lr: float | None = None
     row_state: Literal["fp32", "bf16", "int8"] = "fp32"
     row_square: Literal["element", "row", "factored"] = "element"
+    cowclip: float | None = None
+    row_forget: float = 0.0
+    row_frequency: Literal["none", "slower", "faster"] = "none"
+    restart_rows: bool = False
     embedding_l2: float = 0.0
     embedding_l2_mode: Literal["full", "lazy", "minibatch"] = "full"
     weight_decay: float = 0.0
@@ -98,7 +108,15 @@ class TrainConfig:
         for name in ("batch_size", "max_epochs", "evaluations_per_epoch", "patience", "evaluation_batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("embedding_l2", "weight_decay", "lr_patience", "min_improvement", "checkpoint_seconds", "seed"):
+        for name in (
+            "embedding_l2",
+            "weight_decay",
+            "lr_patience",
+            "min_improvement",
+            "checkpoint_seconds",
+            "seed",
+            "row_forget",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
         for name in ("lr", "row_lr", "clip_norm"):
@@ -119,6 +137,17 @@ class TrainConfig:
             if kind not in _MEASURED[self.objective] or (at and int(at) not in measured):
                 raise ValueError(f"monitor {self.monitor!r}: objective {self.objective!r} measures no {name}")
 
+    def rules_around(self) -> list[AroundRule]:
+        """What goes around the rule of the rows' optimizer, from the outermost."""
+        made: list[AroundRule] = []
+        if self.cowclip is not None:
+            made.append(CowClip(self.cowclip))
+        if self.row_frequency != "none":
+            made.append(FrequencyRate(self.row_frequency))
+        if self.row_forget:
+            made.append(AdaptiveForget(self.row_forget))
+        return made
+
     @property
     def row_training(self) -> RowTraining:
         """What decides how many bytes training a table takes."""
@@ -133,6 +162,11 @@ class TrainConfig:
             raise ValueError(f"elastic is for clicks (objective 'logloss'), got objective {self.objective!r}")
 
     def _check_gradient(self) -> None:
+        changed = [name for name, default in _AROUND_ROWS.items() if getattr(self, name) != default]
+        if self.gradient != "row" and changed:
+            raise ValueError(f"{changed[0]} is of row optimizers; gradient {self.gradient!r} has none")
+        if self.cowclip is not None and self.cowclip < 0:
+            raise ValueError(f"cowclip must be at least 0, got {self.cowclip}")
         if self.gradient != "row" and (self.row_state, self.row_square) != ("fp32", "element"):
             raise ValueError(f"row_state and row_square are of row optimizers; gradient {self.gradient!r} has none")
         if self.row_square != "element" and self.row_training.optimizer != "adam":
@@ -144,7 +178,9 @@ class TrainConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, without what the run does not read: runs keep the identity they had before there was it."""
-        unread = (() if self.objective == "topk" else _OF_TOPK) + (() if self.elastic else ("elastic",))
+        unread = [] if self.objective == "topk" else [*_OF_TOPK]
+        unread += [] if self.elastic else ["elastic"]
+        unread += [name for name, default in _AROUND_ROWS.items() if getattr(self, name) == default]
         return {key: value for key, value in asdict(self).items() if key not in unread}
 
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ import torch
 from torch import nn
 
 from rectab.models import CTRModel
-from rectab.optim import RowAdagrad, RowAdam, RowOptimizer, RowRule, RowSGD, clip_row_gradients
+from rectab.optim import Nested, RowAdagrad, RowAdam, RowOptimizer, RowRule, RowSGD, clip_row_gradients
+from rectab.tables.registry import build_table
 from rectab.tables.row_counts import row_counts
 from rectab.training.config import TrainConfig
 
@@ -95,9 +97,11 @@ class OptimizerSet:
         raise ValueError(f"cannot train row stores of gradients {sorted(gradients)} with L2 {config.embedding_l2}")
 
     def _rules(self) -> dict[str, RowRule]:
-        """What the table names, of the stores that are trained here."""
-        names = {name for name, _ in self._stores}
-        return {name: rule for name, rule in self._model.table.rules().items() if name in names}
+        """What the table names, of the stores that are trained here, and what the settings put around every rule."""
+        named, around = self._model.table.rules(), self.config.rules_around()
+        if around:
+            return {name: Nested(around, named.get(name)) for name, _ in self._stores}
+        return {name: named[name] for name, _ in self._stores if name in named}
 
     @property
     def rows(self) -> RowOptimizer | None:
@@ -163,6 +167,22 @@ class OptimizerSet:
         """Bring every row up to date, so that it may be read, saved or copied."""
         if self.rows is not None:
             self.rows.catch_up()
+
+    def restart_rows(self, seed: int) -> None:
+        """Rows start again: initial values of ``seed`` and fresh state; the dense part goes on.
+
+        Raises:
+            ValueError: an optimizer of torch's trains the rows.
+        """
+        table, rows = self._model.table, self.rows
+        if rows is None:
+            raise ValueError("restart_rows needs row gradients")
+        options = replace(table.options, seed=seed, device="cpu")
+        made = build_table(table.method, table.vocabularies, table.embedding_dim, table.config, options)
+        fresh = dict(made.row_stores())
+        for name, store in self._stores:
+            every = torch.arange(store.num_rows, device=store.device)
+            rows.reset(store, every, fresh[name].read(slice(None)).to(store.device))
 
     def release(self) -> None:
         """Bring rows up to date and let go of the stores: the optimizers are used no more."""

@@ -88,6 +88,8 @@ class Stage:
 
     def _run_epoch(self) -> None:
         state, trainer = self.state, self.trainer
+        if self.config.restart_rows and state.epoch and not state.batch:
+            self.optimizers.restart_rows(self.config.seed + state.epoch)
         source = batches_on(
             trainer.device,
             trainer.train,
