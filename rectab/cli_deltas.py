@@ -45,6 +45,8 @@ def delta(
     if made is not None:
         whole = sum(held.bytes for held in made.files)
         typer.echo(f"{out}: {format_bytes(made.bytes)}, {made.bytes / whole:.1%} of {new}")
+        for name, ids in made.ids.items():
+            typer.echo(f"  {name}: {ids['came']:,} ids got rows, {ids['gone']:,} lost theirs")
 
 
 def apply_delta(

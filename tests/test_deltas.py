@@ -150,3 +150,59 @@ def test_a_delta_of_this_version_is_read_for_ever(tmp_path: Path) -> None:
     golden = Path(__file__).parent / "golden" / "delta_1"
     apply_delta(golden / "delta", golden / "old", tmp_path / "new")
     assert (tmp_path / "new" / "model.safetensors").read_bytes() == (golden / "new.safetensors").read_bytes()
+
+
+def dynamic_run(folder: Path, model: torch.nn.Module) -> Path:
+    from rectab.training.artifact import save_model
+
+    folder.mkdir()
+    save_model(model, folder / "model.safetensors")  # type: ignore[arg-type]
+    (folder / "result.json").write_text("{}")
+    return folder
+
+
+def test_ids_that_lost_their_rows_are_told(tmp_path: Path, rectab: CommandLine) -> None:  # noqa: F811
+    from rectab.models import CTRModel, ModelConfig
+    from rectab.optim import RowAdam
+    from rectab.schema import Feature, Schema, Vocabulary
+    from rectab.tables import plan
+    from rectab.training.deltas.delta import ids_gone
+
+    vocabularies = (Vocabulary("item", 500, hashed=True), Vocabulary("day", 7))
+    schema = Schema(vocabularies, (Feature("item", "item"), Feature("day", "day")))
+    table = plan("dynamic", vocabularies, 4, "20%", max_probe=4).build()
+    model = CTRModel(schema, table, ModelConfig.from_options("lr"))
+    rows = RowAdam(table.row_stores(), lr=0.1)
+
+    def train(first: int) -> set[int]:
+        for step in range(first, first + 20):
+            ids = torch.arange(step * 4, step * 4 + 12) * 2**45 - 2**62
+            table.train()(ids, 0).sum().backward()
+            rows.step()
+            rows.zero_grad()
+            table.after_step(step, rows)
+        held = table.identities[: table.config.num_rows[0]]
+        return set(held[held != -1].tolist())
+
+    before = train(0)
+    old = dynamic_run(tmp_path / "old", model)
+    after = train(20)
+    new = dynamic_run(tmp_path / "new", model)
+    made = write_delta(old, new, tmp_path / "delta")
+    gone = ids_gone(tmp_path / "delta")
+    assert set(gone) == {"item"}
+    assert gone["item"].tolist() == sorted(before - after)
+    assert made.ids == {"item": {"came": len(after - before), "gone": len(before - after)}}
+    assert len(before - after) > 10
+    apply_delta(tmp_path / "delta", old, tmp_path / "again")
+    assert same(new, tmp_path / "again")
+    with pytest.raises(ValueError, match="was made for another folder"):
+        apply_delta(tmp_path / "delta", new, tmp_path / "twice")
+    told, _ = rectab("delta", str(old), str(new), "--out", str(tmp_path / "other"))
+    assert f"item: {len(after - before)} ids got rows, {len(before - after)} lost theirs" in told
+
+
+def test_a_delta_of_a_table_whose_ids_stay_tells_of_none(folders: tuple[Path, Path, Path]) -> None:
+    from rectab.training.deltas.delta import ids_gone
+
+    assert ids_gone(folders[2]) == {}

@@ -22,7 +22,9 @@ __all__ = ["PreparedStream", "Source", "Universe", "schema_of", "source_of", "un
 class Source(Protocol):
     """Periods of rows."""
 
-    periods: int
+    @property
+    def periods(self) -> int:
+        """How many there are."""
 
     @property
     def features(self) -> Sequence[str]:

@@ -6,10 +6,11 @@ budget natural. A table never knows the model around it, and a model never knows
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -62,7 +63,7 @@ class EmbeddingTable(nn.Module, Generic[ConfigT]):
     combine: ClassVar[Literal["concat", "sum", "product"] | None] = None
     """How the rows that an id reads make its vector; None for a method with a lookup of its own."""
     ids_move: ClassVar[bool] = False
-    """Whether ids get and lose rows by what is looked up, so that nobody knows beforehand how often a row is read."""
+    """Whether ids get and lose rows by what is looked up."""
     lookup_refuses: bool = False
     """True if :meth:`lookup` raises IndexError by itself for every id outside, so that nobody has to look twice."""
 
@@ -244,6 +245,10 @@ class EmbeddingTable(nn.Module, Generic[ConfigT]):
             optimizer: of the rows, which can ``move`` and ``reset`` them with their state; None where an optimizer of
                 torch's trains them.
         """
+
+    def ids_held(self, tensor: Callable[[str], Tensor]) -> dict[str, np.ndarray]:
+        """Ids with rows of their own, int64 ascending, by vocabulary, where they move; ``tensor`` gives its state."""
+        return {}
 
     def learned(self) -> tuple[Finding, ...]:
         """What training decided about the table, for reports; empty if it decides nothing."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rectab.ops import RowStore, salt_of
+from rectab.ops import salt_of
 from rectab.ops.dispatch import is_eager
 from rectab.ops.memory import empty_rows
 from rectab.ops.slots import EMPTY, TALLY, Admission, Blocks, SlotState, find_rows, shared_rows, take_rows
@@ -188,12 +189,8 @@ class DynamicTable(EmbeddingTable[DynamicConfig]):
         """Give rows to the ids that occur most, with their vectors; a reserved row is the mean of those it serves."""
         start_from_targets(self, targets)
 
-    def stores_by_vocabulary(self, vocabulary: int) -> tuple[RowStore, np.ndarray, np.ndarray]:
-        """(store, ids int64 [m] that have a row, their rows int64 [m]) of a vocabulary, in the order of rows."""
-        first, size = int(self.first_row[vocabulary]), abs(int(self.num_rows[vocabulary]))
-        if self.whole[vocabulary]:
-            ids = np.arange(self.vocabularies[vocabulary].num_embeddings)
-            return self.store, ids, first + ids
-        block = self.identities[first : first + size].cpu().numpy()
-        rows = np.flatnonzero(block != EMPTY)
-        return self.store, block[rows], first + rows
+    def ids_held(self, tensor: Callable[[str], Tensor]) -> dict[str, np.ndarray]:
+        identities, first = tensor("identities").cpu().numpy(), [0, *accumulate(self.config.num_rows)]
+        blocks = {v.name: identities[a:b] for v, a, b in zip(self.vocabularies, first, first[1:], strict=False)}
+        moving = [v.name for v, whole in zip(self.vocabularies, self.whole, strict=True) if not whole]
+        return {name: np.sort(blocks[name][blocks[name] != EMPTY]) for name in moving}

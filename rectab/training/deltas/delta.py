@@ -2,7 +2,8 @@
 
 A file of a delta is, one after the other: ``rectab delta 1`` and a line end; the changes of every segment
 (:mod:`rectab.training.deltas.segments`); a description in JSON; its length (8 bytes, little endian); and the SHA-256 of
-all before it.
+all before it. Where ids move (:mod:`rectab.training.deltas.gone`), those that lost their rows stand before the
+description.
 """
 
 from __future__ import annotations
@@ -14,12 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
+
 from rectab.atomic_file import atomic_file
 from rectab.data.storage import atomic_folder
+from rectab.training.artifact import MODEL_FILE
+from rectab.training.deltas.gone import Moved, moved, read_gone, write_gone
+from rectab.training.deltas.layout import is_model, table_of
 from rectab.training.deltas.segments import Segment, read_changes, segments_of, write_changes
 from rectab.training.finished import RESULT_FILE
 
-__all__ = ["Changes", "FileChanges", "apply_delta", "write_delta"]
+__all__ = ["Changes", "FileChanges", "apply_delta", "ids_gone", "write_delta"]
 
 _MAGIC = b"rectab delta 1\n"
 _TAIL = 8 + 32
@@ -51,11 +57,14 @@ class Changes:
         files: of the new folder.
         removed: names of the old folder's files that the new one does not have.
         bytes: of the delta's file.
+        ids: by vocabulary, how many ids ``came`` to rows of their own and how many are ``gone``; of tables whose ids
+            move.
     """
 
     files: tuple[FileChanges, ...]
     removed: tuple[str, ...]
     bytes: int
+    ids: dict[str, dict[str, int]]
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "files": [vars(held) for held in self.files], "removed": list(self.removed)}
@@ -76,13 +85,34 @@ def write_delta(old: Path, new: Path, out: Path) -> Changes:
         written: dict[str, list[str | int]] = {}  # by SHA-256 of a segment, where it stands in the new folder
         entries = [_write_file(old, were.get(name), path, file, written) for name, path in are.items()]
         base = {name: _sha256(path) for name, path in were.items()}
-        described = json.dumps({"base": base, "files": entries}).encode()
+        gone = write_gone(_moved(old, new), file)
+        described = json.dumps({"base": base, "files": entries} | ({"gone": gone} if gone else {})).encode()
         file.write(described)
         file.write(len(described).to_bytes(8, "little"))
         file.flush()
         file.write(bytes.fromhex(_sha256(draft)))
     told = tuple(FileChanges(e["name"], e["size"], _sum(e, "changed"), _sum(e, "bytes")) for e in entries)
-    return Changes(told, tuple(name for name in were if name not in are), out.stat().st_size)
+    ids = {name: {"came": how["came"], "gone": how["gone"]} for name, how in gone.items()}
+    return Changes(told, tuple(name for name in were if name not in are), out.stat().st_size, ids)
+
+
+def ids_gone(delta: Path) -> dict[str, np.ndarray]:
+    """By vocabulary, int64 ascending, the ids that lost their rows: caches of vectors must forget them.
+
+    Raises:
+        FileNotFoundError: there is no such delta.
+        ValueError: it is damaged or no delta.
+    """
+    described = _read_described(delta)
+    with delta.open("rb") as file:
+        return read_gone(described.get("gone", {}), file)
+
+
+def _moved(old: Path, new: Path) -> dict[str, Moved]:
+    files = [folder / MODEL_FILE for folder in (old, new)]
+    if not all(path.is_file() and is_model(path) for path in files):
+        return {}
+    return moved(files, [table_of(path) for path in files])
 
 
 def apply_delta(delta: Path, old: Path, out: Path) -> None:

@@ -6,15 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors import safe_open
 
-from rectab.plain import parse_json
-from rectab.schema import Schema
-from rectab.tables import TableOptions
 from rectab.tables.base import EmbeddingTable
-from rectab.tables.io import build_described, stored_in
 from rectab.tables.quantized import QuantizedTable
 from rectab.training.artifact import MODEL_FILE
+from rectab.training.deltas.layout import table_of
 from rectab.training.deltas.segments import Segment, changed_chunks, segments_of
 from rectab.training.ids_file import IDS_FILE
 
@@ -46,7 +42,7 @@ def what_changed(old: Path, new: Path) -> list[Part]:
         ValueError: a model cannot be read.
     """
     files = [folder / MODEL_FILE for folder in (old, new)]
-    tables = [_table_of(path) for path in files]
+    tables = [table_of(path) for path in files]
     before, after = ({s.name: s for s in segments_of(path) if s.name} for path in files)
     found: dict[str, Part] = {}
     for name, segment in after.items():
@@ -59,17 +55,6 @@ def what_changed(old: Path, new: Path) -> list[Part]:
             known = found.get(part, Part(part, 0, 0))
             found[part] = Part(part, known.bytes + int(size), known.changed + int(count), known.alike and alike)
     return [*found.values(), *_id_map(old, new)]
-
-
-def _table_of(path: Path) -> EmbeddingTable:
-    """The table of a model, without its memory."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such model")
-    with stored_in(path):
-        with safe_open(path, framework="pt") as file:
-            described = parse_json((file.metadata() or {}).get("rectab_model", "{}"))
-        schema = Schema.from_json(described.get("schema"))
-        return build_described(described.get("table"), schema.vocabularies, TableOptions(device="meta"))
 
 
 def _inside(name: str, size: int, tables: list[EmbeddingTable]) -> tuple[list[int], list[str]]:
