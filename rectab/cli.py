@@ -52,6 +52,12 @@ Trained = Annotated[
         "trained is kept there."
     ),
 ]
+RowsIn = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        help="Folder for rows and optimizer state in memory-mapped files while it trains: a table larger than memory."
+    ),
+]
 Options = Annotated[
     Optional[list[str]],  # noqa: UP045 - typer reads it on Python 3.10
     typer.Option("--option", "-o", help="A method's own option, KEY=VALUE (num_chunks=4); may be repeated."),
@@ -179,6 +185,7 @@ def train(
     device: Device = "cpu",
     out: Annotated[Optional[Path], typer.Option(help="Folder for checkpoints, weights and the result.")] = None,  # noqa: UP045
     trained: Trained = None,
+    rows_in: RowsIn = None,
     without: Without = None,
     option: Options = None,
     plugin: Plugins = None,
@@ -219,6 +226,7 @@ def train(
         out_dir=out,
         read_test=test,
         shared=trained,
+        rows_in=rows_in,
         device=device_named(device),
         say=say,
         progress="off" if json_output else "auto",

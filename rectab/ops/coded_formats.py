@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rectab.ops.dispatch import find_kernel, is_eager
 from rectab.ops.grids import Grid
-from rectab.ops.memory import empty_rows
+from rectab.ops.memory import empty_rows, filled_rows
 from rectab.ops.rounding import random_bits
 
 __all__ = ["GridFormat", "Int8Format"]
@@ -37,7 +37,7 @@ class Int8Format:
     def tensors(self, num_rows: int, row_dim: int, device: torch.device | str | None = None) -> dict[str, Tensor]:
         return {
             "codes": empty_rows(num_rows, row_dim, dtype=torch.int8, device=device),
-            "scale": torch.zeros(num_rows, dtype=torch.float16, device=device),
+            "scale": filled_rows(num_rows, dtype=torch.float16, device=device),
         }
 
     def read(self, tensors: dict[str, Tensor], rows: Tensor, row_dim: int) -> Tensor:
@@ -87,7 +87,7 @@ class GridFormat:
     def tensors(self, num_rows: int, row_dim: int, device: torch.device | str | None = None) -> dict[str, Tensor]:
         return {
             "codes": empty_rows(num_rows, self.grid.bytes(row_dim), dtype=torch.uint8, device=device),
-            "scale": torch.zeros(num_rows, dtype=torch.float16, device=device),
+            "scale": filled_rows(num_rows, dtype=torch.float16, device=device),
         }
 
     def read(self, tensors: dict[str, Tensor], rows: Tensor, row_dim: int) -> Tensor:

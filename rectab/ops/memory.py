@@ -16,13 +16,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["empty_rows"]
+from rectab.ops.mapped import active_files
+
+__all__ = ["empty_rows", "filled_rows", "holds_rows"]
 
 _HUGE_PAGE = 2 << 20
 
 
 def empty_rows(*shape: int, dtype: torch.dtype, device: torch.device | str | None = None) -> Tensor:
-    """As ``torch.empty``; on the CPU under Linux the system is asked for huge pages."""
+    """As ``torch.empty``; on the CPU under Linux the system is asked for huge pages. While files are active
+    (:mod:`rectab.ops.mapped`), it lies in one of them."""
+    files = active_files()
+    if files is not None and torch.device(device or "cpu").type == "cpu":
+        return files.empty(*shape, dtype=dtype)
     rows = torch.empty(*shape, dtype=dtype, device=device)
     size = rows.numel() * rows.element_size()
     advise = _madvise()
@@ -31,6 +37,18 @@ def empty_rows(*shape: int, dtype: torch.dtype, device: torch.device | str | Non
         end = (rows.data_ptr() + size) // _HUGE_PAGE * _HUGE_PAGE
         advise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_HUGEPAGE)
     return rows
+
+
+def filled_rows(*shape: int, dtype: torch.dtype, device: torch.device | str | None = None, value: float = 0) -> Tensor:
+    """:func:`empty_rows` filled with ``value``, unless they lie in a file that was opened again."""
+    rows = empty_rows(*shape, dtype=dtype, device=device)
+    return rows if holds_rows(rows) or (value == 0 and active_files() is not None) else rows.fill_(value)
+
+
+def holds_rows(tensor: Tensor) -> bool:
+    """Whether a tensor that was just allocated holds what was written to its file before."""
+    files = active_files()
+    return files is not None and files.reopened and files.owns(tensor)
 
 
 @cache

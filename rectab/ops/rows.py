@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from rectab.ops.dispatch import is_eager, kernels_for
 from rectab.ops.formats import FloatFormat, RowFormat, float_format, get_format
 from rectab.ops.gradients import RowGradients, new_handle
+from rectab.ops.memory import holds_rows
 
 __all__ = ["Gradient", "RowStore"]
 
@@ -86,7 +87,7 @@ class RowStore(nn.Module):
                 self.register_buffer(name, tensor)
         if gradient == "row":
             self.handle = new_handle(device, self.format.trains)
-        if self.device.type != "meta":
+        if self.device.type != "meta" and not holds_rows(next(iter(tensors.values()))):
             self._initialise(init_std, generator)
 
     @torch.no_grad()

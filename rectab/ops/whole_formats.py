@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rectab.ops.coded_formats import GridFormat, Int8Format
 from rectab.ops.grids import GRIDS
-from rectab.ops.memory import empty_rows
+from rectab.ops.memory import empty_rows, filled_rows, holds_rows
 from rectab.ops.rounding import random_bits
 
 __all__ = ["Int16Format", "LearnedGridFormat", "LearnedInt8Format", "learned_format"]
@@ -35,7 +35,7 @@ class Int16Format:
     def tensors(self, num_rows: int, row_dim: int, device: torch.device | str | None = None) -> dict[str, Tensor]:
         return {
             "codes": empty_rows(num_rows, row_dim, dtype=torch.int16, device=device),
-            "scale": torch.zeros(num_rows, dtype=torch.bfloat16, device=device),
+            "scale": filled_rows(num_rows, dtype=torch.bfloat16, device=device),
         }
 
     def read(self, tensors: dict[str, Tensor], rows: Tensor, row_dim: int) -> Tensor:
@@ -80,7 +80,8 @@ class LearnedInt8Format(Int8Format):
 
     def tensors(self, num_rows: int, row_dim: int, device: torch.device | str | None = None) -> dict[str, Tensor]:
         tensors = super().tensors(num_rows, row_dim, device)
-        tensors["scale"].fill_(self.first_step)
+        if not holds_rows(tensors["scale"]):
+            tensors["scale"].fill_(self.first_step)
         return tensors
 
     def write(self, tensors: dict[str, Tensor], rows: Tensor, values: Tensor, salt: int | None) -> None:
@@ -96,7 +97,8 @@ class LearnedGridFormat(GridFormat):
 
     def tensors(self, num_rows: int, row_dim: int, device: torch.device | str | None = None) -> dict[str, Tensor]:
         tensors = super().tensors(num_rows, row_dim, device)
-        tensors["scale"].fill_(self.first_step)
+        if not holds_rows(tensors["scale"]):
+            tensors["scale"].fill_(self.first_step)
         return tensors
 
     def write(self, tensors: dict[str, Tensor], rows: Tensor, values: Tensor, salt: int | None) -> None:

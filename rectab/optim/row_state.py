@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rectab.ops.coded_formats import Int8Format
+from rectab.ops.memory import filled_rows
 from rectab.ops.rounding import store_rows
 from rectab.optim.rule import RowRule
 
@@ -25,7 +26,7 @@ State = dict[str, Tensor]
 def as_held(state: State) -> State:
     """The tensors that :meth:`RowRule.new_state` gives, with scales of those that are int8."""
     scales = {
-        f"{key}{_SCALE}": torch.zeros(len(tensor), dtype=torch.float16, device=tensor.device)
+        f"{key}{_SCALE}": filled_rows(len(tensor), dtype=torch.float16, device=tensor.device)
         for key, tensor in state.items()
         if tensor.dtype == torch.int8
     }

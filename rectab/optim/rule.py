@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from rectab.ops.memory import empty_rows
+from rectab.ops.memory import filled_rows
 from rectab.ops.replay import Clock
 from rectab.ops.step import Step
 
@@ -108,4 +108,4 @@ def state_of_rows(*shape: int, dtype: torch.dtype, device: Any, value: float = 0
         dtype = torch.float32
     if dtype == torch.int8 and value:
         raise ValueError(f"state of int8 starts at 0, not at {value}; use fp32 or bf16")
-    return empty_rows(*shape, dtype=dtype, device=device).fill_(value)
+    return filled_rows(*shape, dtype=dtype, device=device, value=value)

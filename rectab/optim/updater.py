@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -40,6 +41,7 @@ class RowUpdater:
 
     Attributes:
         state: by name, what the rule keeps for every row, and ``seen``, the steps that each row has had.
+        before_write: called with the rows, int64 [n], that are about to be written; rows of -1 are none.
         shares: fp32 [num_rows], by how much of the decay each row is penalised; None for all of it.
     """
 
@@ -61,6 +63,7 @@ class RowUpdater:
         self.state = self._fresh_state(store.num_rows)
         self.looked_up: list[Tensor] = []  # rows of lookups since the last step, where the rule asks
         self.shares: Tensor | None = None
+        self.before_write: Callable[[Tensor], None] | None = None
 
     def _fresh_state(self, num_rows: int) -> dict[str, Tensor]:
         """What a row has before its first step, ``num_rows`` times."""
@@ -93,6 +96,10 @@ class RowUpdater:
         """By name, tensors of the store's format that the rule changes by itself."""
         return {name: self.store.tensors[name] for name in self.rule.held}
 
+    def _tell(self, rows: Tensor) -> None:
+        if self.before_write is not None:
+            self.before_write(rows)
+
     def per_row(self) -> dict[str, Tensor]:
         """The state that belongs to rows."""
         return {key: tensor for key, tensor in self.state.items() if key not in self.rule.shared}
@@ -114,6 +121,7 @@ class RowUpdater:
         """
         if rows.numel() == 0:
             return
+        self._tell(rows)
         kernel = self._find_kernel("update")
         may_be_none = rows.device.type != "cpu" or kernel_name(rows.device, self.kernel) == "triton"
         if may_be_none and kernel is None:
@@ -140,6 +148,7 @@ class RowUpdater:
     @torch.no_grad()
     def refresh(self, rows: Tensor) -> None:
         """Bring rows int64 [n], repeated or not, up to date with the clock, and write them."""
+        self._tell(rows)
         kernel, salt = self._find_kernel("refresh"), self.salt("refresh")
         if kernel is not None:
             kernel(self.store.weight, self.state, rows, self.clock, salt, self.rule)
@@ -164,6 +173,7 @@ class RowUpdater:
 
     def move(self, old: Tensor, new: Tensor, to: RowUpdater) -> None:
         """Rows ``new`` of ``to`` become what rows ``old`` are here: values, state and share. ``old`` stay."""
+        to._tell(new)
         values = self.store.read(old)
         if to.store.format == self.store.format:
             for name, tensor in self.store.tensors.items():
@@ -180,6 +190,7 @@ class RowUpdater:
 
     def reset(self, rows: Tensor, values: Tensor | None) -> None:
         """Rows start again: fresh state, the whole penalty, and ``values`` [n, D] if given."""
+        self._tell(rows)
         fresh = self._fresh_state(rows.numel())
         for key, tensor in self.per_row().items():
             tensor[rows] = fresh[key]

@@ -22,6 +22,21 @@ from rectab.plain import parse_json
 
 __all__ = ["checksum", "read_file", "write_file"]
 
+_STREAMED_FROM = 1 << 30
+_WRITTEN_AT_ONCE = 1 << 24
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
 
 def checksum(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     """Of the description, and of names, dtypes, shapes and every byte of the tensors (on the CPU, contiguous)."""
@@ -41,7 +56,26 @@ def write_file(
     full = {"format_version": version, "rectab": __version__, **description}
     text = json.dumps({**full, "checksum": checksum(full, stored)})
     with atomic_file(path) as draft:
-        save_file(stored, draft, metadata={f"rectab_{kind}": text})
+        if sum(tensor.numel() * tensor.element_size() for tensor in stored.values()) < _STREAMED_FROM:
+            save_file(stored, draft, metadata={f"rectab_{kind}": text})
+        else:
+            _stream(draft, stored, {f"rectab_{kind}": text})
+
+
+def _stream(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """As ``save_file``, which makes a copy of all tensors in memory before it writes the first."""
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name, tensor in tensors.items():
+        start, end = end, end + tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for tensor in tensors.values():
+            for part in tensor.reshape(-1).view(torch.uint8).split(_WRITTEN_AT_ONCE):
+                file.write(part.numpy().data)
 
 
 def read_file(

@@ -28,6 +28,7 @@ from rectab.training.measuring import attention_weights, metrics_on_test
 from rectab.training.precision import device_of, peak_memory_bytes
 from rectab.training.progress import ProgressMode
 from rectab.training.result import RunResult, versions
+from rectab.training.rows_on_disk import RowsOnDisk
 from rectab.training.shared import SharedRuns
 from rectab.training.trainer import Trainer
 
@@ -47,16 +48,19 @@ class OneRun:
     progress: ProgressMode
     device: torch.device
     begin: float
+    rows_in: Path | None = None
 
     def train(self, out_dir: Path | None) -> RunResult:
         """Train, and measure the serving form."""
+        disk = self._rows_on_disk()
         trainer = Trainer(
             self.dataset,
-            self.planned.build(),
+            self.planned.build() if disk is None else disk.build(self.planned.build),
             self.model,
             self.config,
             checkpoints=None if out_dir is None else out_dir / "checkpoints",
             progress=self.progress,
+            rows_on_disk=disk,
             device=self.device,
         )
         trainer.restart(trainer.fit().serving(), trainer.model.state_dict())
@@ -70,7 +74,26 @@ class OneRun:
             write_inputs(self.dataset, out_dir)
             result.save(out_dir / RESULT_FILE)
             trainer.checkpoints.remove()
+        if disk is not None:
+            disk.finish()
         return result
+
+    def _rows_on_disk(self) -> RowsOnDisk | None:
+        """The files of ``rows_in``. Raises ValueError for a run that cannot have its rows there."""
+        if self.rows_in is None:
+            return None
+        method, config = get_method(self.planned.method), self.config
+        if method.needs_own_trainer:
+            raise ValueError(f"{method.name} trains in stages of its own; its rows cannot lie in files (--rows-in)")
+        if self.device.type != "cpu" or config.gradient != "row":
+            raise ValueError("rows that lie in files (--rows-in) are trained on the CPU, with gradient 'row'")
+        if config.embedding_l2 and config.embedding_l2_mode == "full":
+            raise ValueError(
+                "embedding_l2 of the whole table writes every row at every evaluation; with rows in files (--rows-in) "
+                "set train.embedding_l2_mode to 'lazy' or 'minibatch'"
+            )
+        identity = planned_identity(self.dataset, self.planned, self.model, config)
+        return RowsOnDisk(self.rows_in, identity)
 
     def take(self, shared: SharedRuns, out_dir: Path) -> RunResult:
         """Copy what ``shared`` has of this run; it is trained there if it has not."""

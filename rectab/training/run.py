@@ -46,6 +46,7 @@ def train_once(
     read_test: bool = True,
     explain_rows: int = 0,
     shared: Path | SharedRuns | None = None,
+    rows_in: Path | None = None,
     progress: ProgressMode = "auto",
     device: torch.device | str = "cpu",
     say: Callable[[str], None] | None = None,
@@ -73,6 +74,8 @@ def train_once(
         shared: folder of finished runs (:mod:`rectab.training.shared`): one that is this run, or that this run's table
             is encoded of, is read and not trained; what is trained is kept there. None: a run's own folder ``trained``
             within ``out_dir`` keeps what its table is encoded of.
+        rows_in: folder in which the table's rows and the optimizer's state lie as memory-mapped files while it trains
+            (:mod:`rectab.training.rows_on_disk`): they may be larger than memory. None keeps them in memory.
         progress: see :class:`rectab.training.progress.Reporter`.
         device: where it is trained and measured, see :func:`rectab.training.device.resolve_device`. A finished run is
             read back whatever device it was trained on; its result names it.
@@ -114,7 +117,7 @@ def train_once(
         out_dir.mkdir(parents=True, exist_ok=True)
     if isinstance(shared, Path):
         shared = SharedRuns(shared)
-    run = OneRun(dataset, planned, made, config, read_test, explain_rows, progress, place, begin)
+    run = OneRun(dataset, planned, made, config, read_test, explain_rows, progress, place, begin, rows_in)
     if get_method(method).trained_as is not None:
         return run.encode(shared, out_dir)
     if shared is None or out_dir is None or not shares_training(method):

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from rectab.training.device import batches_on
 from rectab.training.errors import TrainingError
 from rectab.training.losses import StepLoss, StepLosses
 from rectab.training.optimizers import OptimizerSet
+from rectab.training.rows_on_disk import RowsOnDisk, page_ins
 from rectab.training.stage_state import StageState
 from rectab.training.state import get_rng_state, restored_from, set_rng_state
 
@@ -60,6 +61,7 @@ class Stage:
         self.after_step = after_step
         self.until = until
         self.state = StageState()
+        self.disk = trainer.rows_on_disk
         self._losses = StepLosses(trainer.device)
         self.best: dict[str, Tensor] | None = None
         self.batches_per_epoch = trainer.steps_per_epoch
@@ -70,12 +72,14 @@ class Stage:
         """Train to the end and load the best weights, unless ``until`` says that the last are those."""
         self._resume()
         state = self.state
+        paged = page_ins()
         self.trainer.reporter.start(self.name, self.max_epochs * self.batches_per_epoch, state.step)
         try:
             while not state.stopped and state.epoch < self.max_epochs:
                 self._run_epoch()
         finally:
             self.trainer.reporter.finish()
+        self.page_ins = page_ins() - paged
         self.optimizers.release()
         if self.best is not None:
             self._load_best(self.best)
@@ -83,6 +87,9 @@ class Stage:
     def _load_best(self, best: dict[str, Tensor]) -> None:
         """The best weights, but what the table records of training to its end."""
         model = self.trainer.model
+        if self.disk is not None:
+            self.disk.load_best()
+            best = self.disk.with_rows(best, model.state_dict())
         kept, records = model.state_dict(), {f"table.{name}" for name in model.table.records()}
         model.load_state_dict({name: kept[name] if name in records else tensor for name, tensor in best.items()})
 
@@ -100,6 +107,8 @@ class Stage:
             start=state.batch,
             max_history=trainer.model.config.max_history,
         )
+        if self.disk is not None:
+            source = self.disk.prefetched(source, trainer.model)
         trainer.model.train()
         begin = time.perf_counter()
         with closing(source):  # type: ignore[type-var]
@@ -162,7 +171,9 @@ class Stage:
             state.best_value, state.best_evaluation, state.best_metrics = value, state.evaluations, metrics
             state.without_improvement = 0
             if self.until is None:
-                self.best = _copy(self.trainer.model.state_dict(), self.best)
+                self.best = _copy(self.model_state(), self.best)
+            if self.disk is not None:
+                self.disk.mark_best(state.evaluations)
         else:
             state.without_improvement += 1
         mean_loss = state.loss_sum / max(state.loss_count, 1)
@@ -193,19 +204,31 @@ class Stage:
             state.lr_scale = max(state.lr_scale * config.lr_factor, config.min_lr_factor)
             self.optimizers.scale_lr(state.lr_scale)
 
+    def model_state(self) -> dict[str, Tensor]:
+        """All of the model but rows that lie in files."""
+        state = self.trainer.model.state_dict()
+        return state if self.disk is None else self.disk.without_rows(state)  # type: ignore[no-any-return]
+
     def _save(self) -> None:
         self._note(self._losses.take())
+        optimizers = self.optimizers.state_dict()
         content = {
             "stage": self.name,
             "state": asdict(self.state),
-            "model": self.trainer.model.state_dict(),
-            "optimizers": self.optimizers.state_dict(),
+            "model": self.model_state(),
+            "optimizers": optimizers if self.disk is None else self.disk.without_rows(optimizers),
             "rng": get_rng_state(self.trainer.device),
         }
+        if self.disk is not None:
+            content["rows on disk"] = self.disk.begin_checkpoint()
         self.trainer.checkpoints.save_current(self.index, content, self.best, self.state.best_evaluation)
+        if self.disk is not None:
+            self.disk.end_checkpoint()
 
     def _resume(self) -> None:
         loaded = self.trainer.checkpoints.load_current(self.index)
+        if self.disk is not None:
+            loaded = self._resume_rows(self.disk, loaded)
         if loaded is None:
             return
         path, content, self.best = loaded
@@ -215,6 +238,18 @@ class Stage:
             self.trainer.model.load_state_dict(content["model"])
             self.optimizers.load_state_dict(content["optimizers"])
             set_rng_state(content["rng"], self.trainer.device)
+
+    def _resume_rows(self, disk: RowsOnDisk, loaded: Any) -> Any:
+        """Rows as they were at the checkpoint, which is given back with them."""
+        if loaded is None:
+            disk.resume(None)
+            return None
+        path, content, best = loaded
+        with restored_from(path):
+            disk.resume(content["rows on disk"])
+            for key, own in (("model", self.trainer.model.state_dict()), ("optimizers", self.optimizers.state_dict())):
+                content[key] = disk.with_rows(content[key], own)
+        return path, content, best
 
 
 @torch.no_grad()

@@ -65,6 +65,7 @@ class StageRecord:
         table_training_bytes: the table, its gradients and its optimizers.
         table_bytes: the table.
         kernel: implementation of the row kernels.
+        page_ins: pages read from a disk during the steps, where rows lie in files.
     """
 
     stage: str
@@ -80,3 +81,4 @@ class StageRecord:
     table_training_bytes: int
     table_bytes: int
     kernel: str
+    page_ins: int = 0

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +32,7 @@ from rectab.training.evaluation import evaluate
 from rectab.training.optimizers import OptimizerSet
 from rectab.training.precision import resolve_precision
 from rectab.training.progress import ProgressMode, Reporter
+from rectab.training.rows_on_disk import RowsOnDisk
 from rectab.training.stage import Stage
 from rectab.training.stage_state import StageRecord
 from rectab.training.state import get_rng_state, restored_from, set_rng_state
@@ -62,6 +63,7 @@ class Trainer:
         checkpoints: folder of checkpoints; an interrupted run goes on from there. None keeps none.
         progress: see :class:`rectab.training.progress.Reporter`.
         split_validation: cut validation in two; None asks the table's method.
+        rows_on_disk: the files in which the table's rows lie; None where they are in memory.
         device: where it trains, evaluates and searches, see :func:`rectab.training.device.resolve_device`. Weights
             start as the seed says on the CPU, wherever that is; metrics are computed on the host.
     """
@@ -76,9 +78,11 @@ class Trainer:
         checkpoints: Path | None = None,
         progress: ProgressMode = "auto",
         split_validation: bool | None = None,
+        rows_on_disk: RowsOnDisk | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         self.device = resolve_device(device)
+        self.rows_on_disk = rows_on_disk
         self.dataset = dataset
         self.config = config
         self.model_config = model_config
@@ -171,12 +175,17 @@ class Trainer:
             path, ended = kept
             with restored_from(path):
                 record = read_plain(StageRecord, ended["record"])
-                self.model.load_state_dict(ended["model"])
+                self.model.load_state_dict(self._with_rows(ended["model"]))
                 set_rng_state(ended["rng"], self.device)
         self.stages.append(asdict(record))
         self.history += ended["history"]
         self.kernel = record.kernel
         return dict(record.metrics)
+
+    def _with_rows(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The state of a model whose rows lie in files, with them."""
+        disk = self.rows_on_disk
+        return state if disk is None else disk.with_rows(state, self.model.state_dict())  # type: ignore[no-any-return]
 
     def _train_stage(
         self,
@@ -189,7 +198,10 @@ class Trainer:
     ) -> dict[str, Any]:
         begin = time.perf_counter()
         with _frozen(frozen):
-            optimizers = OptimizerSet(self.model, self.config, extra_optimizers, self.id_counts)
+            make = partial(OptimizerSet, self.model, self.config, extra_optimizers, self.id_counts)
+            optimizers = make() if self.rows_on_disk is None else self.rows_on_disk.build(make)
+            if self.rows_on_disk is not None:
+                self.rows_on_disk.attach(optimizers.rows)
             stage = Stage(self, index, name, max_epochs, optimizers, *hooks)
             stage.run()
         state = stage.state
@@ -207,11 +219,12 @@ class Trainer:
             table_training_bytes=optimizers.table_bytes(),
             table_bytes=self.table.ledger().bytes,
             kernel=optimizers.kernel,
+            page_ins=0 if self.rows_on_disk is None else stage.page_ins,
         )
         return {
             "record": asdict(record),
             "history": state.history,
-            "model": self.model.state_dict(),
+            "model": stage.model_state(),
             "rng": get_rng_state(self.device),
         }
 
