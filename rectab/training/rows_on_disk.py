@@ -24,6 +24,7 @@ from rectab.optim import RowOptimizer
 from rectab.optim.journal import RowJournal
 from rectab.tables.base import EmbeddingTable
 from rectab.training.device import one_ahead
+from rectab.training.optimizers import OptimizerSet
 
 __all__ = ["RowsOnDisk", "page_ins"]
 
@@ -66,8 +67,13 @@ class RowsOnDisk:
         with self.files.active():
             return make()
 
-    def attach(self, optimizer: RowOptimizer | None) -> None:
-        """From now on, rows are noted before they are written. Call it once the optimizer is built."""
+    def attached(self, make: Callable[[], OptimizerSet]) -> OptimizerSet:
+        """Optimizers, their state in the files; from now on, rows are noted before they are written."""
+        made = self.build(make)
+        self._attach(made.rows)
+        return made
+
+    def _attach(self, optimizer: RowOptimizer | None) -> None:
         if optimizer is None:
             raise ValueError("rows in files are trained by row optimizers alone; use gradient 'row'")
         self._optimizer = optimizer

@@ -20,7 +20,7 @@ from rectab.training.errors import TrainingError
 from rectab.training.losses import StepLoss, StepLosses
 from rectab.training.optimizers import OptimizerSet
 from rectab.training.rows_on_disk import RowsOnDisk, page_ins
-from rectab.training.stage_state import StageState
+from rectab.training.stage_state import StageRecord, StageState
 from rectab.training.state import get_rng_state, restored_from, set_rng_state
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Stage:
         self.after_step = after_step
         self.until = until
         self.state = StageState()
-        self.disk = trainer.rows_on_disk
+        self.disk, self.page_ins = trainer.rows_on_disk, 0
         self._losses = StepLosses(trainer.device)
         self.best: dict[str, Tensor] | None = None
         self.batches_per_epoch = trainer.steps_per_epoch
@@ -83,6 +83,26 @@ class Stage:
         self.optimizers.release()
         if self.best is not None:
             self._load_best(self.best)
+
+    def record(self, wall_seconds: float) -> StageRecord:
+        """How it ended."""
+        state = self.state
+        return StageRecord(
+            stage=self.name,
+            metrics=state.best_metrics,
+            steps=state.step,
+            samples=state.samples,
+            epochs=round(state.epoch + state.batch / self.batches_per_epoch, 4),
+            best_evaluation=state.best_evaluation,
+            evaluations=state.evaluations,
+            seconds=state.seconds,
+            evaluation_seconds=state.evaluation_seconds,
+            wall_seconds=wall_seconds,
+            table_training_bytes=self.optimizers.table_bytes(),
+            table_bytes=self.trainer.table.ledger().bytes,
+            kernel=self.optimizers.kernel,
+            page_ins=0 if self.disk is None else self.page_ins,
+        )
 
     def _load_best(self, best: dict[str, Tensor]) -> None:
         """The best weights, but what the table records of training to its end."""

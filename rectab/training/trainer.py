@@ -175,17 +175,13 @@ class Trainer:
             path, ended = kept
             with restored_from(path):
                 record = read_plain(StageRecord, ended["record"])
-                self.model.load_state_dict(self._with_rows(ended["model"]))
+                disk, own = self.rows_on_disk, self.model.state_dict()
+                self.model.load_state_dict(ended["model"] if disk is None else disk.with_rows(ended["model"], own))
                 set_rng_state(ended["rng"], self.device)
         self.stages.append(asdict(record))
         self.history += ended["history"]
         self.kernel = record.kernel
         return dict(record.metrics)
-
-    def _with_rows(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The state of a model whose rows lie in files, with them."""
-        disk = self.rows_on_disk
-        return state if disk is None else disk.with_rows(state, self.model.state_dict())  # type: ignore[no-any-return]
 
     def _train_stage(
         self,
@@ -199,31 +195,12 @@ class Trainer:
         begin = time.perf_counter()
         with _frozen(frozen):
             make = partial(OptimizerSet, self.model, self.config, extra_optimizers, self.id_counts)
-            optimizers = make() if self.rows_on_disk is None else self.rows_on_disk.build(make)
-            if self.rows_on_disk is not None:
-                self.rows_on_disk.attach(optimizers.rows)
+            optimizers = make() if self.rows_on_disk is None else self.rows_on_disk.attached(make)
             stage = Stage(self, index, name, max_epochs, optimizers, *hooks)
             stage.run()
-        state = stage.state
-        record = StageRecord(
-            stage=name,
-            metrics=state.best_metrics,
-            steps=state.step,
-            samples=state.samples,
-            epochs=round(state.epoch + state.batch / stage.batches_per_epoch, 4),
-            best_evaluation=state.best_evaluation,
-            evaluations=state.evaluations,
-            seconds=state.seconds,
-            evaluation_seconds=state.evaluation_seconds,
-            wall_seconds=time.perf_counter() - begin,
-            table_training_bytes=optimizers.table_bytes(),
-            table_bytes=self.table.ledger().bytes,
-            kernel=optimizers.kernel,
-            page_ins=0 if self.rows_on_disk is None else stage.page_ins,
-        )
         return {
-            "record": asdict(record),
-            "history": state.history,
+            "record": asdict(stage.record(time.perf_counter() - begin)),
+            "history": stage.state.history,
             "model": stage.model_state(),
             "rng": get_rng_state(self.device),
         }
