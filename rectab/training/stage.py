@@ -227,7 +227,7 @@ class Stage:
     def model_state(self) -> dict[str, Tensor]:
         """All of the model but rows that lie in files."""
         state = self.trainer.model.state_dict()
-        return state if self.disk is None else self.disk.without_rows(state)  # type: ignore[no-any-return]
+        return state if self.disk is None else self.disk.without_rows(state)
 
     def _save(self) -> None:
         self._note(self._losses.take())
