@@ -16,7 +16,7 @@ from training_helpers import tiny_dataset
 from rectab.models import CTRModel, ModelConfig
 from rectab.ops.fused import fuse
 from rectab.schema import Vocabulary
-from rectab.tables import plan
+from rectab.tables import TableOptions, plan
 from rectab.training.exporting.given import DensePart
 from rectab.training.exporting.host_tables import host_tables, precision_of
 
@@ -73,6 +73,15 @@ def test_what_no_rows_hold_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="int2 needs an embedding_dim that 4 divides; it is 6"):
         host_tables(odd, "int2")
     assert precision_of(odd) == "fp32"
+
+
+@pytest.mark.parametrize(("rows", "precision"), [("fused4", "int4"), ("fused2", "int2"), ("fused8", "int8")])
+def test_rows_in_a_layout_of_hosts_are_exported_in_it(rows: str, precision: str) -> None:
+    """Of halves nothing is lost; of the fp32 numbers of fused8 what halves lose."""
+    table = plan("full", [Vocabulary("a", 50)], 8, options=TableOptions(rows=rows)).build()
+    assert precision_of(table) == precision
+    (held,) = host_tables(table.serving(), precision_of(table))
+    assert held.error < (1e-2 if rows == "fused8" else 1e-7)
 
 
 @pytest.mark.parametrize("host", ["torchrec", "fbgemm"])

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from rectab.named import find_named
 from rectab.ops.coded_formats import GridFormat, Int8Format
+from rectab.ops.fused_formats import FusedFormat
 from rectab.ops.grids import GRIDS
 from rectab.ops.kernels_torch import gather
 from rectab.ops.memory import empty_rows
@@ -26,6 +27,7 @@ from rectab.ops.whole_formats import Int16Format
 
 __all__ = [
     "FloatFormat",
+    "FusedFormat",
     "GridFormat",
     "Int8Format",
     "RowFormat",
@@ -147,6 +149,7 @@ _OWN: tuple[RowFormat, ...] = (
     Int16Format(),
     Int8Format(),
     *(GridFormat(grid) for grid in GRIDS.values() if grid.name != "int8"),
+    *(FusedFormat(bits) for bits in (8, 4, 2)),
 )
 for _format in _OWN:
     register_format(_format)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rectab.ops import numba_bags as bag_kernels
 from rectab.ops import numba_coded as coded_kernels
+from rectab.ops import numba_fused as fused_kernels
 from rectab.ops import numba_rows as row_kernels
 from rectab.ops.numba_optim import (
     adagrad_refresh,
@@ -33,6 +34,7 @@ __all__ = [
     "address",
     "coalesce",
     "coded_gather",
+    "fused_gather",
     "gather",
     "segment_dot",
     "segment_sum",
@@ -103,6 +105,26 @@ def coded_gather(codes: Tensor, scale: Tensor, rows: Tensor, row_dim: int, bits:
         outside,
     )
     raise_if_outside(outside, codes.shape[0])
+    return out.view(*rows.shape, row_dim)
+
+
+def fused_gather(fused: Tensor, rows: Tensor, row_dim: int, bits: int) -> Tensor:
+    """Rows uint8 [N, bytes of a row] with a scale and a bias each, see :mod:`rectab.ops.fused`.
+
+    Args:
+        fused: the rows.
+        rows: int64 [*].
+        row_dim: codes of a row.
+        bits: of a code: 8 with fp32 numbers, 4 or 2 with halves.
+
+    Returns:
+        fp32 [*, row_dim]. Raises IndexError for a row outside the store.
+    """
+    flat = flat_rows(rows)
+    out, outside = torch.empty(flat.size, row_dim), np.zeros(2, dtype=np.int64)
+    kernel, threads = fused_kernels.gather_fused, thread_count(out.numel())
+    launch_lookup(kernel, threads, as_array(fused), bits, flat, out.numpy(), outside)
+    raise_if_outside(outside, fused.shape[0])
     return out.view(*rows.shape, row_dim)
 
 

@@ -11,7 +11,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from rectab.ops.numba_values import half_to_float
+from rectab.ops.numba_values import float_of_bits, half_to_float
 from rectab.ops.numba_vectors import LANES, lanes_type
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "long_word",
     "put_lanes",
     "put_word",
+    "single",
     "take_lanes",
     "word",
 ]
@@ -69,6 +70,12 @@ _short = _number_of(16, types.int64, "The 16 bits at ``address``.")
 def half(address):
     """fp32 of the fp16 at ``address``."""
     return half_to_float(np.int16(_short(address)))
+
+
+@njit(forceinline=True)
+def single(address):
+    """The fp32 at ``address``."""
+    return float_of_bits(np.int32(word(address)))
 
 
 @intrinsic

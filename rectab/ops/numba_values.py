@@ -18,6 +18,7 @@ from numba.extending import intrinsic, overload
 __all__ = [
     "LOW_16",
     "copy_row",
+    "float_of_bits",
     "half_to_float",
     "load",
     "mix",
@@ -31,7 +32,7 @@ __all__ = [
 
 
 @intrinsic
-def _float_of_bits(context, bits):
+def float_of_bits(context, bits):
     def generate(context, builder, signature, arguments):
         return builder.bitcast(arguments[0], ir.FloatType())
 
@@ -153,9 +154,9 @@ def half_to_float(half):
     bits = np.int32(half) & np.int32(0x7FFF)
     sign = np.float32(-1.0) if half < 0 else np.float32(1.0)
     if bits >= np.int32(0x7C00):  # inf and nan
-        return sign * _float_of_bits(np.int32((bits << 13) | np.int32(0x7F800000)))
+        return sign * float_of_bits(np.int32((bits << 13) | np.int32(0x7F800000)))
     # The exponent's bias differs by 112; the multiplication also makes subnormals right.
-    return sign * (_float_of_bits(np.int32(bits << 13)) * np.float32(2.0**112))
+    return sign * (float_of_bits(np.int32(bits << 13)) * np.float32(2.0**112))
 
 
 @njit(inline="always")
@@ -178,7 +179,7 @@ def _exact_half(value):
 @overload(load)
 def _load(array, row, column):
     if array.dtype == types.uint16:
-        return lambda array, row, column: _float_of_bits(np.int32(np.uint32(array[row, column]) << np.uint32(16)))
+        return lambda array, row, column: float_of_bits(np.int32(np.uint32(array[row, column]) << np.uint32(16)))
     if array.dtype == types.int16:
         return lambda array, row, column: half_to_float(array[row, column])
     return lambda array, row, column: array[row, column]
@@ -193,6 +194,6 @@ def round_to_bf16(value, random):
 def round_to_fp16(value, random):
     if abs(value) >= np.float32(2.0**-14):
         bits = np.int32((_bits_of_float(value) + (random & np.int32(0x1FFF))) & np.int32(-0x2000))
-        return _exact_half(_float_of_bits(bits))
+        return _exact_half(float_of_bits(bits))
     scaled = value * np.float32(2.0**24) + np.float32(random) * np.float32(2.0**-16)
     return _exact_half(np.float32(np.floor(scaled)) * np.float32(2.0**-24))

@@ -15,7 +15,18 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
-__all__ = ["FLOATS", "INLINE", "LANES", "index", "lanes_type", "shuffle", "splat", "sqrt_lanes", "sum_lanes"]
+__all__ = [
+    "FLOATS",
+    "INLINE",
+    "LANES",
+    "index",
+    "lanes_type",
+    "multiply_add",
+    "shuffle",
+    "splat",
+    "sqrt_lanes",
+    "sum_lanes",
+]
 
 LANES = 16
 FLOATS = ir.VectorType(ir.FloatType(), LANES)
@@ -85,6 +96,18 @@ def sqrt_lanes(context, value):
         return builder.call(function, arguments)
 
     return lanes_type(lanes_type), generate
+
+
+@intrinsic
+def multiply_add(context, value, factor, term):
+    """``value * factor + term`` of lanes, rounded once."""
+
+    def generate(context, builder, signature, arguments):
+        function_type = ir.FunctionType(FLOATS, [FLOATS] * 3)
+        function = cgutils.get_or_insert_function(builder.module, function_type, f"llvm.fma.v{LANES}f32")
+        return builder.call(function, arguments)
+
+    return lanes_type(lanes_type, lanes_type, lanes_type), generate
 
 
 def _arithmetic(python_operator, instruction):

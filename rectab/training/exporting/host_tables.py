@@ -81,8 +81,11 @@ class HostTable:
 
 
 def precision_of(table: EmbeddingTable) -> HostPrecision:
-    """The nearest one: as the rows are where they are floats, else int8."""
+    """The nearest one: as the rows are where they are floats or in a layout of hosts, else int8."""
     rows = table.options.rows
+    bits = {"fused4": 4, "fused2": 2}.get(rows)
+    if bits is not None and table.embedding_dim % (8 // bits) == 0:
+        return "int4" if bits == 4 else "int2"
     if table.method.startswith("quantized") or rows not in ("fp32", "fp16", "bf16"):
         return "int8"
     return "fp16" if rows == "fp16" else "fp32"
