@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rectab.ops import RowStore, formats, get_format, use_kernel
-from rectab.ops.formats import FloatFormat, RowFormat, register_format
+from rectab.ops import RowStore, formats, get_format, served_format, use_kernel
+from rectab.ops.formats import FloatFormat, LatentFormat, RowFormat, register_format
 from rectab.optim import RowAdagrad, RowAdam, RowSGD
 from rectab.schema import Vocabulary
 from rectab.tables import TableOptions, build_table, load_table, plan, save_table
@@ -19,10 +19,11 @@ from rectab.tables import TableOptions, build_table, load_table, plan, save_tabl
 FORMATS = [pytest.param(f, id=f.name) for f in formats()]
 LOST = {"int4": 0.03, "fused4": 0.03, "int3": 0.12, "int2": 0.4, "fused2": 0.4, "ternary": 0.6, "int1": 0.6}
 """Of the loss at the start, what so few levels may leave when every row has a target of random elements."""
-TRAINED = [f.name for f in formats() if f.trains and f.name != "fp64"]
+LATENT = [f.name for f in formats() if isinstance(f, LatentFormat)]  # tests/test_ops_steps.py
+TRAINED = [f.name for f in formats() if f.trains and f.name not in ("fp64", *LATENT)]
 COARSEST = {"fp64": 0.0, "fp32": 0.0, "fp16": 2.0**-11, "bf16": 2.0**-8, "int16": 1 / 32511, "int8": 1 / 127}
 COARSEST |= {"int6": 1 / 31, "int4": 1 / 7, "int3": 1 / 3, "int2": 2 / 3, "ternary": 1.0, "int1": 2.0}
-COARSEST |= {"fused8": 2 / 255, "fused4": 2 / 15, "fused2": 2 / 3}
+COARSEST |= dict.fromkeys(LATENT, 0.0) | {"fused8": 2 / 255, "fused4": 2 / 15, "fused2": 2 / 3}
 """Largest step between neighbours, as a share of the row's largest element."""
 
 
@@ -208,7 +209,7 @@ def test_a_store_is_copied_moved_and_loaded_with_its_format(rows: str) -> None:
 def test_a_table_is_planned_held_and_saved_in_its_format(rows: str, method: str, tmp_path: Path) -> None:
     vocabularies = [Vocabulary("a", 700), Vocabulary("b", 90)]
     planned = plan(method, vocabularies, 8, None if method == "full" else "20%", options=TableOptions(rows=rows))
-    table = planned.build()
+    table = planned.build().serving()
     assert table.ledger().bytes == planned.serving.bytes
     assert set(table.ledger().by_kind()) == {"rows", "index"}
     if planned.budget_bytes is not None:
@@ -217,7 +218,7 @@ def test_a_table_is_planned_held_and_saved_in_its_format(rows: str, method: str,
         assert planned.serving.bytes <= planned.budget_bytes
     save_table(table, tmp_path / "table")
     loaded = load_table(tmp_path / "table")
-    assert loaded.options.rows == rows
+    assert loaded.options.rows == served_format(rows).name
     assert loaded.ledger() == table.ledger()
     ids, columns = torch.randint(0, 90, (50, 2), generator=drawn(0)), torch.arange(2)
     assert torch.equal(loaded(ids, columns), table(ids, columns))

@@ -5,12 +5,12 @@ their bytes. Writing rounds: to nearest for values that stay as they are, stocha
 write again (rounding to nearest would lose every update smaller than half a step).
 
 The float formats keep their rows in one tensor that the fused kernels read and write. A row in any other format is
-updated through a copy: read, apply the optimizer's rule, write (:mod:`rectab.optim.base`).
+updated through a copy: read, apply the optimizer's rule, write (:mod:`rectab.optim.base`). Formats whose steps many
+rows share are floats while they train (:mod:`rectab.ops.stepped_formats`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -18,23 +18,25 @@ from torch import Tensor
 
 from rectab.named import find_named
 from rectab.ops.coded_formats import GridFormat, Int8Format
+from rectab.ops.float_formats import FloatFormat
 from rectab.ops.fused_formats import FusedFormat
 from rectab.ops.grids import GRIDS
-from rectab.ops.kernels_torch import gather
-from rectab.ops.memory import empty_rows
-from rectab.ops.rounding import store_rows
+from rectab.ops.stepped_formats import LATENT, STEPPED, CodesFormat, LatentFormat
 from rectab.ops.whole_formats import Int16Format
 
 __all__ = [
+    "CodesFormat",
     "FloatFormat",
     "FusedFormat",
     "GridFormat",
     "Int8Format",
+    "LatentFormat",
     "RowFormat",
     "float_format",
     "formats",
     "get_format",
     "register_format",
+    "served_format",
 ]
 
 Tensors = dict[str, Tensor]
@@ -81,39 +83,8 @@ class RowFormat(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class FloatFormat:
-    """One float an element.
-
-    Attributes:
-        name: ``fp32``, ``bf16``, ``fp16`` or ``fp64``.
-        dtype: of the elements.
-        trains: True.
-    """
-
-    name: str
-    dtype: torch.dtype
-    trains: bool = True
-
-    def tensors(self, num_rows: int, row_dim: int, device: torch.device | str | None = None) -> Tensors:
-        return {"weight": empty_rows(num_rows, row_dim, dtype=self.dtype, device=device)}
-
-    def read(self, tensors: Tensors, rows: Tensor, row_dim: int) -> Tensor:
-        weight = tensors["weight"]
-        return gather(weight, rows, torch.float64 if weight.dtype == torch.float64 else torch.float32)
-
-    def write(self, tensors: Tensors, rows: Tensor, values: Tensor, salt: int | None) -> None:
-        weight = tensors["weight"]
-        if salt is None or self.dtype == torch.float64:
-            weight[rows] = values.to(weight.dtype)
-        else:
-            store_rows(weight, rows, values.float(), salt)
-
-    def row_bytes(self, row_dim: int) -> float:
-        return row_dim * self.dtype.itemsize
-
-
 _FORMATS: dict[str, RowFormat] = {}
+_SERVED: dict[str, RowFormat] = {served.name: served for served in STEPPED}
 
 
 def register_format(row_format: RowFormat) -> None:
@@ -124,13 +95,19 @@ def register_format(row_format: RowFormat) -> None:
 
 
 def formats() -> tuple[RowFormat, ...]:
-    """Every registered format, in order of registration."""
+    """Every registered format, in order of registration, but those that rows are only served in."""
     return tuple(_FORMATS.values())
 
 
 def get_format(name: str) -> RowFormat:
-    """The named format. Raises ValueError that lists what there is."""
-    return find_named("row format", _FORMATS, name)
+    """The named format, also one that rows are only served in. Raises ValueError that lists what there is."""
+    return _SERVED[name] if name in _SERVED else find_named("row format", _FORMATS, name)
+
+
+def served_format(name: str) -> RowFormat:
+    """What rows of the named format are served in: mostly the same."""
+    held = get_format(name)
+    return held.served if isinstance(held, LatentFormat) else held
 
 
 def float_format(dtype: torch.dtype) -> FloatFormat:
@@ -150,6 +127,7 @@ _OWN: tuple[RowFormat, ...] = (
     Int8Format(),
     *(GridFormat(grid) for grid in GRIDS.values() if grid.name != "int8"),
     *(FusedFormat(bits) for bits in (8, 4, 2)),
+    *LATENT,
 )
 for _format in _OWN:
     register_format(_format)

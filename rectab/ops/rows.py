@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from rectab.ops.dispatch import is_eager, kernels_for
-from rectab.ops.formats import FloatFormat, RowFormat, float_format, get_format
+from rectab.ops.formats import CodesFormat, FloatFormat, LatentFormat, RowFormat, float_format, get_format
 from rectab.ops.gradients import RowGradients, new_handle
 from rectab.ops.memory import holds_rows
+from rectab.ops.steps import HeldSteps, LearnedSteps
 
 __all__ = ["Gradient", "RowStore"]
 
@@ -45,6 +46,7 @@ class RowStore(nn.Module):
         gradient: ``row``, ``sparse`` or ``dense``, see the module's text.
         rows: the row format, or its name, see :func:`rectab.ops.formats.formats`.
         device: where the rows are; ``meta`` allocates nothing.
+        groups: rows of every group that shares a step, for formats of such steps; None for one group of all rows.
 
     Raises:
         ValueError: an option is not valid, or the format and the gradient do not go together.
@@ -63,11 +65,13 @@ class RowStore(nn.Module):
         gradient: Gradient = "row",
         rows: str | RowFormat = "fp32",
         device: torch.device | str | None = None,
+        groups: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         if num_rows < 1 or row_dim < 1:
             raise ValueError(f"a row store needs at least one row and one element, got {num_rows} x {row_dim}")
         self.format = get_format(rows) if isinstance(rows, str) else rows
+        gradient = "row" if isinstance(self.format, CodesFormat) else gradient  # which never trains
         _check_gradient(self.format, gradient)
         self.num_rows, self.row_dim = num_rows, row_dim
         self.gradient: Gradient = gradient
@@ -87,6 +91,7 @@ class RowStore(nn.Module):
                 self.register_buffer(name, tensor)
         if gradient == "row":
             self.handle = new_handle(device, self.format.trains)
+        self.steps = _new_steps(self.format, groups or (num_rows,), row_dim, device)
         if self.device.type != "meta" and not holds_rows(next(iter(tensors.values()))):
             self._initialise(init_std, generator)
 
@@ -98,6 +103,7 @@ class RowStore(nn.Module):
             return
         if floats and drawn_at == self.device:
             self.weight.normal_(0.0, std, generator=generator)
+            self._fit_steps()
             return
         for start in range(0, self.num_rows, _ROWS_AT_A_TIME):
             rows = slice(start, min(start + _ROWS_AT_A_TIME, self.num_rows))
@@ -109,6 +115,11 @@ class RowStore(nn.Module):
             shrunk = float(values.std(correction=0) / self.read(rows).std(correction=0).clamp(min=1e-30))
             if abs(shrunk - 1) > _NOTICED:  # the nearest values of few levels are smaller on the whole
                 self.write(rows, shrunk * values)
+        self._fit_steps()
+
+    def _fit_steps(self) -> None:
+        if isinstance(self.steps, LearnedSteps):
+            self.steps.fit(self.weight)
 
     # What it holds.
 
@@ -124,12 +135,17 @@ class RowStore(nn.Module):
     @torch.no_grad()
     def read(self, rows: Tensor | slice) -> Tensor:
         """int64 [*] row numbers -> float [*, row_dim]: the values as they are held, without a gradient."""
-        return self.format.read(self.tensors, self._numbers(rows), self.row_dim)
+        numbers = self._numbers(rows)
+        held = self.format.read(self.tensors, numbers, self.row_dim)
+        return self.steps(held, numbers) if isinstance(self.steps, HeldSteps) else held
 
     @torch.no_grad()
     def write(self, rows: Tensor | slice, values: Tensor, salt: int | None = None) -> None:
         """Hold float ``values`` [n, row_dim] in the distinct ``rows`` int64 [n]; see :meth:`RowFormat.write`."""
-        self.format.write(self.tensors, self._numbers(rows), values, salt)
+        numbers = self._numbers(rows)
+        if isinstance(self.steps, HeldSteps):
+            values = values.float() * (1 / self.steps.of_rows(self.steps.step, numbers))
+        self.format.write(self.tensors, numbers, values, salt)
 
     def _numbers(self, rows: Tensor | slice) -> Tensor:
         if isinstance(rows, slice):
@@ -173,11 +189,16 @@ class RowStore(nn.Module):
         """
         if self.before_lookup is not None:
             self.before_lookup(rows)
+        vectors = self._looked_up(rows)
+        return vectors if self.steps is None else self.steps(vectors, rows).to(self.dtype)
+
+    def _looked_up(self, rows: Tensor) -> Tensor:
         if not (torch.is_grad_enabled() and self.trained):
             return self._gather(rows)
         if self.gradient == "row":
             self.gradients.listen(self.handle)
-            return _RecordingGather.apply(self.handle, rows, self)
+            gathered: Tensor = _RecordingGather.apply(self.handle, rows, self)
+            return gathered
         return self._embedded(rows)
 
     def _embedded(self, rows: Tensor) -> Tensor:
@@ -201,7 +222,7 @@ class RowStore(nn.Module):
         self.dtype = converted.dtype
         kept = {name: t for name, t in self.tensors.items() if not isinstance(self.format, FloatFormat)}
         super()._apply(fn, recurse)
-        if isinstance(self.format, FloatFormat):
+        if isinstance(self.format, FloatFormat) and self.format.dtype != self.weight.dtype:
             self.format = float_format(self.weight.dtype)
         for name, tensor in kept.items():
             if getattr(self, name).dtype != tensor.dtype:
@@ -227,6 +248,16 @@ class RowStore(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.num_rows}, {self.row_dim}, rows={self.format.name!r}, gradient={self.gradient!r}"
+
+
+def _new_steps(
+    row_format: RowFormat, groups: Sequence[int], row_dim: int, device: torch.device | str | None
+) -> HeldSteps | LearnedSteps | None:
+    if isinstance(row_format, CodesFormat):
+        return HeldSteps(groups, device)
+    if isinstance(row_format, LatentFormat) and row_format.learned:
+        return LearnedSteps(groups, row_format.served.grid, row_dim, device)
+    return None
 
 
 def _check_gradient(row_format: RowFormat, gradient: Gradient) -> None:

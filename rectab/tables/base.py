@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rectab.ops import RowStore
+from rectab.ops import RowStore, served_format
 from rectab.ops.dispatch import in_graph, is_eager
 from rectab.schema import Vocabulary
 from rectab.tables.addressing import Address
@@ -22,6 +22,7 @@ from rectab.tables.findings import Finding
 from rectab.tables.fit import FitTarget, fit_table
 from rectab.tables.ledger import Ledger, measure, measure_tensors, parameters_held, state_of
 from rectab.tables.options import TableOptions
+from rectab.tables.served_rows import with_rows_served
 from rectab.tables.unseen import (
     check_vocabulary,
     guard_outside,
@@ -204,7 +205,7 @@ class EmbeddingTable(nn.Module, Generic[ConfigT]):
 
     def dense_parameters(self) -> Iterator[nn.Parameter]:
         """Trained parameters outside row stores: scales, thresholds, decoders."""
-        rows = {id(p) for _, store in self.row_stores() for p in store.parameters()}
+        rows = {id(held) for _, store in self.row_stores() for held in (store.anchor, *store.tensors.values())}
         return (p for p in self.parameters() if p.requires_grad and id(p) not in rows)
 
     def ledger(self, optimizer: Any = None) -> Ledger:
@@ -216,8 +217,11 @@ class EmbeddingTable(nn.Module, Generic[ConfigT]):
         return ledger + measure_tensors(gradients, "gradient") + measure_tensors(state_of(optimizer), "optimizer")
 
     def serving(self) -> EmbeddingTable:
-        """The deployable form: the same outputs, without search-time state. Its ledger is what a budget limits."""
-        return self
+        """The deployable form: the same outputs, without search-time state. Its ledger is what a budget limits.
+
+        Rows that training ends with in codes (:mod:`rectab.ops.stepped_formats`) are encoded here.
+        """
+        return self if served_format(self.options.rows).name == self.options.rows else with_rows_served(self)
 
     def planned_serving(self) -> Ledger:
         """Serving bytes as far as they are known before training; works on the meta device.

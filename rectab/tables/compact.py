@@ -59,6 +59,13 @@ class CompactTable(EmbeddingTable[ConfigT]):
         if not torch.equal(self.first_id.cpu(), self._first_ids()):
             raise ValueError("first_id does not number the ids of the vocabularies")
 
+    def serving(self) -> EmbeddingTable:
+        """With the findings of the one that was trained."""
+        served = super().serving()
+        if isinstance(served, CompactTable):
+            served.findings = self.findings
+        return served
+
     def learned(self) -> tuple[Finding, ...]:
         """``findings``, as the method that pruned the table left them; none of a loaded table."""
         return self.findings
@@ -104,8 +111,14 @@ class RaggedRows(nn.Module):
             for group, kept in enumerate(self.columns):
                 place[group, list(kept)] = torch.arange(len(kept))
             self.register_buffer("place", place.to(index_dtype(embedding_dim)).to(options.device))
+        groups = {
+            width: [n for n, c in zip(num_rows, columns, strict=True) if len(c) == width] for width in rows_of_width
+        }
         self.stores = nn.ModuleDict(
-            {str(width): options.row_store(rows, width, init_std=0.0) for width, rows in sorted(rows_of_width.items())}
+            {
+                str(width): options.row_store(rows, width, init_std=0.0, groups=groups[width])
+                for width, rows in sorted(rows_of_width.items())
+            }
         )
 
     @staticmethod
@@ -142,7 +155,9 @@ class RaggedRows(nn.Module):
             RaggedRows._first_dtype(rows_of_width).itemsize + small + (0 if prefixes else embedding_dim * small)
         )
         row_bytes = sum(options.row_bytes(width) * rows for width, rows in rows_of_width.items())
-        return int(row_bytes) + len(num_rows) * group_bytes
+        widths = [len(kept) for kept in columns]
+        steps = sum(options.step_bytes(widths.count(width)) for width in rows_of_width)
+        return int(row_bytes) + steps + len(num_rows) * group_bytes
 
     def forward(self, group: Tensor, position: Tensor, kept: Tensor) -> Tensor:
         """Vectors of rows.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from rectab.ops import Gradient, RowStore, get_format
+from rectab.ops import CodesFormat, Gradient, RowStore, get_format, served_format
+from rectab.ops.steps import HeldSteps
 from rectab.tables.unseen import Unseen, check_unseen
 
 __all__ = ["TableOptions"]
@@ -35,11 +37,22 @@ class TableOptions:
     unseen: Unseen | None = None
 
     def row_bytes(self, row_dim: int) -> float:
-        """Bytes of a row of ``row_dim`` elements, scales and all."""
-        return get_format(self.rows).row_bytes(row_dim)
+        """Bytes of a row of ``row_dim`` elements as it is served, with a scale of its own if it has one."""
+        return served_format(self.rows).row_bytes(row_dim)
+
+    def step_bytes(self, num_groups: int) -> int:
+        """Bytes of the steps that ``num_groups`` groups of rows of one store share, as it is served; 0 where rows have
+        scales of their own."""
+        return HeldSteps.bytes_of(num_groups) if isinstance(served_format(self.rows), CodesFormat) else 0
 
     def row_store(
-        self, num_rows: int, row_dim: int, *, init_std: float, generator: torch.Generator | None = None
+        self,
+        num_rows: int,
+        row_dim: int,
+        *,
+        init_std: float,
+        generator: torch.Generator | None = None,
+        groups: Sequence[int] | None = None,
     ) -> RowStore:
         """A store held and trained so; arguments as for :class:`rectab.ops.RowStore`."""
         return RowStore(
@@ -50,6 +63,7 @@ class TableOptions:
             gradient=self.gradient,
             rows=self.rows,
             device=self.device,
+            groups=groups,
         )
 
     def __post_init__(self) -> None:

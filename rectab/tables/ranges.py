@@ -72,7 +72,9 @@ class RangeTable(EmbeddingTable[ConfigT]):
         self.store = self._new_store(total, row_dim or embedding_dim, std, generator)
 
     def _new_store(self, num_rows: int, row_dim: int, init_std: float, generator: torch.Generator) -> RowStore:
-        return self.options.row_store(num_rows, row_dim, init_std=init_std, generator=generator)
+        return self.options.row_store(
+            num_rows, row_dim, init_std=init_std, generator=generator, groups=self.range_sizes
+        )
 
     def address(self, ids: Tensor, vocabulary: Tensor) -> Tensor:
         """int64 [*] -> int64 [*]: the row of every id."""

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any, Literal, get_args, get_type_hints
 
 from rectab.named import find_named, instead_of
+from rectab.ops import LatentFormat, get_format
 from rectab.plain import read_plain, read_value
 from rectab.schema import Vocabulary
 from rectab.tables.base import EmbeddingTable, TableOptions
@@ -114,6 +115,9 @@ class TableMethod:
         """Raises ValueError for a row format that the method cannot be held in."""
         if rows != "fp32" and self.without_rows:
             raise ValueError(f"{self.name} holds no rows that could be held as {rows}; leave rows at fp32 for it")
+        held = get_format(rows)
+        if self.size_after_training and isinstance(held, LatentFormat) and held.learned:
+            raise ValueError(f"{self.name} learns steps of no rows: what it keeps is known after training; use ptq8")
 
     def check_gradient(self, gradient: str) -> None:
         """Raises ValueError for gradients that the method's rows do not have."""
