@@ -8,13 +8,17 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from training_helpers import tiny_dataset
 
+import rectab
+from rectab.models import ModelConfig
 from rectab.ops import RowStore
 from rectab.ops.grids import GRIDS
 from rectab.ops.steps import LearnedSteps
 from rectab.optim import RowAdam
 from rectab.schema import Vocabulary
 from rectab.tables import EmbeddingTable, TableOptions, load_table, plan, save_table
+from rectab.training import TrainConfig, Trainer
 
 LATENT = [f"{kind}{bits}" for kind in ("ptq", "lsq") for bits in (8, 4, 2)]
 
@@ -129,6 +133,25 @@ def test_fitted_steps_heed_how_often_rows_are_read() -> None:
     assert error["counted"] < 0.1 * error["not"]
 
 
+@pytest.mark.parametrize("method", ["dnis", "optembed", "pruned"])
+def test_kept_entries_are_encoded_within_the_budget(method: str) -> None:
+    planned = plan(method, counted(300, 40), 8, "15%", options=TableOptions(rows="ptq8", init_std=0.1))
+    pruned = planned.build().eval().serving()  # trained on in floats
+    served, ids = pruned.serving(), torch.arange(40)
+    assert type(served) is type(pruned)
+    assert planned.budget_bytes is not None
+    assert 0.9 * planned.budget_bytes < served.ledger().bytes <= planned.budget_bytes
+    with torch.no_grad():
+        torch.testing.assert_close(served(ids, 1), pruned(ids, 1), rtol=0, atol=0.005)
+    assert served.learned() == pruned.learned()
+
+
+@pytest.mark.parametrize("method", ["cafe", "quantized"])
+def test_methods_that_end_in_another_form_are_refused_by_name(method: str) -> None:
+    with pytest.raises(ValueError, match=f"{method} ends in a table of another form"):
+        plan(method, counted(300, 40), 8, "60%", options=TableOptions(rows="ptq8"))
+
+
 @pytest.mark.parametrize("method", ["dnis", "optembed"])
 def test_methods_that_know_their_size_after_training_learn_no_steps(method: str) -> None:
     with pytest.raises(ValueError, match="use ptq8"):
@@ -143,3 +166,13 @@ def test_codes_are_not_trained_and_a_half_keeps_their_step() -> None:
     rows = torch.arange(9)
     vectors: Tensor = store(rows)
     assert torch.equal(store.half()(rows), vectors.half())
+
+
+def test_rows_that_end_in_codes_are_refused_where_nobody_would_encode_them() -> None:
+    model = torch.nn.Sequential(torch.nn.Embedding(500, 8))
+    with pytest.raises(ValueError, match="swap with rows='int8'"):
+        rectab.swap_(model, budget="50%", rows="lsq4")
+    data = tiny_dataset(400)
+    table = plan("full", data.schema.vocabularies, 4, options=TableOptions(rows="codes8")).build()
+    with pytest.raises(ValueError, match="codes8 are served and not trained"):
+        Trainer(data, table, ModelConfig(), TrainConfig(), progress="off")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from rectab.ops import Gradient, float_format
+from rectab.ops import Gradient, float_format, get_format, served_format
 from rectab.schema import Vocabulary
 from rectab.swap.find import FoundTable, Selector, find_tables
 from rectab.tables import (
@@ -209,6 +209,11 @@ def _options(
         raise ValueError(
             f"{largest.name} is float64, but row optimizers compute in float32; swap with gradient='dense' or "
             "'sparse', or convert the model with model.float() first"
+        )
+    if rows is not None and served_format(rows) != get_format(rows):
+        raise ValueError(
+            f"rows {rows!r} end in codes when rectab's own training ends; swap with rows='int8' or 'int4', or "
+            "compress_ the trained model"
         )
     return TableOptions(
         gradient=gradient,

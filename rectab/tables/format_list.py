@@ -7,7 +7,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from rectab.ops.formats import FloatFormat, RowFormat, formats
+from rectab.ops.formats import FloatFormat, LatentFormat, RowFormat, formats, get_format, served_format
 from rectab.tables.registry import methods
 
 __all__ = ["formats_renderable", "formats_to_json"]
@@ -20,7 +20,7 @@ def formats_to_json() -> list[dict[str, Any]]:
     return [
         {
             "name": row_format.name,
-            "row_bytes_at_16": row_format.row_bytes(_WIDTH),
+            "row_bytes_at_16": served_format(row_format.name).row_bytes(_WIDTH),
             "trains": row_format.trains,
             "gradients": _gradients(row_format),
             "refused_by": _refusals(row_format),
@@ -64,6 +64,11 @@ def formats_renderable() -> list[Table | str]:
         f"{method}: holds no rows that a format could be chosen for"
         for entry in entries
         for method in entry["refused_by"]
+        if not isinstance(get_format(entry["name"]), LatentFormat)
     }
     coded = "Rows of few bits have no gradient that torch's own optimizers could take: row gradients only."
-    return [table, coded, *sorted(reasons)]
+    latent = (
+        "ptq*, lsq*: floats while they train; bytes are of the codes that they are served in. Methods that end in a "
+        "table of another form refuse both, those that know their size after training lsq*."
+    )
+    return [table, coded, latent, *sorted(reasons)]

@@ -116,7 +116,12 @@ class TableMethod:
         if rows != "fp32" and self.without_rows:
             raise ValueError(f"{self.name} holds no rows that could be held as {rows}; leave rows at fp32 for it")
         held = get_format(rows)
-        if self.size_after_training and isinstance(held, LatentFormat) and held.learned:
+        if not isinstance(held, LatentFormat):
+            return
+        elsewhere = self.family is not None and not self.size_after_training and _ends_elsewhere(self.table)
+        if self.trained_as is not None or elsewhere:
+            raise ValueError(f"{self.name} ends in a table of another form, whose rows {rows} would not encode")
+        if self.size_after_training and held.learned:
             raise ValueError(f"{self.name} learns steps of no rows: what it keeps is known after training; use ptq8")
 
     def check_gradient(self, gradient: str) -> None:
@@ -157,6 +162,11 @@ class TableMethod:
         if self.needs_counts and uncounted:
             raise ValueError(f"{self.name} needs training counts of ids; vocabularies {uncounted} have none")
         return self.family(vocabularies, embedding_dim, options, **read)
+
+
+def _ends_elsewhere(table: type[EmbeddingTable]) -> bool:
+    """Whether tables of this class are served as something else than themselves."""
+    return table.serving is not EmbeddingTable.serving
 
 
 _RECORDS: dict[str, TableMethod] = {}

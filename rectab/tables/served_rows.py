@@ -84,9 +84,10 @@ def _fitted(store: RowStore, grid: Grid, sizes: tuple[int, ...], read: Tensor | 
 
 
 def _reads(table: EmbeddingTable) -> dict[str, Tensor]:
-    """By store, int64 [num_rows]: how often training reads every row; empty if that is not known."""
+    """By store, int64 [num_rows]: how often training reads every row; empty if that is not known, as of rows that ids
+    share in other ways than by ranges, or come to as they go."""
     from rectab.tables.row_counts import row_counts
 
     counts = {v.name: v.counts for v in table.vocabularies}
     known = {name: np.asarray(held) for name, held in counts.items() if held is not None}
-    return row_counts(table, known) if len(known) == len(counts) else {}
+    return row_counts(table, known) if len(known) == len(counts) and table.addresses() else {}
