@@ -8,17 +8,14 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from training_helpers import tiny_dataset
 
 import rectab
-from rectab.models import ModelConfig
 from rectab.ops import RowStore
 from rectab.ops.grids import GRIDS
 from rectab.ops.steps import LearnedSteps
 from rectab.optim import RowAdam
 from rectab.schema import Vocabulary
 from rectab.tables import EmbeddingTable, TableOptions, load_table, plan, save_table
-from rectab.training import TrainConfig, Trainer
 
 LATENT = [f"{kind}{bits}" for kind in ("ptq", "lsq") for bits in (8, 4, 2)]
 
@@ -172,7 +169,5 @@ def test_rows_that_end_in_codes_are_refused_where_nobody_would_encode_them() -> 
     model = torch.nn.Sequential(torch.nn.Embedding(500, 8))
     with pytest.raises(ValueError, match="swap with rows='int8'"):
         rectab.swap_(model, budget="50%", rows="lsq4")
-    data = tiny_dataset(400)
-    table = plan("full", data.schema.vocabularies, 4, options=TableOptions(rows="codes8")).build()
     with pytest.raises(ValueError, match="codes8 are served and not trained"):
-        Trainer(data, table, ModelConfig(), TrainConfig(), progress="off")
+        plan("full", counted(300, 40), 8, options=TableOptions(rows="codes8"))

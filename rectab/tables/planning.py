@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
+from rectab.ops import get_format
 from rectab.schema import Vocabulary
 from rectab.tables.base import EmbeddingTable, TableOptions
 from rectab.tables.budget import format_bytes, full_table_bytes, resolve_budget
@@ -160,6 +161,8 @@ def plan(
             vocabularies at any budget.
     """
     record, options = get_method(method), options or TableOptions()
+    if not get_format(options.rows).trains:
+        raise ValueError(f"rows held as {options.rows} are served and not trained; train ptq* or lsq* rows")
     full_bytes = full_table_bytes(vocabularies, embedding_dim)
     budget_bytes = resolve_budget(budget, full_bytes)
     on_meta = replace(options, device="meta")

@@ -21,7 +21,6 @@ from rectab.data.loader import num_batches
 from rectab.data.split import Split
 from rectab.models import CTRModel, ModelConfig
 from rectab.models.elastic import ElasticModel
-from rectab.ops import get_format
 from rectab.plain import read_plain
 from rectab.tables.base import EmbeddingTable
 from rectab.tables.registry import find_record
@@ -89,8 +88,6 @@ class Trainer:
         self.model_config = model_config
         if config.objective == "logloss" and not bool(np.isin(dataset.train.labels, (0.0, 1.0)).all()):
             raise ValueError(f"{dataset.name}: labels are not clicks (0 or 1); train on ratings with objective = 'mse'")
-        if not get_format(table.options.rows).trains:
-            raise ValueError(f"rows held as {table.options.rows} are served and not trained; train ptq* or lsq* rows")
         ranks = config.objective == "topk"
         self.ranking = Ranking(dataset, config, self.device) if ranks else None
         self.train: Split = positives(dataset.train) if ranks else dataset.train
