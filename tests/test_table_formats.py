@@ -60,7 +60,7 @@ def test_it_starts_at_the_asked_std_in_every_vocabulary(method: str, rows: str, 
 def test_its_file_keeps_format_bytes_and_vectors(
     method: str, rows: str, vocabularies: list[Vocabulary], tmp_path: Path
 ) -> None:
-    table = table_of(method, rows, vocabularies).serving().eval()
+    table = table_of(method, rows, vocabularies).serving().serving().eval()  # of what is pruned, and then encoded
     save_table(table, tmp_path / "t.safetensors")
     loaded = load_table(tmp_path / "t.safetensors").eval()
     assert loaded.options.rows == table.options.rows == served_format(rows).name
