@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Optional
 import typer
 from rich.console import Console
 
-from rectab import __version__, cli_deltas, cli_runs, cli_streams, cli_tables
+from rectab import __version__, cli_choose, cli_deltas, cli_runs, cli_streams, cli_tables
 from rectab.cli_support import (
     CountIds,
     Device,
@@ -172,7 +172,7 @@ def train(
     model: Annotated[
         str, typer.Option(help="Interaction: lr, fm, mlp, deepfm, wide_deep, dcnv2, dlrm, armnet, armnet_plus, mf.")
     ] = "deepfm",
-    history: Annotated[str, typer.Option(help="History tower: none, mean, din.")] = "none",
+    history: cli_choose.History = None,
     dim: Annotated[int, typer.Option(help="embedding_dim.")] = 16,
     rows: Rows = "fp32",
     train_memory: TrainMemory = None,
@@ -207,11 +207,14 @@ def train(
     back."""
     from rectab.data import PreparedDataset, without_features
     from rectab.training import TrainConfig, render_result, train_once
+    from rectab.training.defaults import settings_of as defaults_of
 
+    dataset = without_features(PreparedDataset.open(data), without or ())
     training, of_model = settings_of(setting)
     training |= {} if objective is None else {"objective": objective}
+    found = defaults_of(dataset, model, history, training, of_model)
     result = train_once(
-        without_features(PreparedDataset.open(data), without or ()),
+        dataset,
         method=table,
         budget=budget,
         method_options=key_values(option),
@@ -219,10 +222,10 @@ def train(
         train_memory=train_memory,
         count_ids=count_ids,
         model=model,
-        history=history,
+        history=found.history,
         embedding_dim=dim,
-        train_config=TrainConfig.from_json({"seed": seed, **training}, "train"),
-        model_options=of_model,
+        train_config=TrainConfig.from_json({"seed": seed, **found.training}, "train"),
+        model_options=found.model,
         out_dir=out,
         read_test=test,
         shared=trained,
@@ -238,7 +241,9 @@ def train(
 
 
 _OF_RUNS = (cli_runs.compress, cli_runs.explain, cli_runs.predict, cli_runs.evaluate, cli_runs.export)
-for command in (cli_tables.tables, *_OF_RUNS, cli_deltas.delta, cli_deltas.apply_delta, cli_streams.stream):
+_THAT_CHOOSE = (cli_choose.choose, cli_choose.tune, cli_choose.report)
+_DELTAS = (cli_deltas.delta, cli_deltas.apply_delta)
+for command in (cli_tables.tables, *_OF_RUNS, *_THAT_CHOOSE, *_DELTAS, cli_streams.stream):
     app.command()(command)
 
 
@@ -259,21 +264,6 @@ def sweep(
     made = run_sweep(config, out, jobs=jobs, retry_failed=retry_failed, trained=trained, device=device_named(device))
     Console().print(f"report: {write_report(out)}")
     failures_end(made.failed())
-
-
-@app.command()
-def report(
-    out: Annotated[Path, typer.Argument(help="Folder of a sweep.")],
-    timing: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Result of `make bench` (runs/bench.json): draw AUC against the time of a step too."),
-    ] = None,
-    plugin: Plugins = None,
-) -> None:
-    """Write the report of a sweep's results again."""
-    from rectab.sweep import write_report
-
-    Console().print(f"report: {write_report(out, timing)}")
 
 
 def run() -> None:

@@ -54,7 +54,7 @@ def run_without_extras(script: str, *arguments: str) -> subprocess.CompletedProc
 
 
 def test_the_core_is_what_swapping_needs(tmp_path: Path) -> None:
-    assert {"polars", "pydantic", "typer", "rich", "jinja2", "plotly", "psutil"} <= extras()
+    assert {"polars", "pydantic", "typer", "rich", "jinja2", "psutil"} <= extras()
     got = run_without_extras(SWAPS.format(path=str(tmp_path / "t.safetensors")))
     assert got.returncode == 0, got.stderr[-2000:]
     assert int(got.stdout) >= 8

@@ -11,7 +11,9 @@ import polars as pl
 import pytest
 from sweep_fakes import CONFIG, finished_sweep
 
+from rectab.sweep.analysis import sections_of
 from rectab.sweep.grid import RunSpec
+from rectab.sweep.overview import rank_table, write_overview
 from rectab.sweep.report import write_report
 from rectab.sweep.store import SweepFolderError
 
@@ -61,6 +63,10 @@ def test_page_is_self_contained_and_escaped(folder: Path) -> None:
         assert outside not in head
 
 
+def test_file_is_small(folder: Path) -> None:
+    assert (folder / "report.html").stat().st_size < 1_500_000
+
+
 def test_report_of_no_sweep_says_so(tmp_path: Path) -> None:
     with pytest.raises(SweepFolderError, match=r"no sweep\.json"):
         write_report(tmp_path)
@@ -88,7 +94,9 @@ def open_page(browser: Any, folder: Path, width: int, problems: list[str], **opt
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("request", lambda r: None if r.url.startswith(("file:", "data:", "blob:")) else problems.append(r.url))
     page.goto((folder / "report.html").as_uri())
-    page.wait_for_selector("#s0-auc .main-svg")
+    page.wait_for_selector("#s0 .chart.main .main-svg")
+    page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+    page.wait_for_function("[...document.querySelectorAll('.chart')].every((e) => e.querySelector('.main-svg'))")
     return page
 
 
@@ -126,7 +134,6 @@ def test_tooltips_and_sorting_work_offline(browser: Any, folder: Path) -> None:
 def test_nothing_sticks_out_of_the_page(browser: Any, folder: Path, width: int, scheme: str) -> None:
     problems: list[str] = []
     page = open_page(browser, folder, width, problems, color_scheme=scheme)
-    page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     outside = page.evaluate(
         """() => [...document.querySelectorAll('body *')]
@@ -145,3 +152,41 @@ def test_nothing_sticks_out_of_the_page(browser: Any, folder: Path, width: int, 
     )
     assert overlapping == []
     assert problems == []
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (1280, 800)])
+def test_recommendation_and_picture_are_on_the_first_screen(
+    browser: Any, folder: Path, width: int, height: int
+) -> None:
+    page = browser.new_context(viewport={"width": width, "height": height}, offline=True).new_page()
+    page.goto((folder / "report.html").as_uri())
+    page.wait_for_selector("#s0 .chart.main .main-svg")
+    assert page.locator("#s0 .answer").bounding_box()["y"] < height / 3
+    chart = page.locator("#s0 .chart.main").bounding_box()
+    assert chart["y"] + chart["height"] <= height
+    assert page.locator("#s0 details[open]").count() == 0
+
+
+def test_overview_ranks_methods_by_budget(folder: Path, tmp_path: Path) -> None:
+    page = write_overview([folder, folder], tmp_path / "overview.html").read_text()
+    assert "<script>alert" not in page
+    (section,) = sections_of(pl.read_parquet(folder / "results.parquet"))
+    table = rank_table([section, section])
+    column = [c.title for c in table.columns].index("2%")
+    ranks = {row[0].method: row[column] for row in table.rows}
+    auc = {cell.method: cell.auc.mean for cell in section.cells if cell.budget == "2%"}
+    best = max(auc, key=lambda method: auc[method])
+    assert ranks[best].text.startswith("1.0 (2)")
+    assert all(value.sort >= 1 for value in ranks.values() if value.sort is not None)
+    with pytest.raises(SweepFolderError):
+        write_overview([folder, tmp_path], tmp_path / "overview.html")
+
+
+@pytest.mark.browser
+def test_overview_is_drawn(browser: Any, folder: Path, tmp_path: Path) -> None:
+    write_overview([folder], tmp_path / "overview.html")
+    page = browser.new_context(viewport={"width": 390, "height": 844}, offline=True).new_page()
+    page.goto((tmp_path / "overview.html").as_uri())
+    page.wait_for_selector("#o0 .main-svg")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390

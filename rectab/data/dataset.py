@@ -92,8 +92,9 @@ class PreparedDataset:
         the folder lies and whenever it was made."""
         keys = ("version", "name", "schema", "splits", "summary", "recipe", "sources", "arrays")
         told = {key: self.description.get(key) for key in keys}
-        if "without" in self.description:  # features that were left out of what the folder holds
-            told["without"] = self.description["without"]
+        for part in ("without", "sampled"):  # features that were left out of what the folder holds, rows that were kept
+            if part in self.description:
+                told[part] = self.description[part]
         text = json.dumps(told, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

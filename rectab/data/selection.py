@@ -1,4 +1,4 @@
-"""A prepared data set without some of its features: what a feature is worth is one more training and no prepare."""
+"""A part of a prepared data set: without some of its features, or with some of its rows; nothing is prepared again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rectab.data.split import Split
 from rectab.named import instead_of
 from rectab.schema import Schema
 
-__all__ = ["without_features"]
+__all__ = ["sampled_rows", "without_features"]
 
 
 def without_features(dataset: PreparedDataset, names: Sequence[str]) -> PreparedDataset:
@@ -36,6 +36,28 @@ def without_features(dataset: PreparedDataset, names: Sequence[str]) -> Prepared
         valid=_select(dataset.valid, schema),
         test=_select(dataset.test, schema),
         description={**dataset.description, "without": sorted(names)},
+    )
+
+
+def sampled_rows(dataset: PreparedDataset, train: int, valid: int, seed: int) -> PreparedDataset:
+    """Some rows of training and of validation, chosen at random and in their order; the test split and the vocabularies
+    are those of all rows. Nothing is copied.
+
+    Args:
+        dataset: as opened.
+        train, valid: how many rows; at most as many as there are.
+        seed: the same rows for the same seed.
+    """
+    generator = np.random.default_rng(seed)
+
+    def some(split: Split, count: int) -> Split:
+        return split.restrict(np.sort(generator.permutation(len(split))[:count]), split.name)
+
+    return replace(
+        dataset,
+        train=some(dataset.train, train),
+        valid=some(dataset.valid, valid),
+        description={**dataset.description, "sampled": [train, valid, seed]},
     )
 
 

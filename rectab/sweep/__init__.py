@@ -2,7 +2,7 @@
 
 from rectab.extras import need_extra
 
-need_extra("rectab.sweep", "sweep", "polars", "pydantic", "rich", "psutil", "jinja2", "plotly")
+need_extra("rectab.sweep", "sweep", "polars", "pydantic", "rich", "psutil", "jinja2")
 
 from rectab.sweep.report import write_report
 from rectab.sweep.sweep import run_sweep

@@ -26,6 +26,8 @@ Tip = Callable[[str, str, float], str]
 
 _CURVE_HEIGHT = 230
 
+_CELL = 0.96  # of a heat map, of the distance between two
+
 
 @dataclass(frozen=True)
 class LearnedChart:
@@ -180,29 +182,39 @@ def _heat_map(
     tip: Tip,
     digits: int = 0,
 ) -> dict[str, Any]:
-    """A heat map whose first row is on top, numbers in the cells. Ticks are numbered, as labels may repeat."""
+    """A heat map whose first row is on top, numbers in the cells. Ticks are numbered, as labels may repeat. A cell is a
+    bar: the charts of the page's library are points, lines and bars."""
     across, down = list(map(escape, columns)), list(map(escape, rows))
+    cells = [(x, y, z) for y, row in enumerate(values) for x, z in enumerate(row)]
     trace = {
-        "type": "heatmap",
-        "x": list(range(len(columns))),
-        "y": list(range(len(rows))),
-        "z": [list(row) for row in values],
-        "zmin": 0,
-        "zmax": largest,
-        "colorscale": [[0, "var(--soft)"], [1, color]],
-        "showscale": False,
-        "xgap": 1,
-        "ygap": 1,
-        "text": [[f"{z:.{digits}f}" for z in row] for row in values],
-        "texttemplate": "%{text}",
-        "hovertext": [
-            [tip(x, y, z) for x, z in zip(across, row, strict=True)] for y, row in zip(down, values, strict=True)
-        ],
+        "type": "bar",
+        "x": [x for x, _, _ in cells],
+        "y": [_CELL for _ in cells],
+        "base": [y - _CELL / 2 for _, y, _ in cells],
+        "width": _CELL,
+        "marker": {
+            "color": [z for _, _, z in cells],
+            "cmin": 0,
+            "cmax": largest,
+            "colorscale": [[0, "var(--soft)"], [1, color]],
+            "showscale": False,
+        },
+        "text": [f"{z:.{digits}f}" for _, _, z in cells],
+        "textposition": "inside",
+        "insidetextanchor": "middle",
+        "textangle": 0,
+        "hovertext": [tip(across[x], down[y], z) for x, y, z in cells],
         "hovertemplate": "%{hovertext}<extra></extra>",
     }
     layout = {
-        "xaxis": {"tickvals": trace["x"], "ticktext": across, "showgrid": False, "tickangle": 0},
-        "yaxis": {"tickvals": trace["y"], "ticktext": down, "showgrid": False, "autorange": "reversed"},
+        "barmode": "overlay",
+        "xaxis": {"tickvals": list(range(len(columns))), "ticktext": across, "showgrid": False, "tickangle": 0},
+        "yaxis": {
+            "tickvals": list(range(len(rows))),
+            "ticktext": down,
+            "showgrid": False,
+            "range": [len(rows) - 0.5, -0.5],
+        },
     }
     return {"data": [trace], "layout": layout}
 

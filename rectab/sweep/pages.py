@@ -12,14 +12,13 @@ __all__ = ["assets", "template"]
 
 
 def assets() -> dict[str, Any]:
-    """What a page holds beside its content: style sheet, script, plotly.js."""
-    import plotly.offline
-
-    folder = resources.files("rectab.sweep") / "templates"
+    """What a page holds beside its content: style sheet, script, and plotly.js with scatter and bar charts alone."""
+    package = resources.files("rectab.sweep")
+    folder = package / "templates"
     return {
         "css": Markup((folder / "report.css").read_text(encoding="utf-8")),
         "js": Markup((folder / "report.js").read_text(encoding="utf-8")),
-        "plotly": Markup(plotly.offline.get_plotlyjs()),
+        "plotly": Markup((package / "vendor" / "plotly-basic.min.js").read_text(encoding="utf-8")),
     }
 
 
@@ -34,6 +33,7 @@ def template(name: str) -> jinja2.Template:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["markdown"] = _markdown
+    environment.filters["capitalize_first"] = lambda text: text[:1].upper() + text[1:]
     return environment.get_template(name)
 
 

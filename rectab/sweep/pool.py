@@ -122,6 +122,7 @@ def run_all(
                 record = worker.run(spec)
                 if record is None or worker.stopped:
                     return
+                store.keep_scores(spec.hash)  # before the record: a run that is there has them
                 store.write_run(record)
                 if record["status"] != "failed":
                     shutil.rmtree(store.work_path(spec.hash), ignore_errors=True)

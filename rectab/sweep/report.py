@@ -24,8 +24,9 @@ from rectab.sweep.report_costs import every_run
 from rectab.sweep.report_tables import section_tables
 from rectab.sweep.report_values import ReportTable
 from rectab.sweep.results import write_results
+from rectab.sweep.row_intervals import RowIntervals
 from rectab.sweep.store import SweepFolderError
-from rectab.sweep.summary import answer, status_counts
+from rectab.sweep.summary import answer, recommendation, status_counts
 from rectab.sweep.timing import TimesByCell, auc_against_time, read_times, timing_table
 from rectab.sweep.tuning import validation_auc
 from rectab.training.run import model_config
@@ -83,6 +84,7 @@ class _SectionView:
     key: str
     section: Section
     dataset: DatasetInfo
+    recommendation: list[str]
     answer: list[str]
     tables: dict[str, ReportTable]
     runs: ReportTable
@@ -150,8 +152,10 @@ def _view(
         key=key,
         section=section,
         dataset=dataset,
+        recommendation=recommendation(section),
         answer=answer(section, dataset.best_auc),
-        tables=section_tables(section, limits) | {table.key: table for table in further if table.rows},
+        tables=section_tables(section, limits, RowIntervals(plan.store))
+        | {table.key: table for table in further if table.rows},
         runs=every_run(section),
         main_charts=_main_charts(section, styles, dataset.best_auc),
         expected=expected_chart(section, styles),

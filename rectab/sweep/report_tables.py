@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from itertools import pairwise
 
 from rectab.sweep import formatting as fmt
@@ -20,17 +21,22 @@ from rectab.sweep.report_values import (
     share_value,
     size_value,
 )
-from rectab.sweep.statistics import DECIDING_SEEDS, Estimate
+from rectab.sweep.row_intervals import RowIntervals
+from rectab.sweep.statistics import DECIDING_SEEDS, Estimate, holm
 
 __all__ = ["section_tables", "verdict"]
 
 EQUAL_AUC_LOSSES = (0.0005, 0.001, 0.002, 0.005, 0.01)
 
 
-def section_tables(section: Section, train_limits: Mapping[str, int] | None = None) -> dict[str, ReportTable]:
-    """The tables of one section, by key; those without a row are left out. ``train_limits``: bytes, smallest first."""
-    makers = (_all_cells, _rankings, _equal_bytes, _equal_auc, _paired, _leads, _pareto, slices_table, cost_table)
-    tables = [*(maker(section) for maker in makers), _within_training(section, train_limits or {})]
+def section_tables(
+    section: Section, train_limits: Mapping[str, int] | None = None, rows: RowIntervals | None = None
+) -> dict[str, ReportTable]:
+    """The tables of one section, by key; those without a row are left out. ``train_limits``: bytes, smallest first;
+    ``rows``: of the sweep."""
+    makers = (_all_cells, _rankings, _equal_bytes, _equal_auc, partial(_paired, over_rows=rows), _leads, _pareto)
+    tables = [maker(section) for maker in (*makers, slices_table, cost_table)]
+    tables.append(_within_training(section, train_limits or {}))
     return {table.key: table for table in tables if table.rows}
 
 
@@ -149,24 +155,30 @@ def verdict(value: Estimate | None) -> Value:
     return Value("better", 1.0, "good") if value.mean > 0 else Value("worse", -1.0, "bad")
 
 
-def _paired(section: Section) -> ReportTable:
-    reference, rows = section.full, []
+def _paired(section: Section, over_rows: RowIntervals | None) -> ReportTable:
+    reference, rows, p_values = section.full, [], []
     for cell in in_order(section):
         if reference is None or cell is reference:
             continue
         auc = cell.difference(reference)
         others = [_estimate_signed(cell.difference(reference, name)) for name in ("gauc", "logloss")]
         seeds = auc.n if auc else 0
-        rows.append([*cell_head(cell), difference_value(auc), verdict(auc), *others, Value(str(seeds), seeds)])
+        of_rows = None if over_rows is None else over_rows.difference(cell, reference)
+        head = [*cell_head(cell), difference_value(auc), verdict(auc), *others, Value(str(seeds), seeds)]
+        rows.append([*head, Value(fmt.number(of_rows), of_rows)])
+        p_values.append(1.0 if auc is None or auc.p_value is None else auc.p_value)
+    for row, stands in zip(rows, holm(p_values), strict=True):
+        row.append(Value("yes" if stands else "no", float(stands)))
     return ReportTable(
         "paired",
         "Differences from the full table",
-        "Paired: each run minus the full table's run of the same seed, then the mean and its 95 % t interval. "
-        "“Within the noise”: the interval includes zero. Intervals are for one comparison each, not corrected for "
-        "there being many.",
+        "Paired: each run minus the full table's run of the same seed, then the mean and its 95 % t interval over "
+        "seeds. “Within the noise”: the interval includes zero. Test rows ±: the 95 % interval of the difference over "
+        "samples of test rows (DeLong), which further seeds do not make smaller. Intervals and verdicts are for one "
+        f"comparison each; Holm: whether the difference stands when all {len(rows)} are tested together at 5 %.",
         columns_of(
-            "Table", "Budget", "Bytes", "Share", "AUC", "Verdict", "GAUC", "Logloss", "Seeds",
-            text=("Table", "Budget", "Verdict"),
+            "Table", "Budget", "Bytes", "Share", "AUC", "Verdict", "GAUC", "Logloss", "Seeds", "Test rows ±", "Holm",
+            text=("Table", "Budget", "Verdict", "Holm"),
         ),
         rows,
     )  # fmt: skip

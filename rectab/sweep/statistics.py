@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-__all__ = ["DECIDING_SEEDS", "Estimate", "estimate", "t_quantile"]
+__all__ = ["DECIDING_SEEDS", "Estimate", "estimate", "holm", "t_quantile"]
 
 
 DECIDING_SEEDS = 3
@@ -38,6 +38,16 @@ class Estimate:
         return self.mean + (self.half_width or 0)
 
     @property
+    def p_value(self) -> float | None:
+        """Two-sided, of the t test for a mean of zero; None for a single value."""
+        if self.half_width is None:
+            return None
+        if self.half_width == 0:
+            return 1.0 if self.mean == 0 else 0.0
+        t = abs(self.mean) / self.half_width * t_quantile(0.975, self.n - 1)
+        return 2 * (1 - _t_distribution(t, self.n - 1))
+
+    @property
     def excludes_zero(self) -> bool:
         """Whether the interval lies on one side of zero; False for a single value."""
         return self.half_width is not None and (self.low > 0 or self.high < 0)
@@ -52,6 +62,18 @@ def estimate(values: Sequence[float]) -> Estimate | None:
     if n == 1:
         return Estimate(mean, None, 1)
     return Estimate(mean, t_quantile(0.975, n - 1) * standard.stdev(values) / math.sqrt(n), n)
+
+
+def holm(p_values: Sequence[float], level: float = 0.05) -> list[bool]:
+    """Which of several tests stand together at ``level`` (Holm, Scandinavian Journal of Statistics 1979): with the
+    chance of one false claim among all of them held to it."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    stand = [False] * len(p_values)
+    for rank, index in enumerate(order):
+        if p_values[index] > level / (len(p_values) - rank):
+            break
+        stand[index] = True
+    return stand
 
 
 @lru_cache

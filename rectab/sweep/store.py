@@ -13,6 +13,7 @@ from typing import Any, Literal
 from rectab.atomic_file import write_atomic
 from rectab.plain import parse_json, read_plain, read_value
 from rectab.training.result import without_nan
+from rectab.training.test_scores import SCORES_FILE
 
 __all__ = ["FORMAT_VERSION", "RunStore", "SweepFolderError", "digest", "exclusive"]
 
@@ -111,6 +112,7 @@ class RunStore:
 
         sweep.json          the sweep as it was last started: configuration, data sets, command
         runs/HASH.json      one finished run
+        runs/HASH.npz       what it scored the test rows with, to compare runs row by row
         work/HASH/          checkpoints of a run that is not finished
         trained/            finished trainings that several runs share, until the sweep is complete
         data/               data sets prepared from recipes
@@ -127,6 +129,16 @@ class RunStore:
 
     def work_path(self, key: str) -> Path:
         return self.folder / "work" / key
+
+    def scores_path(self, key: str) -> Path:
+        return self.folder / "runs" / f"{key}.npz"
+
+    def keep_scores(self, key: str) -> None:
+        """Take the scores of the test rows from the folder that a run was made in, if it left any."""
+        made = self.work_path(key) / SCORES_FILE
+        if made.exists():
+            self.scores_path(key).parent.mkdir(parents=True, exist_ok=True)
+            made.replace(self.scores_path(key))
 
     @property
     def trained_path(self) -> Path:

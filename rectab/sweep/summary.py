@@ -7,7 +7,7 @@ from rectab.sweep.analysis import Cell, Section
 from rectab.sweep.results import SLICES
 from rectab.sweep.statistics import DECIDING_SEEDS, Estimate
 
-__all__ = ["answer", "status_counts"]
+__all__ = ["answer", "recommendation", "status_counts"]
 
 ACCEPTABLE_LOSS = 0.001
 
@@ -37,6 +37,31 @@ def answer(section: Section, best_auc: float | None) -> list[str]:
     sentences.append(_good_enough(section, reference))
     sentences += _where(section, reference)
     return sentences + _settings(section)
+
+
+def recommendation(section: Section) -> list[str]:
+    """What to take, its price, and how sure that is: at most three short sentences."""
+    reference = section.full
+    if not section.cells or reference is None:
+        return answer(section, None)
+    cell, others = section.smallest_within(ACCEPTABLE_LOSS), [c for c in section.cells if c is not reference]
+    if cell is None:
+        if not others:
+            return [f"Only the full table was measured: test {_auc(reference)}."]
+        cell = max(others, key=lambda c: c.auc.mean)
+        first = f"No smaller table comes within {ACCEPTABLE_LOSS} of the full one. The nearest is {_named(cell)}"
+    else:
+        first = f"Take {_named(cell)}"
+    change, training = cell.difference(reference), cell.estimate("training_bytes")
+    trained = f", {fmt.size(training.mean)} to train" if training is not None else ""
+    sentences = [f"{first}: {fmt.size(cell.serving_bytes)} served, {fmt.share(cell.ratio)} of the full table{trained}."]
+    if change is not None:
+        full = f"the full table's {reference.auc.mean:.4f}"
+        seeds = f"{change.n} seed{'s' if change.n != 1 else ''}"
+        sentences.append(f"It {_change(change)} test AUC against {full} ({seeds}).")
+        if change.half_width is not None and change.low < -ACCEPTABLE_LOSS:
+            sentences.append(f"The interval does not rule out a loss above {ACCEPTABLE_LOSS}.")
+    return sentences
 
 
 def _settings(section: Section) -> list[str]:

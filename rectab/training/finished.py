@@ -87,7 +87,7 @@ def complete(
     if add_test or add_attention:
         model = load_model(folder / MODEL_FILE, device=device)
         if add_test:
-            test, slices = metrics_on_test(model, dataset, config)
+            test, slices = metrics_on_test(model, dataset, config, folder)
             result = replace(result, test=test, slices=slices)
         if add_attention:
             result = replace(result, attention=attention_weights(model, dataset, explain_rows))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from rectab.data.dataset import PreparedDataset
 from rectab.data.values import RawValues
@@ -11,18 +14,19 @@ from rectab.models import CTRModel
 from rectab.training.config import TrainConfig
 from rectab.training.evaluation import metrics_of, predict
 from rectab.training.explain import explain_row, has_attention, rows_to_explain
+from rectab.training.test_scores import SCORES_FILE, save_scores
 from rectab.training.topk.evaluation import evaluate_topk
 from rectab.training.topk.interactions import Interactions
 
-__all__ = ["attention_weights", "metrics_on_test"]
+__all__ = ["attention_weights", "metrics_on_test", "scores_on_test"]
 
 EXPLAINED_EVENTS = 30
 
 
 def metrics_on_test(
-    model: CTRModel, dataset: PreparedDataset, config: TrainConfig
+    model: CTRModel, dataset: PreparedDataset, config: TrainConfig, folder: Path | None = None
 ) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
-    """Metrics on the test split and by id frequency. The one place that reads it.
+    """Metrics on the test split and by id frequency; ``folder`` gets the scores of its rows.
 
     Raises:
         TrainingError: a prediction is not finite.
@@ -32,12 +36,19 @@ def metrics_on_test(
         interactions = Interactions.of(dataset)
         known = interactions.keys(dataset.train, dataset.valid)
         return evaluate_topk(model, interactions, test, known, config.topk), {}
-    predictions = predict(model, test, config.evaluation_batch_size)
+    predictions = scores_on_test(model, dataset, config)
     metrics = metrics_of(predictions, test, config.objective)
+    if folder is not None and config.objective == "logloss":
+        save_scores(folder / SCORES_FILE, test.labels, predictions)
     if schema.slice_by is None or config.objective != "logloss":
         return metrics, {}
     slices = FrequencySlices.of_training(schema, dataset.train.column(schema.slice_by))
     return metrics, slices.metrics(test.labels, predictions, test.column(schema.slice_by))
+
+
+def scores_on_test(model: CTRModel, dataset: PreparedDataset, config: TrainConfig) -> np.ndarray:
+    """Logits float32 [n] of the test rows. The one place that reads them."""
+    return predict(model, dataset.test, config.evaluation_batch_size)
 
 
 def attention_weights(model: CTRModel, dataset: PreparedDataset, count: int) -> list[dict[str, Any]]:

@@ -64,7 +64,7 @@ class OneRun:
             device=self.device,
         )
         trainer.restart(trainer.fit().serving(), trainer.model.state_dict())
-        result = _measure(trainer, self.planned, self.read_test, self.explain_rows, self.begin)
+        result = _measure(trainer, self.planned, self.read_test, self.explain_rows, self.begin, out_dir)
         if out_dir is not None and isinstance(trainer.model, ElasticModel):
             for width in self.config.elastic:
                 write_width(trainer.model, width, self.dataset, result, out_dir)
@@ -122,7 +122,7 @@ class OneRun:
             begin = time.perf_counter()
             widths = self._widths(shared, folders)
             choice = widths.encode(self._encoded_bytes())
-            result = encoded_result(choice, widths, self.planned, self.read_test, begin)
+            result = encoded_result(choice, widths, self.planned, self.read_test, begin, out_dir)
             attention = attention_weights(choice.encoded.model, self.dataset, self.explain_rows)
             result = replace(result, attention=attention)
             if out_dir is not None:
@@ -157,12 +157,14 @@ class OneRun:
         ]
 
 
-def _measure(trainer: Trainer, planned: Plan, read_test: bool, explain_rows: int, begin: float) -> RunResult:
-    """Evaluate the serving form and gather everything."""
+def _measure(
+    trainer: Trainer, planned: Plan, read_test: bool, explain_rows: int, begin: float, folder: Path | None
+) -> RunResult:
+    """Evaluate the serving form and gather everything; ``folder`` gets the scores of the test rows."""
     config, dataset, table = trainer.config, trainer.dataset, trainer.table
     evaluation_begin = time.perf_counter()
     valid = trainer.evaluate("valid")
-    test, slices = metrics_on_test(trainer.model, dataset, config) if read_test else (None, {})
+    test, slices = metrics_on_test(trainer.model, dataset, config, folder) if read_test else (None, {})
     test_seconds = time.perf_counter() - evaluation_begin
     train_seconds = sum(stage["seconds"] for stage in trainer.stages)
     samples = sum(stage["samples"] for stage in trainer.stages)

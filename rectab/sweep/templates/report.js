@@ -41,9 +41,20 @@
     Plotly.react(element, figure.data, layout, { displayModeBar: false, responsive: true, scrollZoom: false });
   }
 
+  const folded = (element) => element.closest("details:not([open])") !== null;
+
+  // What is folded is drawn when it is opened.
   function drawAll() {
-    Object.keys(charts).forEach(draw);
+    Object.keys(charts).filter((id) => !folded(document.getElementById(id))).forEach(draw);
   }
+
+  document.querySelectorAll("details").forEach((fold) => {
+    fold.addEventListener("toggle", () => {
+      fold.querySelectorAll(".chart").forEach((element) => {
+        if (!folded(element)) draw(element.id);
+      });
+    });
+  });
 
   drawAll();
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);

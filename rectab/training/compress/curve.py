@@ -31,7 +31,7 @@ from rectab.training.device import resolve_device
 from rectab.training.measuring import metrics_on_test
 from rectab.training.result import without_nan
 
-__all__ = ["CURVE_FILE", "Curve", "Point", "Source", "compress"]
+__all__ = ["CURVE_FILE", "Curve", "Point", "Source", "compress", "fewest_within"]
 
 CURVE_FILE = "curve.json"
 
@@ -188,7 +188,7 @@ def compress(
         if loss is not None:
             say(f"loss {loss:g}: looking for the fewest bytes")
             begin = time.perf_counter()
-            search, choice = _search(widths, loss)
+            search, choice = fewest_within(widths, loss)
             curve.measured, curve.loss_seconds = search.measured, time.perf_counter() - begin
             curve.points.append(_written(f"loss-{loss:g}", choice, widths, draft, read_test))
         curve.sources += [_source(encoder, read_test) for encoder in widths.encoders]
@@ -221,8 +221,9 @@ def _kept(keep: Sequence[Path], sizes: Mapping[str, int], widths: Widths) -> dic
     return kept
 
 
-def _search(widths: Widths, loss: float) -> tuple[Search, Choice]:
-    """The fewest bytes within ``loss``. Raises ValueError if none of the budgets measured is."""
+def fewest_within(widths: Widths, loss: float) -> tuple[Search, Choice]:
+    """The fewest bytes that lose at most ``loss`` of the first run's validation AUC. Raises ValueError if none of the
+    budgets measured does."""
     low, high = widths.smallest_bytes, widths.full_bytes
     needed = widths.first.valid["auc"] - loss
     start = min(predicted_bytes(encoder, needed, max(low, encoder.smallest_bytes), high) for encoder in widths.encoders)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +21,9 @@ from rectab.training.result import RunResult, versions
 __all__ = ["encoded_result"]
 
 
-def encoded_result(choice: Choice, widths: Widths, planned: Plan, read_test: bool, begin: float) -> RunResult:
+def encoded_result(
+    choice: Choice, widths: Widths, planned: Plan, read_test: bool, begin: float, folder: Path | None = None
+) -> RunResult:
     """Measure the chosen table and gather everything.
 
     Args:
@@ -29,12 +32,13 @@ def encoded_result(choice: Choice, widths: Widths, planned: Plan, read_test: boo
         planned: of the method ``quantized``, at the budget.
         read_test: measure on the test split.
         begin: when encoding began, by ``time.perf_counter``.
+        folder: gets the scores of the test rows.
     """
     made, results = choice.encoded, [encoder.run.result for encoder in widths.encoders]
     run, dataset = made.run.result, made.run.dataset
     test_begin = time.perf_counter()
     config = TrainConfig.from_json(run.train)
-    test, slices = metrics_on_test(made.model, dataset, config) if read_test else (None, {})
+    test, slices = metrics_on_test(made.model, dataset, config, folder) if read_test else (None, {})
     train_seconds, samples = sum(r.train_seconds for r in results), sum(r.samples for r in results)
     return RunResult(
         dataset=dataset.name,
