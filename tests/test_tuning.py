@@ -108,14 +108,14 @@ def test_another_search_in_the_same_folder_is_refused(
 
 
 def test_the_rule_follows_the_rows() -> None:
-    small = default_settings(Facts(rows=20_000, ids=5_000, positives=9_000, histories=False))
-    large = default_settings(Facts(rows=40_000_000, ids=10**7, positives=10**7, histories=True))
+    small = default_settings(Facts(rows=20_000, histories=False))
+    large = default_settings(Facts(rows=40_000_000, histories=True))
     assert small.training["batch_size"] == 256
     assert large.training["batch_size"] == 4096
     assert (small.history, large.history) == ("none", "mean")
     for found in (small, large):
         TrainConfig.from_json(found.training)
-    assert "dropout" not in default_settings(Facts(1000, 10, 5, False), "lr").model
+    assert "dropout" not in default_settings(Facts(1000, False), "lr").model
 
 
 def test_settings_that_are_given_stand(dataset: PreparedDataset) -> None:
@@ -123,3 +123,5 @@ def test_settings_that_are_given_stand(dataset: PreparedDataset) -> None:
     assert (found.history, found.training["batch_size"], found.model["dropout"]) == ("none", 77, 0.5)
     assert settings_of(dataset, training={"gradient": "sparse"}).training.get("embedding_l2", 0.0) == 0.0
     TrainConfig.from_json(settings_of(dataset, training={"gradient": "sparse"}).training)
+    ratings = settings_of(dataset, training={"objective": "mse"})
+    assert (ratings.history, ratings.training) == ("none", {"objective": "mse"}), "the rule is of clicks"

@@ -1,7 +1,7 @@
-"""Settings for who gives none: a rule of four facts (rows, ids, positives, histories) of the training rows.
+"""Settings for who gives none: a rule of what the training rows are like.
 
-The rule was fitted to tuned settings of a few data sets and checked on each with a rule fitted without it
-(docs/results.md, "Without tuning"). ``rectab train``, ``choose`` and ``tune`` read it; a sweep file states its own.
+It is read off the settings that validation chose on the data sets of docs/results.md, and stated in docs/reference.md.
+``rectab train``, ``choose`` and ``tune`` read it; a sweep file states its own.
 """
 
 from __future__ import annotations
@@ -28,21 +28,15 @@ class Facts:
 
     Attributes:
         rows: of training.
-        ids: rows of the full table.
-        positives: training rows with label 1.
         histories: whether rows have histories.
     """
 
     rows: int
-    ids: int
-    positives: int
     histories: bool
 
     @classmethod
     def of(cls, dataset: PreparedDataset) -> Facts:
-        ids = sum(v.num_embeddings for v in dataset.schema.vocabularies)
-        positives = int((dataset.train.labels > 0).sum())
-        return cls(len(dataset.train), ids, positives, bool(dataset.schema.behaviours))
+        return cls(len(dataset.train), bool(dataset.schema.behaviours))
 
 
 @dataclass(frozen=True)
