@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_report_page import browser  # noqa: F401  a fixture
 from training_helpers import counted, tiny_dataset, watch_trainings
 
 from rectab.choosing import candidates as candidates_module
@@ -16,6 +17,7 @@ from rectab.choosing import choose
 from rectab.choosing.answer import Answer
 from rectab.choosing.asked import Asked
 from rectab.choosing.candidates import propose
+from rectab.choosing.choose import worth_training
 from rectab.choosing.verdict import Finalist, compare, winner_of
 from rectab.data.dataset import PreparedDataset
 from rectab.tables import get_method
@@ -55,7 +57,7 @@ def chosen(dataset: PreparedDataset, tmp_path_factory: pytest.TempPathFactory) -
 
 def test_both_budgets_rule_candidates_in_and_out(dataset: PreparedDataset) -> None:
     field = propose(dataset, DIM, "30%")
-    assert [c.embedding_dim for c in field.encoded] == [8, 4, 2]
+    assert [c.embedding_dim for c in field.encoded] == [8, 6, 4, 2]
     assert {c.method for c in field.small} == {"narrow", "hashed", "unified"}
     assert {c.rows for c in field.small} == {"fp32", "int8"}
     assert all(c.serving_bytes <= field.full_bytes * 0.3 for c in (*field.encoded, *field.small))
@@ -67,6 +69,17 @@ def test_both_budgets_rule_candidates_in_and_out(dataset: PreparedDataset) -> No
     assert tight.full is None
     assert tight.small
     assert all(c.training_bytes <= 1.5 * field.full_bytes for c in (*tight.small, *tight.encoded))
+
+
+def test_what_is_predicted_to_be_lost_says_which_widths_are_trained(dataset: PreparedDataset) -> None:
+    encoded = propose(dataset, DIM, "30%").encoded
+
+    def widths(lost: float) -> list[int]:
+        return [c.embedding_dim for c in worth_training(encoded, lost)]
+
+    assert widths(0.0001) == [8, 6]
+    assert widths(0.001) == [8, 6, 4, 2]
+    assert widths(0.03) == [8, 2, 4, 6]
 
 
 def test_hashed_vocabularies_leave_tables_that_serve_any_id(dataset: PreparedDataset) -> None:
@@ -113,6 +126,30 @@ def test_one_line_says_method_bytes_auc_full_and_runner_up(chosen: tuple[Answer,
     for part in (answer.winner.label, f"{answer.test.mean:.4f}", "against full", answer.runner_up.label, "2 seeds"):
         assert part in line
     assert any("fewer than three seeds" in remark for remark in answer.remarks())
+
+
+def test_the_report_is_small_and_folds_all_but_the_answer(chosen: tuple[Answer, Path]) -> None:
+    answer, folder = chosen
+    page = (folder / "report.html").read_text()
+    assert len(page.encode()) < 1_500_000
+    shown = page[page.index('id="answer"') : page.index("<details>")]
+    assert answer.winner.label in shown
+    assert f"{answer.test.mean:.4f}" in shown
+    assert answer.command in page
+
+
+@pytest.mark.browser
+def test_the_answer_and_its_picture_fit_one_screen_of_a_phone(
+    browser: Any,  # noqa: F811
+    chosen: tuple[Answer, Path],
+) -> None:
+    page = browser.new_context(viewport={"width": 390, "height": 844}, offline=True).new_page()
+    page.set_default_timeout(120_000)
+    page.goto((chosen[1] / "report.html").as_uri())
+    page.wait_for_selector("#choice .main-svg")
+    chart = page.locator("#choice").bounding_box()
+    assert chart["y"] + chart["height"] <= 844
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 def test_a_second_call_trains_nothing_and_says_the_same(

@@ -27,6 +27,13 @@ def test_what_cannot_be_trained_leaves() -> None:
     assert "x" not in race.auc
 
 
+def test_one_that_is_left_alone_runs_every_seed_for_its_interval() -> None:
+    race = run_race(["x", "a"], lambda n, s: None if n == "x" else AUC[n], 3, lambda n, s: 1.0, lambda: 1e9)
+    assert sorted(race.auc["a"]) == [0, 1, 2]
+    nobody = run_race(["x"], lambda n, s: None, 3, lambda n, s: 1.0, lambda: 1e9)
+    assert (nobody.left, nobody.auc) == ([], {})
+
+
 def test_without_time_the_first_one_is_trained_and_no_other() -> None:
     race = run_race(list(AUC), lambda n, s: AUC[n], 3, lambda n, s: 1.0, lambda: 0.0)
     assert list(race.auc) == ["a"]

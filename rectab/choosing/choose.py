@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,12 @@ from rectab.sweep.store import exclusive
 from rectab.tables.budget import format_bytes
 from rectab.training.config import TrainConfig
 
-__all__ = ["choose"]
+__all__ = ["choose", "worth_training"]
 
 NO_LOSS = 0.0005
 """Validation AUC: a predicted loss below it is not worth a second training."""
+
+MUCH_LOST = 0.005
 
 _SCREEN_SHARE = 0.25  # of the time, for short trainings on a sample
 _SCREEN_LEFT = 2
@@ -140,19 +142,18 @@ class _Chooser:
             f"full table trained: validation AUC {made.full_auc:.4f}; {first.label} at "
             f"{format_bytes(made.serving_bytes)} predicted to lose {lost:.4f}, loses {made.full_auc - made.auc:.4f}"
         )
-        # A narrower one is tried anyway: where the full table is learned by heart it may be the better one.
-        return list(field.encoded) if lost > NO_LOSS else list(field.encoded[:2])
+        return worth_training(field.encoded, lost)
 
     def _screened(self, field: Field, alone: bool) -> list[Candidate]:
         """The best few of the tables that are small while they train, by short trainings on a sample."""
         keep = _SCREEN_LEFT_ALONE if alone else _SCREEN_LEFT
         if len(field.small) <= keep:
             return list(field.small)
-        until = self.runs.left_seconds * (1 - _SCREEN_SHARE)
+        until = max(self.runs.left_seconds, 0.0) * (1 - _SCREEN_SHARE)
         found: list[tuple[float, Candidate]] = []
         for candidate in field.small:
             known = self.runs.record.find(candidate.key, "sample", 0)
-            if known is None and self.runs.left_seconds <= until and len(found) >= keep:
+            if known is None and self.runs.left_seconds <= until and not (alone and not found):
                 break
             made = known or self.runs.measure(candidate, seed=0, part="sample")
             if made is not None:
@@ -160,7 +161,8 @@ class _Chooser:
         found.sort(key=lambda item: -item[0])
         kept = [candidate for _, candidate in found[:keep]]
         told = ", ".join(f"{candidate.label} {auc:.4f}" for auc, candidate in found[:keep])
-        self.say(f"screened on a sample: {len(found)} of {len(field.small)}; left: {told}")
+        left = f"; left: {told}" if kept else ""
+        self.say(f"screened on a sample: {len(found)} of {len(field.small)}{left}")
         return kept
 
     def _measure(self, candidates: dict[str, Candidate]) -> Callable[[str, int], float | None]:
@@ -173,6 +175,22 @@ class _Chooser:
             return None if made is None else made.auc
 
         return measure
+
+
+def worth_training(encoded: Sequence[Candidate], lost: float) -> list[Candidate]:
+    """Encoded tables in the order to train them, the first one being there.
+
+    Where it is predicted to lose nothing, one narrower table is tried: where the full table is learned by heart, that
+    one may be better. Where much is lost, the narrowest come first: bytes buy them more bits (Frappe at 2 %).
+
+    Args:
+        encoded: the widest first.
+        lost: validation AUC that encoding the first one is predicted to lose.
+    """
+    if lost <= NO_LOSS:
+        return list(encoded[:2])
+    first, *narrower = encoded
+    return [first, *(reversed(narrower) if lost > MUCH_LOST else narrower)]
 
 
 def _told(race: Race, candidates: dict[str, Candidate]) -> str:

@@ -76,7 +76,7 @@ def run_race(
                 race.auc.setdefault(name, {})[seed] = auc
                 race.left.append(name)
         race.left = _ranked(race, race.left)
-        if race.ended == "time" or len(race.left) < 2:
+        if race.ended == "time" or not race.left:
             break
         if seed < seeds - 1:
             race.left = race.left[: max(2, math.ceil(len(race.left) / 2))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,6 +27,7 @@ from rectab.training.shared import SharedRuns
 __all__ = ["Runs"]
 
 _SAMPLE_SHARE, _SAMPLE_LEAST, _SAMPLE_VALID = 1 / 8, 20_000, 20_000
+_SAMPLE_EPOCHS = 8
 
 
 @dataclass
@@ -98,6 +99,7 @@ class Runs:
         settings = self.settings if whole else self._settings(dataset)
         keep = self.path(candidate, seed) if whole else None
         config = TrainConfig.from_json({**settings.training, "seed": seed}, "train")
+        config = config if whole else replace(config, max_epochs=min(config.max_epochs, _SAMPLE_EPOCHS))
         return train_once(
             dataset,
             method=candidate.method,
