@@ -2,10 +2,10 @@
 
     python bench/choose_replay.py bench/results/quantized_frappe bench/results/quantized_criteo ... --json out.json
 
-A sweep of the method `quantized` keeps, of every width, validation AUC and seconds. The race of :mod:`rectab.choosing` runs
-on them: same rules, same order, no clock. Regret is the test AUC of the sweep's row of the highest mean validation AUC at
-that budget, less that of the answer, over the seeds whose test AUC the record holds (it holds that of the chosen width and,
-in the row of one width, of the widest).
+A sweep of the method `quantized` keeps, of every width, validation AUC and seconds. The race of :mod:`rectab.choosing`
+runs on them: same rules, same order, no clock. Regret is the test AUC of the sweep's row of the highest mean validation
+AUC at that budget, less that of the answer, over the seeds whose test AUC the record holds (it holds that of the chosen
+width and, in the row of one width, of the widest).
 """
 
 from __future__ import annotations
