@@ -149,7 +149,7 @@ class _Chooser:
         keep = _SCREEN_LEFT_ALONE if alone else _SCREEN_LEFT
         if len(field.small) <= keep:
             return list(field.small)
-        until = max(self.runs.left_seconds, 0.0) * (1 - _SCREEN_SHARE)
+        until = self.runs.left_seconds * (1 - _SCREEN_SHARE)
         found: list[tuple[float, Candidate]] = []
         for candidate in field.small:
             known = self.runs.record.find(candidate.key, "sample", 0)

@@ -120,8 +120,8 @@ class Runs:
 
     @property
     def left_seconds(self) -> float:
-        """Until the time is up."""
-        return 60 * self.asked.minutes - self.record.seconds
+        """Until the time is up; what costs nothing always fits."""
+        return max(60 * self.asked.minutes - self.record.seconds, 0.0)
 
     def cost(self, candidate: str, seed: int) -> float:
         """Seconds that a training is expected to take: what the candidate's quickest one took (the first compiles
