@@ -115,7 +115,9 @@ def test_the_rule_follows_the_rows() -> None:
     assert (small.history, large.history) == ("none", "mean")
     for found in (small, large):
         TrainConfig.from_json(found.training)
-    assert "dropout" not in default_settings(Facts(1000, False), "lr").model
+    shallow = default_settings(Facts(1000, False), "lr")
+    assert "dropout" not in shallow.model
+    assert shallow.training["embedding_l2"] < small.training["embedding_l2"]
 
 
 def test_settings_that_are_given_stand(dataset: PreparedDataset) -> None:

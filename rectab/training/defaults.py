@@ -62,16 +62,17 @@ def default_settings(facts: Facts, model: str = "deepfm") -> Settings:
     batch_size = _power_of_two(facts.rows / _STEPS)
     steps = max(facts.rows // batch_size, 1)
     small = facts.rows < _SMALL
+    known = {field.name for field in fields(get_interaction(model).config)}
+    network = bool(known & {"hidden", "dropout"})  # what follows takes any scale; without it a vector's length counts
     training: dict[str, Any] = {
         "batch_size": batch_size,
-        "lr": 1e-3,
-        "embedding_l2": 0.1 if small else 0.0,
+        "lr": 1e-3 if network else 1e-2,
+        "embedding_l2": (0.1 if network else 1e-3) if small else 0.0,
         "evaluations_per_epoch": 2 if steps < 200 else 4,
         "max_epochs": 40,
         "patience": 6,
         "lr_patience": 2,
     }
-    known = {field.name for field in fields(get_interaction(model).config)}
     options = {name: value for name, value in {"dropout": 0.2 if small else 0.0}.items() if name in known}
     return Settings("mean" if facts.histories else "none", training, options)
 
