@@ -49,6 +49,18 @@ def test_a_plan_counts_state_of_fewer_bytes(state: Any, square: Any) -> None:
         TrainConfig(optimizer="sgd", row_square="row")
 
 
+def test_a_plan_counts_a_log_of_the_best_rows_as_a_byte_a_row() -> None:
+    config = TrainConfig(max_epochs=1, evaluations_per_epoch=1, batch_size=64, best_weights="log")
+    result = train_once(
+        tiny_dataset(rows=200), method="hashed", budget="50%", model="lr", train_config=config, progress="off"
+    )
+    assert result.table["training_bytes"] == result.training_bytes
+    by_kind = result.table["training_bytes_by_kind"]
+    assert by_kind["best weights"] == by_kind["index"] + by_kind["rows"] // (16 * 4)
+    with pytest.raises(ValueError, match="best_weights 'log' needs gradient 'row'"):
+        TrainConfig(gradient="dense", best_weights="log")
+
+
 def test_gradients_are_counted_where_they_are_as_large_as_the_table() -> None:
     counted = {}
     for gradient in ("row", "sparse", "dense"):

@@ -14,7 +14,7 @@ from rectab.optim.row_state import as_held
 from rectab.tables.base import EmbeddingTable
 from rectab.tables.ledger import Ledger, LedgerEntry, measure_tensors, parameters_held
 
-__all__ = ["RowTraining", "training_ledger"]
+__all__ = ["RowTraining", "best_bytes", "training_ledger"]
 
 # Optimizers are not made to be counted: torch imports its compiler with the first, which takes seconds.
 _ROW_RULES: dict[str, type[RowRule]] = {"adam": Adam, "adagrad": Adagrad, "sgd": SGD}
@@ -31,11 +31,13 @@ class RowTraining:
         optimizer: of rows and other parameters: ``adam``, ``adagrad`` or ``sgd``.
         state: how row optimizers hold their state: ``fp32``, ``bf16`` or ``int8``.
         square: second moments of Adam's rows: one an ``element``, one a ``row``, or ``factored``.
+        best: how the best weights are kept: a ``copy``, or a ``log`` in a file, for which a byte a row is held.
     """
 
     optimizer: str = "adam"
     state: str = "fp32"
     square: str = "element"
+    best: str = "copy"
 
     @property
     def state_dtype(self) -> torch.dtype:
@@ -64,9 +66,18 @@ def training_ledger(table: EmbeddingTable, training: RowTraining | None = None) 
     ledger += measure_tensors(state, "optimizer")
     if table.options.gradient != "sparse":
         ledger += measure_tensors([(f"{name}.grad", _like(p)) for name, p in rest.items()], "gradient")
-    ledger += Ledger((LedgerEntry("best weights", "best weights", "", (), held.bytes),))
+    ledger += Ledger((LedgerEntry("best weights", "best weights", "", (), best_bytes(table, held, training.best)),))
     between = table.bytes_between_stages() - ledger.bytes
     return ledger + Ledger((LedgerEntry("between stages", "temporary", "", (), between),) if between > 0 else ())
+
+
+def best_bytes(table: EmbeddingTable, held: Ledger, best: str) -> int:
+    """Of what is kept of the table's best weights; ``held`` is its ledger."""
+    if best == "copy":
+        return held.bytes
+    stores = [store for _, store in table.row_stores()]
+    rows = sum(t.numel() * t.element_size() for store in stores for t in store.tensors.values())
+    return held.bytes - rows + sum(store.num_rows for store in stores)
 
 
 def _row_state(

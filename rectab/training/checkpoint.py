@@ -133,7 +133,7 @@ def remove_checkpoints(folder: Path) -> None:
     if not folder.is_dir():
         return
     remove_drafts(folder)
-    for pattern in ("stage-*.safetensors", "current.safetensors", _BEST, "run.json"):
+    for pattern in ("stage-*.safetensors", "current.safetensors", _BEST, "rows-*.journal", "run.json"):
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)
     if not any(folder.iterdir()):

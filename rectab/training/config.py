@@ -39,6 +39,8 @@ class TrainConfig:
         row_forget: share of itself that a row loses at an update for every step since its last one (AdamAR).
         row_frequency: rare rows learn ``slower`` (FAL) or ``faster``, see :mod:`rectab.optim.regimes`.
         restart_rows: rows start again with every epoch, and all else goes on (MEDA, arXiv 2305.19531).
+        best_weights: how the best rows are kept: a ``copy`` in memory, or a ``log`` in a file, of what rows were that
+            have been written since.
         embedding_l2: L2 of the whole table: ``embedding_l2 / 2 * ||table||^2`` is added to the mean loss.
         embedding_l2_mode: ``full`` as said above; ``lazy`` only the rows of the batch; ``minibatch`` DIN's mini-batch
             aware penalty (needs row gradients).
@@ -80,6 +82,7 @@ class TrainConfig:
     row_forget: float = 0.0
     row_frequency: Literal["none", "slower", "faster"] = "none"
     restart_rows: bool = False
+    best_weights: Literal["copy", "log"] = "copy"
     embedding_l2: float = 0.0
     embedding_l2_mode: Literal["full", "lazy", "minibatch"] = "full"
     weight_decay: float = 0.0
@@ -151,7 +154,8 @@ class TrainConfig:
     @property
     def row_training(self) -> RowTraining:
         """What decides how many bytes training a table takes."""
-        return RowTraining(self.row_optimizer or self.optimizer, self.row_state, self.row_square)
+        best = self.best_weights
+        return RowTraining(self.row_optimizer or self.optimizer, self.row_state, self.row_square, best)
 
     def _check_topk(self) -> None:
         if self.negatives < 1:
@@ -162,6 +166,8 @@ class TrainConfig:
             raise ValueError(f"elastic is for clicks (objective 'logloss'), got objective {self.objective!r}")
 
     def _check_gradient(self) -> None:
+        if self.gradient != "row" and self.best_weights == "log":
+            raise ValueError(f"best_weights 'log' needs gradient 'row', got {self.gradient!r}")
         changed = [name for name, default in _AROUND_ROWS.items() if getattr(self, name) != default]
         if self.gradient != "row" and changed:
             raise ValueError(f"{changed[0]} is of row optimizers; gradient {self.gradient!r} has none")

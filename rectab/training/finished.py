@@ -116,7 +116,7 @@ def _identity(
     planned = {key: table[key] for key in ("method", "embedding_dim", "budget_bytes", "config")}
     # How often a run was saved changes nothing of its result.
     # Settings that came later are left out where they are as it was before them.
-    later = {"row_state": "fp32", "row_square": "element"}
+    later = {"row_state": "fp32", "row_square": "element", "best_weights": "copy"}
     settings = {k: v for k, v in train.items() if k != "checkpoint_seconds" and not (k in later and later[k] == v)}
     planned |= {"revision": table.get("revision", 1), "rows": table.get("rows", "fp32")}
     planned |= {"count_ids": True} if table.get("count_ids") else {}  # left out where it was, before there was a choice

@@ -14,6 +14,7 @@ from rectab.models import CTRModel
 from rectab.optim import Nested, RowAdagrad, RowAdam, RowOptimizer, RowRule, RowSGD, clip_row_gradients
 from rectab.tables.registry import build_table
 from rectab.tables.row_counts import row_counts
+from rectab.tables.training_bytes import best_bytes
 from rectab.training.config import TrainConfig
 
 __all__ = ["OptimizerSet"]
@@ -155,13 +156,13 @@ class OptimizerSet:
         """
         table = self._model.table
         ledger = table.ledger()
-        ledger += ledger
+        best = best_bytes(table, ledger, self.config.best_weights)
         for part in ("table", "rows"):
             if part in self.by_part:
                 ledger += table.ledger(self.by_part[part]).only("optimizer")
         trained = [p for p in table.parameters() if p.requires_grad]
         stores = {id(store.anchor) for _, store in self._stores if store.gradient != "dense"}
-        return ledger.bytes + sum(p.numel() * p.element_size() for p in trained if id(p) not in stores)
+        return ledger.bytes + best + sum(p.numel() * p.element_size() for p in trained if id(p) not in stores)
 
     def catch_up(self) -> None:
         """Bring every row up to date, so that it may be read, saved or copied."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rectab.batch import Batch
 from rectab.plain import read_plain
+from rectab.training.best_rows import BestRows
 from rectab.training.config import monitor_value
 from rectab.training.device import batches_on
 from rectab.training.errors import TrainingError
@@ -62,6 +63,8 @@ class Stage:
         self.until = until
         self.state = StageState()
         self.disk, self.page_ins = trainer.rows_on_disk, 0
+        log = self.config.best_weights == "log" and self.disk is None  # which keeps a log by itself
+        self._best_rows = BestRows(optimizers.rows, trainer.checkpoints.folder) if log else None
         self._losses = StepLosses(trainer.device)
         self.best: dict[str, Tensor] | None = None
         self.batches_per_epoch = trainer.steps_per_epoch
@@ -110,6 +113,9 @@ class Stage:
         if self.disk is not None:
             self.disk.load_best()
             best = self.disk.with_rows(best, model.state_dict())
+        if self._best_rows is not None:
+            self._best_rows.load()
+            best = {**model.state_dict(), **best}
         kept, records = model.state_dict(), {f"table.{name}" for name in model.table.records()}
         model.load_state_dict({name: kept[name] if name in records else tensor for name, tensor in best.items()})
 
@@ -191,7 +197,10 @@ class Stage:
             state.best_value, state.best_evaluation, state.best_metrics = value, state.evaluations, metrics
             state.without_improvement = 0
             if self.until is None:
-                self.best = _copy(self.model_state(), self.best)
+                now, log = self.model_state(), self._best_rows
+            self.best = _copy(now if log is None else log.without_rows(now), self.best)
+            if log is not None:
+                log.mark(state.evaluations)
             if self.disk is not None:
                 self.disk.mark_best(state.evaluations)
         else:
@@ -241,9 +250,13 @@ class Stage:
         }
         if self.disk is not None:
             content["rows on disk"] = self.disk.begin_checkpoint()
+        if self._best_rows is not None:
+            content["best rows"] = self._best_rows.told()
         self.trainer.checkpoints.save_current(self.index, content, self.best, self.state.best_evaluation)
         if self.disk is not None:
             self.disk.end_checkpoint()
+        if self._best_rows is not None:
+            self._best_rows.tidy()
 
     def _resume(self) -> None:
         loaded = self.trainer.checkpoints.load_current(self.index)
@@ -258,6 +271,8 @@ class Stage:
             self.trainer.model.load_state_dict(content["model"])
             self.optimizers.load_state_dict(content["optimizers"])
             set_rng_state(content["rng"], self.trainer.device)
+            if self._best_rows is not None:
+                self._best_rows.resume(content["best rows"])
 
     def _resume_rows(self, disk: RowsOnDisk, loaded: Any) -> Any:
         """Rows as they were at the checkpoint, which is given back with them."""
