@@ -76,6 +76,32 @@ def test_members_of_a_range(count: int, span: int, kernel: KernelName) -> None:
     assert torch.equal(rank, expected.view(-1)[place])
 
 
+@pytest.mark.parametrize("span", [2, 16, 200])
+@pytest.mark.parametrize("count", [60, 3_000, 40_000, 69_999])
+def test_values_of_a_range(count: int, span: int) -> None:
+    num_ids, members = 70_000, draw(70_000, count)
+    members[: min(span, count) - 1] = torch.arange(min(span, count) - 1)  # a range that is full but for one
+    members = members.unique()
+    ids = IdSet(num_ids, len(members), span=span).fill(members)
+    values = torch.randn(len(members), generator=torch.Generator().manual_seed(1))
+    dense = torch.zeros(num_ids)
+    dense[members] = values
+    starts = torch.cat([torch.arange(0, num_ids - span + 1, 7), torch.tensor([num_ids - span])])
+    found = ids.gather(starts, span, values)
+    assert found is not None
+    assert torch.equal(found, dense[starts.unsqueeze(1) + torch.arange(span)])
+
+
+def test_rows_outside_their_group_are_refused() -> None:
+    rows = RaggedRows([5, 3], [(0, 1, 2, 3), (0, 1)], 8, TableOptions())
+    group, kept = torch.tensor([0, 1]), torch.tensor([True, True])
+    with torch.no_grad():
+        assert torch.count_nonzero(rows(group, torch.tensor([4, 99]), kept & torch.tensor([True, False]))) == 0
+        for place in (3, -1):
+            with pytest.raises(IndexError, match=f"row {place} is outside"):
+                rows(group, torch.tensor([4, place]), kept)
+
+
 def test_a_set_is_never_larger_than_packed_ints_or_an_int32_remap() -> None:
     for num_ids in (1_000, 100_000, 10_000_000):
         for share in (0.001, 0.01, 0.1, 0.5, 0.9):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rectab.ops import numba_bags as bag_kernels
 from rectab.ops import numba_coded as coded_kernels
+from rectab.ops import numba_compact as compact_kernels
 from rectab.ops import numba_fused as fused_kernels
 from rectab.ops import numba_rows as row_kernels
 from rectab.ops.numba_optim import (
@@ -36,6 +37,7 @@ __all__ = [
     "coded_gather",
     "fused_gather",
     "gather",
+    "gather_ragged",
     "segment_dot",
     "segment_sum",
     "sgd_refresh",
@@ -126,6 +128,30 @@ def fused_gather(fused: Tensor, rows: Tensor, row_dim: int, bits: int) -> Tensor
     launch_lookup(kernel, threads, as_array(fused), bits, flat, out.numpy(), outside)
     raise_if_outside(outside, fused.shape[0])
     return out.view(*rows.shape, row_dim)
+
+
+def gather_ragged(
+    group: Tensor, position: Tensor, kept: Tensor, groups: Sequence[tuple[Tensor, int, int]], row_dim: int
+) -> Tensor:
+    """Rows of several widths, with zeros behind them.
+
+    Args:
+        group, position: int64 [*], of a row, and its place in the group.
+        kept: bool [*]; false gives zeros, wherever the row would be.
+        groups: for every group the fp32 rows it lies in, which of them is its first, and how many it has.
+        row_dim: D.
+
+    Returns:
+        fp32 [*, D]. Raises IndexError for a row outside its group.
+    """
+    out, outside = torch.empty(group.numel(), row_dim), np.zeros(2, dtype=np.int64)
+    layout = [(rows.data_ptr() + 4 * first * rows.shape[1], rows.shape[1], count) for rows, first, count in groups]
+    columns = tuple(np.ascontiguousarray(column) for column in np.array(layout, np.int64).T)
+    arrays = (flat_rows(group), flat_rows(position), kept.reshape(-1).contiguous().numpy(), columns)
+    launch_lookup(compact_kernels.gather_ragged, thread_count(out.numel()), *arrays, out.numpy(), outside)
+    if outside[0]:
+        raise IndexError(f"row {int(outside[1])} is outside its group")
+    return out.view(*group.shape, row_dim)
 
 
 def coalesce(pending: Sequence[tuple[Tensor, Tensor]], row_dim: int) -> tuple[Tensor, Tensor]:

@@ -33,8 +33,12 @@ def _address(thread, threads, ids, repeat, salt, first_row, num_rows, out, outsi
     while at < end:
         parameter = at % period
         run = min(period - parameter, end - at)
+        place, turn = at // repeat, at % repeat
         for step in range(run):
-            value = ids[at + step] if repeat == 1 else ids[(at + step) // repeat]
+            value = ids[place]
+            turn += 1  # a division an element would take longer than its hash
+            if turn == repeat:
+                place, turn = place + 1, 0
             n, p = num_rows[parameter + step], parameter + step
             if n > 0:
                 out[at + step] = first_row[p] + hash_row(value, salt[p], n)

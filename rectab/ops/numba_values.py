@@ -17,6 +17,7 @@ from numba.extending import intrinsic, overload
 
 __all__ = [
     "LOW_16",
+    "copy_bytes",
     "copy_row",
     "float_of_bits",
     "half_to_float",
@@ -24,6 +25,7 @@ __all__ = [
     "mix",
     "owner_of",
     "prefetch",
+    "prefetch_address",
     "prefetch_element",
     "round_to_bf16",
     "round_to_fp16",
@@ -48,7 +50,7 @@ def _bits_of_float(context, value):
 
 
 @intrinsic
-def _prefetch_address(context, address):
+def prefetch_address(context, address):
     def generate(context, builder, signature, arguments):
         pointer_type = ir.IntType(8).as_pointer()
         i32 = ir.IntType(32)
@@ -67,7 +69,7 @@ def prefetch(array, row):
     """Ask for the cache lines of ``array[row]``; any row number is harmless."""
     start = array.ctypes.data + row * array.strides[0]
     for line in range(0, array.strides[0], 64):
-        _prefetch_address(start + line)
+        prefetch_address(start + line)
 
 
 def _chunk_copier(size):
@@ -90,8 +92,14 @@ _copy_64, _copy_8, _copy_2 = (_chunk_copier(size) for size in (64, 8, 2))
 @njit(forceinline=True)
 def copy_row(source, row, target, to):
     """``target[to] = source[row]``: contiguous arrays of one dtype and width."""
-    size, at = source.shape[1] * source.itemsize, 0
-    start, end = source.ctypes.data + row * size, target.ctypes.data + to * size
+    size = source.shape[1] * source.itemsize
+    copy_bytes(source.ctypes.data + row * size, target.ctypes.data + to * size, size)
+
+
+@njit(forceinline=True)
+def copy_bytes(start, end, size):
+    """An even number of bytes from the address ``start`` to the address ``end``."""
+    at = 0
     while at + 64 <= size:
         _copy_64(end + at, start + at)
         at += 64
@@ -138,7 +146,7 @@ def owner_of(spread_row, threads):
 @njit(inline="always")
 def prefetch_element(array, index):
     """Ask for the cache line of ``array.ravel()[index]``; any index is harmless."""
-    _prefetch_address(array.ctypes.data + index * array.itemsize)
+    prefetch_address(array.ctypes.data + index * array.itemsize)
 
 
 # Values of any dtype.

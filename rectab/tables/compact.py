@@ -12,12 +12,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from rectab.ops import RowStore
+from rectab.ops import RowStore, address_rows
+from rectab.ops.dispatch import is_eager, kernels_for
 from rectab.schema import Vocabulary
 from rectab.tables.base import EmbeddingTable, TableOptions
 from rectab.tables.findings import Finding
 
-__all__ = ["CompactTable", "RaggedRows", "gather_present", "index_dtype"]
+__all__ = ["CompactTable", "RaggedRows", "gather_present", "index_dtype", "reads_plainly"]
 
 ConfigT = TypeVar("ConfigT")
 
@@ -35,6 +36,7 @@ class CompactTable(EmbeddingTable[ConfigT]):
     Memory: one integer a vocabulary, beside what the method adds.
     """
 
+    lookup_refuses = True
     first_id: Tensor
     findings: tuple[Finding, ...]
 
@@ -71,13 +73,23 @@ class CompactTable(EmbeddingTable[ConfigT]):
         return self.findings
 
     def number_ids(self, ids: Tensor, vocabulary: Tensor) -> Tensor:
-        """int64 [*] -> int64 [*] in ``0 .. N - 1``."""
-        return ids + self.first_id[vocabulary]
+        """int64 [*] -> int64 [*] in ``0 .. N - 1``. Raises IndexError for an id outside, in eager execution."""
+        first = self.first_id[vocabulary].to(torch.int64)
+        if not is_eager(ids):
+            return ids + first
+        return address_rows(ids, torch.zeros_like(first), first, first - self.first_id[vocabulary + 1])
 
 
 def gather_present(store: RowStore, rows: Tensor, present: Tensor) -> Tensor:
     """int64 [*], bool [*] -> [*, row_dim]: rows where present, else zeros; in fixed shapes, for exports."""
     return store(rows.where(present, 0)).masked_fill(~present.unsqueeze(-1), 0.0)
+
+
+def reads_plainly(store: RowStore) -> bool:
+    """Whether a lookup is nothing but a copy of fp32 rows: no gradient is recorded, no step is made up for."""
+    recorded = torch.is_grad_enabled() and store.trained
+    plain = store.format.name == "fp32" and store.dtype == torch.float32 and store.before_lookup is None
+    return plain and not recorded
 
 
 class RaggedRows(nn.Module):
@@ -103,6 +115,7 @@ class RaggedRows(nn.Module):
         super().__init__()
         self.num_rows, self.columns, self.embedding_dim = tuple(num_rows), tuple(map(tuple, columns)), embedding_dim
         first, rows_of_width, self.prefixes = self._layout(self.num_rows, self.columns, embedding_dim)
+        self._first_rows = tuple(first)
         widths = torch.tensor([len(kept) for kept in self.columns])
         self.register_buffer("first", torch.tensor(first).to(self._first_dtype(rows_of_width)).to(options.device))
         self.register_buffer("width", widths.to(index_dtype(embedding_dim)).to(options.device))
@@ -170,6 +183,9 @@ class RaggedRows(nn.Module):
         Returns:
             float [*, D], zero in the dimensions that the group does not keep.
         """
+        fast = self._gathered(group, position, kept)
+        if fast is not None:
+            return fast
         width = self.width[group].where(kept, 0)
         rows = self.first[group] + position
         vectors = self._masked(width, rows) if torch.compiler.is_compiling() else self._sorted(width, rows)
@@ -177,6 +193,23 @@ class RaggedRows(nn.Module):
             return vectors
         place = self.place[group].to(torch.int64)
         return vectors.gather(-1, place.clamp(min=0)).masked_fill(place < 0, 0.0)
+
+    def _gathered(self, group: Tensor, position: Tensor, kept: Tensor) -> Tensor | None:
+        """By a kernel, where there is one for this device and format and nothing is recorded for training."""
+        stores = list(self._stores())
+        gather = (
+            getattr(kernels_for(self.width.device), "gather_ragged", None) if is_eager(group, position, kept) else None
+        )
+        if gather is None or not self.prefixes or not all(reads_plainly(store) for store in stores):
+            return None
+        weights = {store.row_dim: store.weight for store in stores}
+        some = stores[0].weight  # of a group without rows, which is never read
+        groups = [
+            (weights[len(kept)] if kept else some, first, count)
+            for kept, first, count in zip(self.columns, self._first_rows, self.num_rows, strict=True)
+        ]
+        found: Tensor = gather(group, position, kept, groups, self.embedding_dim)
+        return found
 
     def _sorted(self, width: Tensor, rows: Tensor) -> Tensor:
         """int [*], int64 [*] -> [*, D]: every store is asked for the rows of its width only, all at once."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rectab.schema import Vocabulary
 from rectab.tables.base import TableOptions
-from rectab.tables.compact import CompactTable, gather_present
+from rectab.tables.compact import CompactTable, gather_present, reads_plainly
 from rectab.tables.idset import IdSet
 from rectab.tables.registry import bytes_of
 
@@ -62,6 +62,10 @@ class EntriesTable(CompactTable[ConfigT]):
         first = self.number_ids(ids, vocabulary) * dim
         if torch.compiler.is_compiling():
             return self._lookup_in_fixed_shapes(first)
+        if reads_plainly(self.store):
+            found = self.entries.gather(first.reshape(-1), dim, self.store.weight.view(-1))
+            if found is not None:
+                return found.view(*ids.shape, dim)
         place, rank = self.entries.list_between(first.reshape(-1), dim)
         vectors = self.store.new_zeros(ids.numel() * dim)
         return vectors.index_copy(0, place, self.store(rank).squeeze(-1)).view(*ids.shape, dim)

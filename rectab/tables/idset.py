@@ -21,7 +21,15 @@ import torch
 from torch import Tensor, nn
 
 from rectab.ops.dispatch import is_eager, kernel_name
-from rectab.tables.idset_numba import list_in_bitmap, list_in_list, ranges_in_list, rank_in_bitmap, rank_in_list
+from rectab.tables.idset_numba import (
+    gather_in_bitmap,
+    gather_in_list,
+    list_in_bitmap,
+    list_in_list,
+    ranges_in_list,
+    rank_in_bitmap,
+    rank_in_list,
+)
 
 __all__ = ["IdSet"]
 
@@ -180,6 +188,21 @@ class IdSet(nn.Module):
         rank, offset, member = self.between(ids, length)
         place = torch.arange(len(ids), device=ids.device).unsqueeze(-1) * length + offset
         return place[member], rank[member]
+
+    def gather(self, ids: Tensor, length: int, values: Tensor) -> Tensor | None:
+        """fp32 [n, length]: ``values`` [num_members] of the members that :meth:`between` finds for ids int64 [n], in
+        their places, and zeros elsewhere; without a gradient. None where no kernel runs."""
+        if not _has_numba(ids) or self.form not in ("bitmap", *_LOW_BITS):
+            return None
+        out, given = torch.empty(len(ids), length), values.detach().contiguous().numpy()
+        flat = ids.contiguous().numpy()
+        if self.form == "bitmap":
+            start = self.rank(ids)[0].numpy()
+            gather_in_bitmap(self._unsigned_words(), flat, length, start, given, out.numpy())
+        else:
+            lows, low_bits = self._unsigned_lows(), _LOW_BITS[self.form]
+            gather_in_list(lows, self.ranks.numpy(), low_bits, flat, length, given, out.numpy())
+        return out
 
     def _rank_by_numba(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         flat = ids.reshape(-1).contiguous().numpy()

@@ -5,8 +5,21 @@ from __future__ import annotations
 import numpy as np
 
 from rectab.jit import compiled, kernel
+from rectab.ops.numba_values import prefetch_address
 
-__all__ = ["list_in_bitmap", "list_in_list", "ranges_in_list", "rank_in_bitmap", "rank_in_list"]
+__all__ = [
+    "gather_in_bitmap",
+    "gather_in_list",
+    "list_in_bitmap",
+    "list_in_list",
+    "ranges_in_list",
+    "rank_in_bitmap",
+    "rank_in_list",
+]
+
+
+_BLOCK = 64  # ids that are searched together
+_COUNTED = 32
 
 
 @compiled
@@ -15,6 +28,24 @@ def _popcount(x: np.uint64) -> np.int64:
     x = (x & np.uint64(0x3333333333333333)) + ((x >> np.uint64(2)) & np.uint64(0x3333333333333333))
     x = (x + (x >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
     return np.int64((x * np.uint64(0x0101010101010101)) >> np.uint64(56))
+
+
+@compiled
+def _first_not_below(lows: np.ndarray, start: np.int64, stop: np.int64, low: np.int64) -> np.int64:
+    """The first of the rising ``lows[start:stop]`` that is not below ``low``, or ``stop``.
+
+    Few are counted, which takes vector registers; of many, half are left out at a time, without a branch on what is
+    compared, which would be mispredicted every second time.
+    """
+    count = stop - start
+    while count > _COUNTED:
+        half = count >> 1
+        start += half * np.int64(np.int64(lows[start + half - 1]) < low)
+        count -= half
+    below, bound = np.int32(0), np.int32(low)
+    for k in range(start, start + count):
+        below += np.int32(np.int32(lows[k]) < bound)
+    return start + np.int64(below)
 
 
 @kernel
@@ -34,6 +65,19 @@ def rank_in_bitmap(words: np.ndarray, ranks: np.ndarray, ids: np.ndarray, rank: 
         member[i] = (words[word] >> bit) & np.uint64(1) != 0
 
 
+@compiled
+def _ask_for_buckets(lows: np.ndarray, ranks: np.ndarray, low_bits: int, ids: np.ndarray, begin: int, end: int) -> None:
+    """Have the members of every id's bucket brought near, all of a block at once, before they are searched."""
+    size = lows.itemsize
+    for i in range(begin, end):
+        prefetch_address(ranks.ctypes.data + (ids[i] >> low_bits) * 4)
+    for i in range(begin, end):
+        bucket = ids[i] >> low_bits
+        first, last = np.int64(ranks[bucket]), np.int64(ranks[bucket + 1])
+        for line in range(lows.ctypes.data + first * size, lows.ctypes.data + min(last, first + 256) * size, 64):
+            prefetch_address(line)
+
+
 @kernel
 def rank_in_list(
     lows: np.ndarray, ranks: np.ndarray, low_bits: int, ids: np.ndarray, rank: np.ndarray, member: np.ndarray
@@ -45,18 +89,15 @@ def rank_in_list(
         ranks: int32 [buckets + 1], where every bucket starts.
         low_bits: bits of a low.
     """
-    for i in range(len(ids)):
-        bucket, low = ids[i] >> low_bits, ids[i] & ((1 << low_bits) - 1)
-        start, end = np.int64(ranks[bucket]), np.int64(ranks[bucket + 1])
-        stop = end
-        while start < stop:
-            middle = (start + stop) >> 1
-            if np.int64(lows[middle]) < low:
-                start = middle + 1
-            else:
-                stop = middle
-        rank[i] = start
-        member[i] = start < end and np.int64(lows[start]) == low
+    for begin in range(0, len(ids), _BLOCK):
+        block_end = min(begin + _BLOCK, len(ids))
+        _ask_for_buckets(lows, ranks, low_bits, ids, begin, block_end)
+        for i in range(begin, block_end):
+            bucket, low = ids[i] >> low_bits, ids[i] & ((1 << low_bits) - 1)
+            end = np.int64(ranks[bucket + 1])
+            start = _first_not_below(lows, np.int64(ranks[bucket]), end, low)
+            rank[i] = start
+            member[i] = start < end and np.int64(lows[start]) == low
 
 
 @kernel
@@ -123,3 +164,90 @@ def list_in_list(
             position[at] = i * length + ((np.int64(lows[found]) - ids[i]) & mask)
             rank[at] = found
             at += 1
+
+
+@kernel
+def gather_in_bitmap(
+    words: np.ndarray, ids: np.ndarray, length: int, start: np.ndarray, values: np.ndarray, out: np.ndarray
+) -> None:
+    """As :func:`gather_in_list`; ``start`` int64 [n] is the rank of every range's first id."""
+    one, mask = np.uint64(1), np.uint64(63)
+    for i in range(len(ids)):
+        for j in range(length):
+            out[i, j] = 0.0
+        found, offset = start[i], 0
+        while offset < length:
+            first = ids[i] + offset
+            shift = np.uint64(first) & mask
+            here = min(64 - np.int64(shift), length - offset)
+            word = words[first >> 6] >> shift
+            if here < 64:
+                word &= (one << np.uint64(here)) - one
+            while word != 0:
+                lowest = word & (~word + one)
+                out[i, offset + _popcount(lowest - one)] = values[found]
+                found += 1
+                word ^= lowest
+            offset += here
+
+
+@kernel
+def gather_in_list(
+    lows: np.ndarray,
+    ranks: np.ndarray,
+    low_bits: int,
+    ids: np.ndarray,
+    length: int,
+    values: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    """Fill ``out`` [n, length] with the values of the members of every range ``ids[i] .. ids[i] + length - 1``.
+
+    Args:
+        lows, ranks, low_bits: as in :func:`rank_in_list`; ``length`` is at most a bucket.
+        ids: int64 [n].
+        values: of every member, by its rank; others give 0.
+    """
+    size, first = 1 << low_bits, np.empty(_BLOCK, np.int64)
+    for begin in range(0, len(ids), _BLOCK):
+        block_end = min(begin + _BLOCK, len(ids))
+        _ask_for_buckets(lows, ranks, low_bits, ids, begin, block_end)
+        for i in range(begin, block_end):
+            bucket, low = ids[i] >> low_bits, ids[i] & (size - 1)
+            start = _first_not_below(lows, np.int64(ranks[bucket]), np.int64(ranks[bucket + 1]), low)
+            first[i - begin] = start
+            prefetch_address(values.ctypes.data + start * 4)
+            prefetch_address(values.ctypes.data + start * 4 + 60)
+        for i in range(begin, block_end):
+            bucket, low = ids[i] >> low_bits, ids[i] & (size - 1)
+            _write_range(lows, ranks, bucket, low, size, first[i - begin], values, out[i])
+
+
+@compiled
+def _write_range(
+    lows: np.ndarray,
+    ranks: np.ndarray,
+    bucket: int,
+    low: int,
+    size: int,
+    start: int,
+    values: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    """The range that starts at ``low`` of a bucket, whose first member that is not below it is number ``start``."""
+    length, end = len(out), np.int64(ranks[bucket + 1])
+    last, behind = start + length - 1, low + length
+    if last < end and np.int64(lows[last]) == behind - 1:  # they rise, so all of the range are members
+        for j in range(length):
+            out[j] = values[start + j]
+        return
+    for j in range(length):
+        out[j] = 0.0
+    while start < end and np.int64(lows[start]) < behind:
+        out[np.int64(lows[start]) - low] = values[start]
+        start += 1
+    if behind > size:  # the range runs into the next bucket
+        end = np.int64(ranks[bucket + 2])
+        while start < end and np.int64(lows[start]) < behind - size:
+            out[np.int64(lows[start]) + size - low] = values[start]
+            start += 1
