@@ -78,15 +78,28 @@ def compress(
             "and more in int8, the rest one shared row, k by the budget."
         ),
     ] = "best",
+    finetune: Annotated[
+        Optional[Literal["frozen", "straight-through", "moving"]],  # noqa: UP045
+        typer.Option(
+            help="Train steps, codebooks and the dense part further, and keep what comes of it where validation says "
+            "that it won. What happens to the codes: nothing; chosen anew at every step for vectors trained behind "
+            "them; moved to a neighbour when training asks for it."
+        ),
+    ] = None,
+    finetune_epochs: Annotated[int, typer.Option(help="Most epochs of --finetune.")] = 10,
+    distill: Annotated[
+        float, typer.Option(help="With --finetune: weight of the full model's predictions as labels, 0 to 1.")
+    ] = 0.0,
     without: Without = None,
     test: Annotated[bool, typer.Option("--test", help="Measure on the test split, too.")] = False,
     device: Device = "cpu",
     json_output: Json = False,
 ) -> None:
-    """Encode the table of finished runs to any budget, with no further training."""
+    """Encode the table of finished runs to any budget, with no further training unless --finetune asks for it."""
     from rectab.data import PreparedDataset, without_features
     from rectab.sweep.curve_page import write_curve_page
     from rectab.training.compress.curve import compress as run_compress
+    from rectab.training.compress.finetune import FineTune
     from rectab.training.compress.rendering import render_curve
 
     dataset = without_features(PreparedDataset.open(data), without or ())
@@ -99,6 +112,7 @@ def compress(
         keep=keep or (),
         count_ids=count_ids,
         shape=shape,
+        finetune=FineTune.asked(finetune, finetune_epochs, distill),
         read_test=test,
         device=device_named(device),
         say=say,

@@ -15,7 +15,17 @@ from rectab.quantize.metric import Metric
 from rectab.quantize.sampling import pieces_of
 from rectab.quantize.steps import nearest_codes, to_fp16
 
-__all__ = ["CodebookFit", "Fitted", "Float16Fit", "GridFit", "RareFit", "check_block"]
+__all__ = [
+    "CodebookFit",
+    "Fitted",
+    "Float16Fit",
+    "GridFit",
+    "RareFit",
+    "check_block",
+    "halves",
+    "integers",
+    "scale_of",
+]
 
 _FP16_MAX = 65504.0
 
@@ -72,7 +82,7 @@ class GridFit(Fitted):
     def payload(self) -> np.ndarray:
         codes = (self._codes(piece) for piece in pieces_of(len(self.vectors)))
         streams = (self.grid.pack(torch.from_numpy(c.reshape(-1))).numpy() for c in codes)
-        return np.concatenate([_halves(self.steps), *streams])
+        return np.concatenate([halves(self.steps), *streams])
 
     def _decode(self, piece: slice) -> np.ndarray:
         steps = torch.from_numpy(self._steps(piece))
@@ -100,15 +110,15 @@ class CodebookFit(Fitted):
         """With centroids rounded to ``entries``: ``int8`` with one scale, or ``fp16``."""
         if entries == "fp16":
             return cls(vectors, metric, [to_fp16(book) for book in books], None)
-        scale = _scale_of(max(float(np.abs(book).max()) for book in books))
-        return cls(vectors, metric, [_integers(book, scale) * scale for book in books], scale)
+        scale = scale_of(max(float(np.abs(book).max()) for book in books))
+        return cls(vectors, metric, [integers(book, scale) * scale for book in books], scale)
 
     def payload(self) -> np.ndarray:
         entries = np.concatenate([book.reshape(-1) for book in self.books])
         if self.scale is None:
-            stored = [_halves(entries)]
+            stored = [halves(entries)]
         else:
-            stored = [_halves(np.asarray(self.scale)), _integers(entries, self.scale).astype(np.int8).view(np.uint8)]
+            stored = [halves(np.asarray(self.scale)), integers(entries, self.scale).astype(np.int8).view(np.uint8)]
         bits = (len(self.books[0]) - 1).bit_length()
         for piece in pieces_of(len(self.vectors)) if bits else ():
             stored.append(pack_codes(torch.from_numpy(self._codes(piece).reshape(-1)), bits).numpy())
@@ -127,7 +137,7 @@ class Float16Fit(Fitted):
     """Nothing is fitted."""
 
     def payload(self) -> np.ndarray:
-        return np.concatenate([_halves(self._decode(piece)) for piece in pieces_of(len(self.vectors))])
+        return np.concatenate([halves(self._decode(piece)) for piece in pieces_of(len(self.vectors))])
 
     def _decode(self, piece: slice) -> np.ndarray:
         return to_fp16(self.vectors[piece])
@@ -147,11 +157,12 @@ class RareFit(Fitted):
         return np.broadcast_to(self.vector, self.vectors[piece].shape)
 
 
-def _halves(values: np.ndarray) -> np.ndarray:
+def halves(values: np.ndarray) -> np.ndarray:
+    """fp32 [*] -> uint8: as fp16, little-endian."""
     return np.ascontiguousarray(values, "<f2").reshape(-1).view(np.uint8)
 
 
-def _scale_of(largest: float) -> np.float32:
+def scale_of(largest: float) -> np.float32:
     """The least scale in fp16 with which 127 reaches ``largest``; at most 65504."""
     scale = np.float16(min(largest / 127, _FP16_MAX))
     if float(scale) * 127 < largest and scale < _FP16_MAX:
@@ -159,6 +170,6 @@ def _scale_of(largest: float) -> np.float32:
     return np.float32(scale)
 
 
-def _integers(entries: np.ndarray, scale: np.float32) -> np.ndarray:
+def integers(entries: np.ndarray, scale: np.float32) -> np.ndarray:
     """fp32 integers in -127..127."""
     return np.clip(np.rint(entries / scale if scale > 0 else np.zeros_like(entries)), -127, 127)

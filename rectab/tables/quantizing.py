@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from rectab.tables.base import EmbeddingTable
     from rectab.tables.staged import StageRunner
 
+Finetune = Literal["none", "frozen", "straight-through", "moving"]
+
 __all__ = ["FullToQuantize", "QuantizeConfig", "uniform_bytes"]
 
 
@@ -44,15 +46,27 @@ class QuantizeConfig:
         A budget's share is of the full table at the table's own width, whichever is chosen.
     shape: ``best``: the encodings that err least. To compare with: ``int8`` for every id; ``threshold``: ids seen k
         times and more in int8, the rest one shared row a vocabulary, k by the budget.
+    finetune: what happens to the codes while what is encoded trains further with the model around it: ``frozen``,
+        ``straight-through`` or ``moving`` (:class:`rectab.tables.quantized.tuned.TunedTable`); ``none``: it does not.
+        It is kept where validation says that it won. For runs (:mod:`rectab.training.one_run`), not a trainer alone.
+    finetune_epochs: most epochs of it.
+    distill: weight of the full model's predictions as labels in it.
     """
 
     budget_bytes: int = field(metadata={"planned": True})
     widths: tuple[int, ...] = ()
     shape: Shape = "best"
+    finetune: Finetune = field(default="none", metadata={"later": True})
+    finetune_epochs: int = field(default=10, metadata={"later": True})
+    distill: float = field(default=0.0, metadata={"later": True})
 
     def __post_init__(self) -> None:
         if self.shape not in get_args(Shape):
             raise ValueError(f"quantized: shape must be one of {', '.join(get_args(Shape))}, got {self.shape!r}")
+        if self.finetune not in get_args(Finetune):
+            raise ValueError(f"quantized: finetune must be one of {', '.join(get_args(Finetune))}: {self.finetune!r}")
+        if self.finetune_epochs < 1 or not 0 <= self.distill <= 1:
+            raise ValueError("quantized: finetune_epochs must be at least 1 and distill in 0..1")
         if len(set(self.widths)) < len(self.widths) or min(self.widths, default=1) < 1:
             raise ValueError(f"quantized: widths must be different numbers of at least 1, got {list(self.widths)}")
 
@@ -149,16 +163,23 @@ def quantized_family(
     *,
     widths: tuple[int, ...] = (),
     shape: Shape = "best",
+    finetune: Finetune = "none",
+    finetune_epochs: int = 10,
+    distill: float = 0.0,
 ) -> Family[QuantizeConfig]:
     """By bytes; without a budget those of int8."""
     _check_widths(widths, embedding_dim)
     low, high = _limits(vocabularies, embedding_dim, widths, shape)
     int8 = uniform_bytes(vocabularies, max(widths, default=embedding_dim), INT8)
+
+    def config_of(size: int) -> QuantizeConfig:
+        return QuantizeConfig(size, widths, shape, finetune, finetune_epochs, distill)
+
     return Family(
-        lambda size: QuantizeConfig(size, widths, shape),
+        config_of,
         low=low,
         high=high,
-        own=lambda: QuantizeConfig(max(int8, low), widths, shape),
+        own=lambda: config_of(max(int8, low)),
         smallest=SMALLEST.get(shape, ""),
     )
 

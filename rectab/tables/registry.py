@@ -248,8 +248,13 @@ def bytes_of(
 
 
 def config_to_json(config: Any) -> dict[str, Any]:
-    """A config as plain data."""
-    return asdict(config)
+    """A config as plain data.
+
+    Fields that came later (``metadata={"later": True}``) are left out where they say what was so before there were any,
+    so that runs keep their identity.
+    """
+    later = {f.name: f.default for f in fields(config) if f.metadata.get("later")}
+    return {name: value for name, value in asdict(config).items() if name not in later or value != later[name]}
 
 
 def config_from_json(method: str, data: Mapping[str, Any]) -> Any:

@@ -17,9 +17,10 @@ from rectab.models.elastic import ElasticModel
 from rectab.tables import Plan, get_method, plan
 from rectab.tables.base import EmbeddingTable
 from rectab.training.artifact import MODEL_FILE, save_model
+from rectab.training.compress.finetune import FineTune, Tuned, fine_tune
 from rectab.training.compress.folder import write_run
 from rectab.training.compress.results import encoded_result
-from rectab.training.compress.widths import Widths, open_runs
+from rectab.training.compress.widths import Choice, Widths, open_runs
 from rectab.training.config import TrainConfig
 from rectab.training.elastic_folder import write_width
 from rectab.training.finished import RESULT_FILE, complete, load_result, planned_identity
@@ -121,13 +122,23 @@ class OneRun:
             folders = [run._trained(shared) for run in self._sources()]
             begin = time.perf_counter()
             widths = self._widths(shared, folders)
-            choice = widths.encode(self._encoded_bytes())
+            choice, tuned = self._tuned(widths.encode(self._encoded_bytes()))
             result = encoded_result(choice, widths, self.planned, self.read_test, begin, out_dir)
+            if tuned is not None:
+                result = tuned.told_in(result)
             attention = attention_weights(choice.encoded.model, self.dataset, self.explain_rows)
             result = replace(result, attention=attention)
             if out_dir is not None:
                 write_run(out_dir, choice.encoded, result)
         return result
+
+    def _tuned(self, choice: Choice) -> tuple[Choice, Tuned | None]:
+        """The choice as it is served, and what fine-tuning gave if it was asked for."""
+        config = self.planned.config
+        if config.finetune == "none":
+            return choice, None
+        tuned = fine_tune(choice.encoded, FineTune(config.finetune, config.finetune_epochs, config.distill))
+        return replace(choice, encoded=tuned.encoded), tuned
 
     def _widths(self, shared: SharedRuns, folders: list[Path]) -> Widths:
         written = [(folder, (folder / RESULT_FILE).stat().st_mtime_ns) for folder in folders]

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -20,109 +19,19 @@ from rectab.quantize.rivals import Shape
 from rectab.tables import Plan, TableOptions, plan
 from rectab.tables.budget import parse_budget
 from rectab.training.compress.encoder import Encoder
+from rectab.training.compress.finetune import FineTune, Tuned, fine_tune, train_full_further
 from rectab.training.compress.folder import write_run
 from rectab.training.compress.kept import open_kept
 from rectab.training.compress.loss import Search, fewest_bytes, predicted_bytes
+from rectab.training.compress.points import CURVE_FILE, Curve, Point, Source
 from rectab.training.compress.results import encoded_result
 from rectab.training.compress.source import FullRun
-from rectab.training.compress.widths import Attempt, Choice, Widths, open_runs
+from rectab.training.compress.widths import Choice, Widths, open_runs
 from rectab.training.config import TrainConfig
 from rectab.training.device import resolve_device
 from rectab.training.measuring import metrics_on_test
-from rectab.training.result import without_nan
 
 __all__ = ["CURVE_FILE", "Curve", "Point", "Source", "compress", "fewest_within"]
-
-CURVE_FILE = "curve.json"
-
-
-@dataclass(frozen=True)
-class Source:
-    """A run that was compressed.
-
-    Attributes:
-        run: its folder.
-        embedding_dim: its width.
-        serving_bytes: of its table.
-        map_bytes: of the map from raw values to ids.
-        valid: metrics on validation, measured anew.
-        test: metrics on test; None if not asked for.
-        train_seconds: of its training.
-        seconds: ``sensitivity``, ``options`` (the option table), ``full validation`` and ``prediction``.
-    """
-
-    run: str
-    embedding_dim: int
-    serving_bytes: int
-    map_bytes: int
-    valid: dict[str, float]
-    test: dict[str, float] | None
-    train_seconds: float
-    seconds: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Point:
-    """One budget.
-
-    Attributes:
-        budget: as it was asked for; it names the folder.
-        budget_bytes: in bytes.
-        serving_bytes: of the table that was written, counted.
-        map_bytes: of the map from raw values to ids, without those that read what id 0 reads.
-        share: of the full table at the first run's width.
-        run, embedding_dim: of the run whose table it is.
-        expected, valid: metrics on validation, as predicted and as measured.
-        test: metrics on test; None if not asked for.
-        lost, expected_lost: validation AUC of the first run less this one's, as measured and as predicted.
-        attempts: of every width.
-    """
-
-    budget: str
-    budget_bytes: int
-    serving_bytes: int
-    map_bytes: int
-    share: float
-    run: str
-    embedding_dim: int
-    expected: dict[str, float]
-    valid: dict[str, float]
-    test: dict[str, float] | None
-    lost: float
-    expected_lost: float
-    attempts: tuple[Attempt, ...]
-
-
-@dataclass
-class Curve:
-    """What compressing gave.
-
-    Attributes:
-        dataset, fingerprint: what it was measured on.
-        count_ids: whether budgets are for table and map together.
-        shape: of the encodings, ``best`` or that of a rival.
-        full_bytes: of the full table at the first run's width, in bytes; shares are of it.
-        sources: the runs, the first one first.
-        points: one a budget, in the order they were asked for.
-        loss: the loss in validation AUC that was allowed; None if none was asked for.
-        measured: budgets in bytes that were measured for it, with their validation AUC.
-        loss_seconds: of finding it.
-    """
-
-    dataset: str
-    fingerprint: str
-    full_bytes: int
-    sources: list[Source] = field(default_factory=list)
-    points: list[Point] = field(default_factory=list)
-    loss: float | None = None
-    count_ids: bool = False
-    shape: str = "best"
-    measured: dict[int, float] = field(default_factory=dict)
-    loss_seconds: float = 0.0
-
-    def to_json(self) -> dict[str, Any]:
-        plain: dict[str, Any] = without_nan(asdict(self))
-        return plain
 
 
 def compress(
@@ -135,11 +44,12 @@ def compress(
     keep: Sequence[Path] = (),
     count_ids: bool = False,
     shape: Shape = "best",
+    finetune: FineTune | None = None,
     read_test: bool = False,
     device: torch.device | str = "cpu",
     say: Callable[[str], None] = lambda line: None,
 ) -> Curve:
-    """Encode finished runs of the full table to every budget; nothing is trained.
+    """Encode finished runs of the full table to every budget; nothing is trained unless ``finetune`` says so.
 
     Args:
         dataset: what they were trained on.
@@ -150,6 +60,8 @@ def compress(
         keep: folders of encoded runs, each of whose blocks and codebooks to encode in; gets ``NAME/``, the folder's.
         count_ids: budgets are for the table and the map from raw values to ids together.
         shape: ``best``, or that of a rival, see :mod:`rectab.quantize.rivals`.
+        finetune: train what is encoded further, with the model around it, and keep it where validation says that it
+            won; the full models are then trained as far, to stand beside it.
         read_test: measure on the test split, each budget once.
         device: where models are measured, see :func:`rectab.training.device.resolve_device`.
         say: called with a line of text before what takes time.
@@ -181,17 +93,17 @@ def compress(
     with atomic_folder(out) as draft:
         for budget, size in sizes.items():
             say(f"{budget}: encoding and validation")
-            curve.points.append(_written(budget, widths.encode(size), widths, draft, read_test))
+            curve.points.append(_written(budget, widths.encode(size), widths, draft, read_test, finetune))
         for name, folder in kept.items():
             say(f"{name}: encoding in the blocks of {folder}, and validation")
-            curve.points.append(_written(name, widths.keep(folder), widths, draft, read_test))
+            curve.points.append(_written(name, widths.keep(folder), widths, draft, read_test, finetune))
         if loss is not None:
             say(f"loss {loss:g}: looking for the fewest bytes")
             begin = time.perf_counter()
             search, choice = fewest_within(widths, loss)
             curve.measured, curve.loss_seconds = search.measured, time.perf_counter() - begin
-            curve.points.append(_written(f"loss-{loss:g}", choice, widths, draft, read_test))
-        curve.sources += [_source(encoder, read_test) for encoder in widths.encoders]
+            curve.points.append(_written(f"loss-{loss:g}", choice, widths, draft, read_test, finetune))
+        curve.sources += [_source(encoder, read_test, finetune) for encoder in widths.encoders]
         write_atomic(draft / CURVE_FILE, json.dumps(curve.to_json(), indent=1, allow_nan=False) + "\n")
     return curve
 
@@ -237,10 +149,18 @@ def fewest_within(widths: Widths, loss: float) -> tuple[Search, Choice]:
     return search, widths.encode(search.found)
 
 
-def _written(budget: str, choice: Choice, widths: Widths, out: Path, read_test: bool) -> Point:
+def _written(
+    budget: str, choice: Choice, widths: Widths, out: Path, read_test: bool, finetune: FineTune | None
+) -> Point:
     """The point of a budget; its folder is written."""
+    tuned: Tuned | None = None
+    if finetune is not None:
+        tuned = fine_tune(choice.encoded, finetune)
+        choice = replace(choice, encoded=tuned.encoded)
     made, first = choice.encoded, widths.first
     result = encoded_result(choice, widths, _plan(widths, made.budget_bytes), read_test, time.perf_counter())
+    if tuned is not None:
+        result = tuned.told_in(result)
     write_run(out / budget, made, result)
     return Point(
         budget=budget,
@@ -256,6 +176,7 @@ def _written(budget: str, choice: Choice, widths: Widths, out: Path, read_test: 
         lost=first.valid["auc"] - made.valid["auc"],
         expected_lost=first.valid["auc"] - made.expected["auc"],
         attempts=choice.attempts,
+        finetune=None if tuned is None else tuned.to_json(),
     )
 
 
@@ -277,7 +198,7 @@ def _plan(widths: Widths, budget: int) -> Plan:
     )
 
 
-def _source(encoder: Encoder, read_test: bool) -> Source:
+def _source(encoder: Encoder, read_test: bool, finetune: FineTune | None) -> Source:
     run = encoder.run
     return Source(
         run=str(run.folder),
@@ -288,6 +209,7 @@ def _source(encoder: Encoder, read_test: bool) -> Source:
         test=_test(run, run.model) if read_test else None,
         train_seconds=run.result.train_seconds,
         seconds=encoder.seconds,
+        further=None if finetune is None else train_full_further(run, finetune),
     )
 
 

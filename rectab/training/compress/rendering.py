@@ -53,6 +53,16 @@ def _notes(curve: Curve) -> list[str]:
         notes.append("budgets are for table and id map together")
     if len(curve.sources) > 1:
         notes.append(f"budgets are shares of the full table at embedding_dim {first.embedding_dim}, the first run's")
+    for point in curve.points:
+        if point.finetune is not None:
+            before, after, kept = (point.finetune[key] for key in ("before", "after", "kept"))
+            what = "kept" if kept else "not kept"
+            notes.append(f"{point.budget}: fine-tuned {before['auc']:.4f} -> {after['auc']:.4f}, {what}")
+    for source in curve.sources:
+        if source.further is not None:
+            notes.append(
+                f"{source.run}: full, trained as far, {source.valid['auc']:.4f} -> {source.further['auc']:.4f}"
+            )
     if curve.loss is not None:
         measured = ", ".join(f"{format_bytes(size)} {auc:.4f}" for size, auc in sorted(curve.measured.items()))
         notes.append(f"measured for a loss of {curve.loss:g}, in {curve.loss_seconds:.1f} s: {measured}")
