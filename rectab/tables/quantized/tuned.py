@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -79,7 +79,7 @@ class TunedTable(EmbeddingTable[QuantizedConfig]):
             vectors: fp32 [n, D] of every vocabulary: what was encoded, for ``straight-through``.
         """
         made = cls(table.vocabularies, table.embedding_dim, table.config, table.options, codes)
-        for block, content in zip(made.blocks, _contents(table), strict=True):
+        for block, content in zip(made._blocks(), _contents(table), strict=True):
             block.fill(content)
         if codes == "straight-through":
             made._fill_latent(torch.from_numpy(np.concatenate(list(vectors))))
@@ -87,9 +87,14 @@ class TunedTable(EmbeddingTable[QuantizedConfig]):
             made._fill_latent(cls.of(table).vectors().detach())
         return made
 
+    def _blocks(self) -> Iterator[_Block]:
+        for block in self.blocks:
+            assert isinstance(block, _Block)
+            yield block
+
     @torch.no_grad()
     def _fill_latent(self, vectors: Tensor) -> None:
-        for block, part in zip(self.blocks, self.parts, strict=True):
+        for block, part in zip(self._blocks(), self.parts, strict=True):
             rows = slice(part.first, part.first + part.num_ids)
             self.latent[rows] = vectors[rows].to(self.latent) / block.unit
 
@@ -97,7 +102,7 @@ class TunedTable(EmbeddingTable[QuantizedConfig]):
         """fp32 [N, D] of all ids, in schema order, with gradients."""
         decoded: list[Tensor] = []
         shared_by_rare: dict[int, Tensor] = {}
-        for block, part in zip(self.blocks, self.parts, strict=True):
+        for block, part in zip(self._blocks(), self.parts, strict=True):
             if not block.values:  # rare: what the vocabulary's id 0 reads
                 decoded.append(shared_by_rare[part.vocabulary].expand(part.num_ids, -1))
                 continue
@@ -123,7 +128,7 @@ class TunedTable(EmbeddingTable[QuantizedConfig]):
             self.train(was_training)
             payloads = [
                 payload_of(part.encoding, block.contents(), self.embedding_dim)
-                for block, part in zip(self.blocks, self.parts, strict=True)
+                for block, part in zip(self._blocks(), self.parts, strict=True)
             ]
             packed.payload.copy_(torch.from_numpy(np.concatenate(payloads)))
         return packed
