@@ -374,6 +374,33 @@ def test_all_stages_end_in_a_small_table(
     assert learned["Selection over the search"].values["steps"], "a curve over the search, not of its best weights only"
 
 
+@pytest.mark.parametrize(("tuned", "more"), [(None, []), (1, ["fine-tune"])])
+def test_autosrh_trains_under_its_selection_and_prunes_at_the_end(
+    dataset: PreparedDataset, tuned: int | None, more: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = trainer_of(dataset, "40%", schedule="autosrh", alpha_lr=0.1, fine_tune_epochs=tuned)
+    table, alphas = table_of(trainer), {}
+    run = Trainer.run
+
+    def watched(self: Trainer, stage: str, **options: Any) -> dict[str, float]:
+        metrics = run(self, stage, **options)
+        alphas[stage] = table.alpha.detach().clone()
+        return metrics
+
+    monkeypatch.setattr(Trainer, "run", watched)
+    trainer.fit()
+    assert [stage["stage"] for stage in trainer.stages] == ["warm start", "search", "retrain", *more]
+    assert torch.equal(alphas["search"], alphas["retrain"])
+    assert isinstance(trainer.table, SparseDNISTable)
+    if not more:
+        assert torch.equal(
+            vectors_of(trainer.table, list(dataset.schema.vocabularies)),
+            vectors_of(table.serving(), list(dataset.schema.vocabularies)),
+        )
+    with pytest.raises(ValueError, match="autosrh prunes single entries"):
+        DNISConfig(schedule="autosrh", form="structured")
+
+
 def test_fine_tuning_keeps_zeros_zero(dataset: PreparedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     vocabularies = list(dataset.schema.vocabularies)
     pruned: list[Tensor] = []

@@ -10,6 +10,7 @@ from rectab.tables.entries import EntriesConfig
 __all__ = ["DNISConfig", "SparseDNISConfig", "StructuredDNISConfig"]
 
 Form = Literal["auto", "structured", "sparse"]
+Schedule = Literal["dnis", "autosrh"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,9 @@ class DNISConfig:
     warm_epochs: most epochs with the selection fixed at 1; None takes the trainer's limit.
     search_epochs: most epochs of the search.
     fine_tune_epochs: most epochs after pruning; 0 serves the table as it was pruned.
+    schedule: ``dnis``, or that of its successor AutoSrh: after the search everything but the selection trains on, and
+        single entries are pruned at the very end, with no training after it unless ``fine_tune_epochs`` asks for some.
+    retrain_epochs: most epochs of that training; None takes the trainer's limit.
     """
 
     budget_bytes: int | None = field(default=None, metadata={"planned": True})
@@ -40,16 +44,32 @@ class DNISConfig:
     warm_epochs: int | None = None
     search_epochs: int | None = None
     fine_tune_epochs: int | None = None
+    schedule: Schedule = "dnis"
+    retrain_epochs: int | None = None
+
+    @property
+    def served_form(self) -> Form:
+        """``form``, as far as the schedule leaves a choice."""
+        return "sparse" if self.schedule == "autosrh" else self.form
 
     def __post_init__(self) -> None:
         if self.form not in ("auto", "structured", "sparse"):
             raise ValueError(f"dnis: form must be 'auto', 'structured' or 'sparse', got {self.form!r}")
+        if self.schedule not in ("dnis", "autosrh"):
+            raise ValueError(f"dnis: schedule must be 'dnis' or 'autosrh', got {self.schedule!r}")
+        if self.schedule == "autosrh" and self.form == "structured":
+            raise ValueError("dnis: autosrh prunes single entries; leave form at auto")
         if not 1 <= len(self.blocks) <= 256 or min(self.blocks) <= 0 or abs(sum(self.blocks) - 1) > 1e-6:
             raise ValueError(f"dnis: blocks must be 1 to 256 positive shares that sum to 1, got {self.blocks}")
         for name in ("alpha_lr", "l1", "inner_lr"):
             if getattr(self, name) < 0:
                 raise ValueError(f"dnis: {name} must be at least 0, got {getattr(self, name)}")
-        for name, least in (("warm_epochs", 1), ("search_epochs", 1), ("fine_tune_epochs", 0)):
+        for name, least in (
+            ("warm_epochs", 1),
+            ("search_epochs", 1),
+            ("retrain_epochs", 1),
+            ("fine_tune_epochs", 0),
+        ):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"dnis: {name} must be at least {least}, got {value}")

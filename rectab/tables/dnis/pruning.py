@@ -94,7 +94,7 @@ def smallest_bytes(
     one = [StructuredDNISConfig((size,), ((column,),)) for size in sizes for column in (0, embedding_dim - 1)]
     structured = min(structured_bytes(vocabularies, embedding_dim, form, options) for form in one)
     sparse = entries_bytes("dnis.sparse", vocabularies, embedding_dim, 1, options)
-    return {"structured": structured, "sparse": sparse, "auto": min(structured, sparse)}[config.form]
+    return {"structured": structured, "sparse": sparse, "auto": min(structured, sparse)}[config.served_form]
 
 
 def largest_bytes(

@@ -83,7 +83,7 @@ class DNISTable(RangeTable[DNISConfig]):
         """The merged table pruned to the budget, in the form that keeps more of its magnitude."""
         rows = self.merged()
         pruner = Pruner(self.vocabularies, self.options, rows, self.block, len(self.config.blocks))
-        budget, form = self.config.budget_bytes, self.config.form
+        budget, form = self.config.budget_bytes, self.config.served_form
         choice = None if form == "sparse" else pruner.structured(budget)
         count = 0 if form == "structured" or (budget is None and choice is not None) else self._entries_within(budget)
         entries = largest_entries(rows, count) if count else None
@@ -122,7 +122,7 @@ class DNISTable(RangeTable[DNISConfig]):
         return table
 
     def train_with(self, trainer: StageRunner) -> EmbeddingTable:
-        """Warm start, bilevel search, then merge, prune and fine-tune.
+        """Warm start, bilevel search, then merge, prune and fine-tune; or in the order of AutoSrh.
 
         Raises:
             ValueError: the vocabularies have no training counts, so there are no blocks.
@@ -136,10 +136,17 @@ class DNISTable(RangeTable[DNISConfig]):
             frozen=[*self._network(trainer), self.alpha],
             after_step=AlphaStep(self, trainer),
         )
+        if self._autosrh:
+            trainer.run("retrain", max_epochs=self.config.retrain_epochs, frozen=[self.alpha])
         trainer.restart(self.serving(), trainer.model.state_dict())
-        if self.config.fine_tune_epochs != 0:
-            trainer.run("fine-tune", max_epochs=self.config.fine_tune_epochs)
+        tuned = self.config.fine_tune_epochs
+        if tuned != 0 and not (tuned is None and self._autosrh):
+            trainer.run("fine-tune", max_epochs=tuned)
         return trainer.table
+
+    @property
+    def _autosrh(self) -> bool:
+        return self.config.schedule == "autosrh"
 
     def _network(self, trainer: StageRunner) -> list[nn.Parameter]:
         inside = {id(parameter) for parameter in self.parameters()}
