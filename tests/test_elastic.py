@@ -119,14 +119,30 @@ def test_widths_are_checked() -> None:
     assert "elastic" not in TrainConfig().to_json()
 
 
+@pytest.mark.parametrize("interaction", ["deepfm", "armnet_plus"])
+def test_widths_that_share_the_table_alone(interaction: str) -> None:
+    table = plan("full", DATA.schema.vocabularies, 8, None, options=TableOptions(gradient="dense")).build()
+    model = ElasticModel(DATA.schema, table, ModelConfig(interaction), (4,), "table")
+    batch = DATA.train.batch(np.arange(40))
+    model.at(4, batch).square().sum().backward()
+    touched = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    outside = {name for name in touched if not name.startswith("narrow.4.")}
+    assert len(outside) == 1
+    assert outside == {name for name in outside if name.startswith("table.")}
+    model.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model.taken(4)(batch), model.at(4, batch), rtol=1e-5, atol=1e-6)
+
+
 def run(out: Path | None, method: str = "full", budget: str | None = None, **changes: Any) -> RunResult:
     given: dict[str, Any] = {"max_epochs": 2, "batch_size": 128, "lr": 0.01, "elastic": (4, 2), "precision": "fp32"}
     config = TrainConfig(**(given | changes))
     return train_once(DATA, method=method, budget=budget, train_config=config, out_dir=out, **SMALL)
 
 
-def test_one_run_leaves_a_folder_a_width_and_compress_takes_all(tmp_path: Path) -> None:
-    result = run(tmp_path / "run")
+@pytest.mark.parametrize("share", ["table", "network"])
+def test_one_run_leaves_a_folder_a_width_and_compress_takes_all(tmp_path: Path, share: str) -> None:
+    result = run(tmp_path / "run", elastic_share=share)
     assert [path.name for path in width_folders(tmp_path / "run")] == ["width_4", "width_2"]
     for width, folder in ((8, "run"), (4, "run/width_4"), (2, "run/width_2")):
         model = load_model(tmp_path / folder / "model.safetensors")
@@ -138,7 +154,7 @@ def test_one_run_leaves_a_folder_a_width_and_compress_takes_all(tmp_path: Path) 
     assert [each.embedding_dim for each in runs] == [8, 4, 2]
     choice = Widths(runs).encode(runs[0].model.table.ledger().bytes // 4)
     assert [attempt.embedding_dim for attempt in choice.attempts] == [8, 4, 2]
-    assert run(tmp_path / "run").test == result.test  # read back
+    assert run(tmp_path / "run", elastic_share=share).test == result.test  # read back
 
 
 def test_quantized_takes_every_width_of_one_training(tmp_path: Path) -> None:

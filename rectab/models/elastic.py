@@ -2,14 +2,15 @@
 
 The idea is that of Matryoshka representations (Kusupati et al., NeurIPS 2022) for a CTR model's table. All widths share
 one table and one network. What a layer reads of the embeddings is a prefix of each, so the columns of its weights are
-those of the full layer; every width has batch norms of its own (Yu et al., ICLR 2019: slimmable networks).
+those of the full layer; every width has batch norms of its own (Yu et al., ICLR 2019: slimmable networks). Or widths
+share the table alone, and each has a network.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,19 +27,27 @@ __all__ = ["ElasticModel", "prefix_of"]
 
 
 class ElasticModel(CTRModel):
-    """A CTR model of full width that shares all but its norms with models of smaller widths.
+    """A CTR model of full width that shares its table, and all else but its norms, with models of smaller widths.
 
     Args:
         schema: the columns of the data.
         table: a full table of the largest width D.
         config: interaction and tower.
         widths: the others, each in 1..D - 1.
+        share: ``network``: all but the norms; ``table``: the table alone.
 
     Raises:
         ValueError: another table, or widths that are not smaller or come twice.
     """
 
-    def __init__(self, schema: Schema, table: EmbeddingTable, config: ModelConfig, widths: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        table: EmbeddingTable,
+        config: ModelConfig,
+        widths: tuple[int, ...],
+        share: Literal["network", "table"] = "network",
+    ) -> None:
         super().__init__(schema, table, config)
         full = table.embedding_dim
         if table.method != "full":
@@ -51,7 +60,7 @@ class ElasticModel(CTRModel):
         self._shared: dict[int, dict[str, list[Tensor | None]]] = {}
         for width in widths:
             model = CTRModel(schema, cast(EmbeddingTable, _Prefix(table, width)), config)
-            self._shared[width] = _without_shared(model, shapes, full, width)
+            self._shared[width] = _without_shared(model, shapes, full, width) if share == "network" else {}
             self.narrow[str(width)] = model
 
     def at(self, width: int, batch: Batch) -> Tensor:

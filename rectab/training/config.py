@@ -65,6 +65,7 @@ class TrainConfig:
         topk: of ``topk``: lengths of the lists that are measured.
         elastic: widths that are trained together with the table's, each of which can be taken afterwards, see
             :mod:`rectab.training.elastic`. They are prefixes of the rows of the full table.
+        elastic_share: what widths share: the ``table``, or the ``network`` as well but its norms.
         seed: of initial weights, batch order and dropout.
         evaluation_batch_size: rows a batch of evaluation.
         checkpoint_seconds: least time between two checkpoints within a stage; at most a twentieth of the time is spent
@@ -102,6 +103,7 @@ class TrainConfig:
     negatives: int = 1
     topk: tuple[int, ...] = (10, 20)
     elastic: tuple[int, ...] = ()
+    elastic_share: Literal["table", "network"] = "table"
     seed: int = 0
     evaluation_batch_size: int = 8192
     checkpoint_seconds: float = 30.0
@@ -185,7 +187,7 @@ class TrainConfig:
     def to_json(self) -> dict[str, Any]:
         """Plain data, without what the run does not read: runs keep the identity they had before there was it."""
         unread = [] if self.objective == "topk" else [*_OF_TOPK]
-        unread += [] if self.elastic else ["elastic"]
+        unread += [] if self.elastic else ["elastic", "elastic_share"]
         unread += [name for name, default in _AROUND_ROWS.items() if getattr(self, name) == default]
         return {key: value for key, value in asdict(self).items() if key not in unread}
 
