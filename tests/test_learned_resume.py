@@ -46,6 +46,7 @@ def run(dataset: PreparedDataset, out_dir: Path | None, method: str, options: di
         ("pruned", {}),
         ("deeplight", {"every": 2, "prune_epochs": 1}),
         ("pep", {"rise": 0.3}),
+        ("autodim", {"alpha_lr": 0.1}),
         ("dnis", {"alpha_lr": 0.05, "second_order": True}),
     ],
 )

@@ -3,6 +3,7 @@
 from rectab.tables import (
     adaptemb,
     alpt,
+    autodim,
     cafe,
     cce,
     dedup,
@@ -61,6 +62,7 @@ __all__ = [
     "TableOptions",
     "adaptemb",
     "alpt",
+    "autodim",
     "build_table",
     "cafe",
     "cce",
