@@ -90,6 +90,13 @@ def compress(
     distill: Annotated[
         float, typer.Option(help="With --finetune: weight of the full model's predictions as labels, 0 to 1.")
     ] = 0.0,
+    rows: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            help="Instead of a budget, for a run over any table of rows (hashed, unified, ...): hold its rows as "
+            "codes8, codes4, int8, fused4, ...; gets ROWS/; may be repeated."
+        ),
+    ] = None,
     without: Without = None,
     test: Annotated[bool, typer.Option("--test", help="Measure on the test split, too.")] = False,
     device: Device = "cpu",
@@ -100,9 +107,19 @@ def compress(
     from rectab.sweep.curve_page import write_curve_page
     from rectab.training.compress.curve import compress as run_compress
     from rectab.training.compress.finetune import FineTune
-    from rectab.training.compress.rendering import render_curve
+    from rectab.training.compress.held import hold_rows
+    from rectab.training.compress.rendering import render_curve, render_held
 
     dataset = without_features(PreparedDataset.open(data), without or ())
+    if rows:
+        if budget or loss is not None or keep or count_ids or finetune or shape != "best" or len(run) > 1:
+            raise ValueError("--rows: takes one run, and neither budgets nor what chooses encodings")
+        made = hold_rows(dataset, run[0], out, rows, read_test=test, device=device_named(device))
+        if json_output:
+            print_json([one.to_json() for one in made])
+        else:
+            Console().print(*render_held(made), sep="\n")
+        return
     curve = run_compress(
         dataset,
         run,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from training_helpers import tiny_dataset
 
 import rectab
 from rectab.ops import RowStore
@@ -16,6 +17,9 @@ from rectab.ops.steps import LearnedSteps
 from rectab.optim import RowAdam
 from rectab.schema import Vocabulary
 from rectab.tables import EmbeddingTable, TableOptions, load_table, plan, save_table
+from rectab.training import TrainConfig, train_once
+from rectab.training.compress.held import hold_rows
+from rectab.training.finished import load_result
 
 LATENT = [f"{kind}{bits}" for kind in ("ptq", "lsq") for bits in (8, 4, 2)]
 
@@ -171,3 +175,35 @@ def test_rows_that_end_in_codes_are_refused_where_nobody_would_encode_them() -> 
         rectab.swap_(model, budget="50%", rows="lsq4")
     with pytest.raises(ValueError, match="codes8 are served and not trained"):
         plan("full", counted(300, 40), 8, options=TableOptions(rows="codes8"))
+
+
+@pytest.mark.parametrize("method", ["hashed", "unified", "full"])
+def test_a_finished_run_is_held_in_fewer_bits(method: str, tmp_path: Path) -> None:
+    dataset = tiny_dataset(900)
+    settings = TrainConfig(batch_size=300, max_epochs=2, lr=0.01, precision="fp32")
+    train_once(
+        dataset,
+        method=method,
+        budget=None if method == "full" else "40%",
+        model="fm",
+        embedding_dim=6,
+        train_config=settings,
+        out_dir=tmp_path / "run",
+        read_test=False,
+        progress="off",
+    )
+    made = hold_rows(dataset, tmp_path / "run", tmp_path / "out", ["codes8", "fused8"])
+    before = load_result(tmp_path / "run")
+    assert before is not None
+    for one in made:
+        assert one.valid["auc"] == pytest.approx(before.valid["auc"], abs=0.002)
+        table = load_table(tmp_path / "out" / one.rows / "table.safetensors")
+        assert (table.method, table.options.rows, table.ledger().bytes) == (method, one.rows, one.serving_bytes)
+        result = load_result(tmp_path / "out" / one.rows)
+        assert result is not None
+        assert result.valid == one.valid
+    assert made[0].serving_bytes < 0.35 * before.serving_bytes
+    with pytest.raises(ValueError, match="give codes4"):
+        hold_rows(dataset, tmp_path / "run", tmp_path / "other", ["lsq4"])
+    with pytest.raises(ValueError, match="rows in floats are needed"):
+        hold_rows(dataset, tmp_path / "out" / "codes8", tmp_path / "other", ["codes4"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.console import RenderableType
@@ -12,8 +12,20 @@ from rich.text import Text
 
 from rectab.tables.budget import format_bytes
 from rectab.training.compress.curve import Curve, Point
+from rectab.training.compress.held import HeldRows
 
-__all__ = ["render_curve"]
+__all__ = ["render_curve", "render_held"]
+
+
+def render_held(made: Sequence[HeldRows]) -> list[RenderableType]:
+    """Every format of the rows of a run: bytes, and AUC on validation before and after."""
+    table = _table("AUC on validation", ("rows", "table", "of full", "AUC", "lost"))
+    for one in made:
+        lost = one.before["auc"] - one.valid["auc"]
+        table.add_row(
+            one.rows, format_bytes(one.serving_bytes), f"{one.share:.2%}", f"{one.valid['auc']:.4f}", f"{lost:.4f}"
+        )
+    return [table, *(Text(f"{one.rows}: test AUC {one.test['auc']:.4f}") for one in made if one.test is not None)]
 
 
 def render_curve(curve: Curve) -> list[RenderableType]:
