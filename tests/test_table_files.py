@@ -150,8 +150,10 @@ def test_rows_load_as_they_were_saved(
     """At their bytes and to the bit, whatever the method calls its stores, and after ``table.to(dtype)`` as well."""
     path = tmp_path / "table.safetensors"
     budget = None if method.fills == "one" else "40%"
-    if method.without_rows and row_format.name != "fp32":
-        return
+    try:
+        method.check_rows(row_format.name)
+    except ValueError:
+        return  # it says by name that it cannot be held so
     options = TableOptions(rows=row_format.name)
     tables = [plan(method.name, vocabularies, 8, budget, options=options).build().serving().eval()]
     if isinstance(row_format, FloatFormat):
