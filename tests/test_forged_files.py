@@ -54,6 +54,8 @@ def small_vocabularies() -> list[Vocabulary]:
 @pytest.mark.parametrize(("method", "options"), OPTIONS)
 def test_tables(method: str, options: dict[str, Any], serving: bool, tmp_path: Path) -> None:
     path = tmp_path / "table.safetensors"
+    if method == "mgqe":  # 256 centroids are more than these vocabularies have ids
+        options = {"centroids": (16, 4)}
     budget = None if get_method(method).fills == "one" else "60%"
     table = plan(method, small_vocabularies(), 8, budget, **options).build()
     save_table(table.serving() if serving else table, path)
