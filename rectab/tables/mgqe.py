@@ -105,25 +105,29 @@ def mgqe_family(
     options: TableOptions,
     *,
     parts: int | None = None,
-    centroids: tuple[int, ...] = (256, 64),
+    centroids: tuple[int, ...] | None = None,
     shares: tuple[float, ...] = (0.1, 0.9),
     one_codebook: bool = False,
     pull: float = 1.0,
     normalize: bool = True,
 ) -> Family[MGQEConfig]:
-    """By parts; 4 (or what divides D) without a budget."""
-    if not centroids:
+    """By parts and, where they are not given, by centroids: 256 and 64, or as many times fewer; 4 parts (or what
+    divides D) of the former without a budget."""
+    if centroids is not None and not centroids:
         raise ValueError("mgqe: centroids needs a number for every group")
 
-    def config_of(count: int) -> MGQEConfig:
+    def config_of(count: int, centroids: tuple[int, ...]) -> MGQEConfig:
         draft = MGQEConfig(count, centroids[0], (), one_codebook, pull, normalize, centroids[1:], shares)
         bits = count * sum(share * bits for share, bits in zip(shares, draft.bits, strict=True)) + 1
         coded = coded_vocabularies(vocabularies, embedding_dim, options, bits, centroids[0], one_codebook)
         return MGQEConfig(count, centroids[0], coded, one_codebook, pull, normalize, centroids[1:], shares)
 
     counts = divisors(embedding_dim) if parts is None else [parts]
-    members = rising("mgqe", vocabularies, embedding_dim, options, [config_of(count) for count in counts])
-    own = config_of(parts or max(n for n in counts if n <= 4))
+    first = (256, 64) if centroids is None else centroids
+    halved = [tuple(max(n >> fall, 2) for n in first) for fall in range(8 if centroids is None else 1)]
+    every = [config_of(count, each) for count in counts for each in halved]
+    members = rising("mgqe", vocabularies, embedding_dim, options, every)
+    own = config_of(parts or max(n for n in counts if n <= 4), first)
     return Family(members.__getitem__, low=0, high=len(members) - 1, own=lambda: own, smallest="one number an id")
 
 
