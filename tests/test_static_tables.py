@@ -215,10 +215,29 @@ def test_adaptemb_starts_from_trained_vectors_exactly_where_ids_are_hot(vocabula
     torch.testing.assert_close(vectors(table)[3], wanted[mates].mean(0))
 
 
-def test_ids_that_are_not_numbered_by_frequency_are_refused(vocabularies: list[Vocabulary]) -> None:
-    shuffled = np.random.default_rng(0).permutation(vocabularies[1].counts)
-    with pytest.raises(ValueError, match="ids of 'item' are not numbered by frequency"):
-        plan("adaptemb", [vocabularies[0], replace(vocabularies[1], counts=shuffled)], 8, "20%")
+def test_ids_that_are_not_numbered_by_frequency_are_found_in_an_index(vocabularies: list[Vocabulary]) -> None:
+    order = np.random.default_rng(0).permutation(4999) + 1
+    shuffled = np.concatenate([vocabularies[1].counts[:1], vocabularies[1].counts[order]])
+    mixed = [vocabularies[0], replace(vocabularies[1], counts=shuffled), *vocabularies[2:]]
+    plain, table = planned("adaptemb", vocabularies, "20%"), planned("adaptemb", mixed, "20%")
+    assert plain.config.ordered
+    assert not table.config.ordered
+    assert 0 < table.ledger().only("index").bytes - plain.ledger().only("index").bytes < 7153 * 0.2 + 64
+    for index, vocabulary in enumerate(mixed):
+        hot = table.config.hot[index]
+        expected = np.sort(np.argsort(-np.concatenate([[np.inf], vocabulary.counts[1:]]), kind="stable")[:hot])
+        ids = torch.arange(vocabulary.num_embeddings)
+        rows = table.address(ids, torch.tensor(index)) - table.first_row[index]
+        if not table.whole[index]:
+            assert torch.equal(torch.nonzero(rows < hot).squeeze(1), torch.from_numpy(expected))
+            assert torch.equal(rows[rows < hot], torch.arange(hot))
+    outside = table.address(torch.tensor([-1, 2000, 2003, 7000, 2**62, 2**63 - 1]), torch.tensor(0))
+    first = table.config.hot[0]
+    assert ((outside >= first) & (outside < first + table.config.shared[0])).all(), "no id outside reads a hot row"
+
+
+def test_without_counts_a_vocabulary_of_few_ids_is_read_as_often_as_one_of_many(
+    vocabularies: list[Vocabulary],
+) -> None:
     bare = [replace(v, counts=None) for v in vocabularies]
-    hot = plan("adaptemb", bare, 8, "20%").config.hot
-    assert hot[2] == 3, "without counts, a vocabulary of few ids is read as often as one of many"
+    assert plan("adaptemb", bare, 8, "20%").config.hot[2] == 3
