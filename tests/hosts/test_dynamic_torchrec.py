@@ -64,7 +64,7 @@ def test_torchrec_reads_the_same_rows_for_a_million_ids(reserved_share: float, m
     others = torch.randint(-(2**62), 2**62, (1_000_000 - held.numel(),), generator=generator)
     ids = torch.cat([held, others])[torch.randperm(1_000_000, generator=generator)]
     lengths = torch.ones(ids.numel(), dtype=torch.int64)
-    read = module_of(table).remap({"item": JaggedTensor(ids, lengths)})["item"].values()
+    read = module_of(table).remap({"item": JaggedTensor(ids, lengths=lengths)})["item"].values()
     asked: list[torch.Tensor] = []
     gather = table.store.forward
     table.store.forward = lambda rows: asked.append(rows) or gather(rows)  # type: ignore[func-returns-value,method-assign]
