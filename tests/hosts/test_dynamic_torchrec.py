@@ -71,3 +71,30 @@ def test_torchrec_reads_the_same_rows_for_a_million_ids(reserved_share: float, m
     table(ids, 0)
     assert torch.equal(read, asked[0])
     assert held.numel() > 0.9 * ROWS * (1 - reserved_share)
+
+
+def test_ids_come_and_go_in_a_bag_collection() -> None:
+    from torch import nn
+    from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
+
+    import rectab
+
+    tables = [
+        EmbeddingBagConfig(name=f"t{k}", embedding_dim=4, num_embeddings=300, feature_names=[f"f{k}"]) for k in (1, 2)
+    ]
+    model = nn.ModuleDict({"bags": EmbeddingBagCollection(tables=tables), "top": nn.Linear(8, 1)})
+    result = rectab.swap_(model, "dynamic", "30%", gradient="row", verbose=False)
+    table = result.tables[0]
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    result.step_with(optimizer, RowAdam(table.row_stores(), lr=0.01))
+    for step in range(25):
+        values = (torch.arange(60) + 8 * step) % 300
+        batch = KeyedJaggedTensor.from_lengths_sync(["f1", "f2"], values, torch.full((20,), 3))
+        loss = model["top"](model["bags"](batch).values()).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    told = table.tallies()
+    assert told["now"] == 25
+    assert told["evicted"] > 50
+    assert bool(table.holds(torch.arange(192, 222) % 300, 0).all())

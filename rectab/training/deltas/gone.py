@@ -39,10 +39,9 @@ def moved(files: list[Path], tables: list[EmbeddingTable]) -> dict[str, Moved]:
         files: two model files.
         tables: what they hold, perhaps without its memory.
     """
-    held = [_ids_held(path, table) for path, table in zip(files, tables, strict=True)]
-    if held[0] is None or held[1] is None:
+    before, after = (_ids_held(path, table) for path, table in zip(files, tables, strict=True))
+    if before is None or after is None:
         return {}
-    before, after = held
     return {
         name: Moved(np.setdiff1d(ids, before[name]), np.setdiff1d(before[name], ids))
         for name, ids in after.items()
