@@ -165,7 +165,7 @@ STRAIGHT_THROUGH = {"dpq", "mgqe"}
     [
         pytest.param(m, id=m.name)
         for m in methods()
-        if not (m.needs_own_trainer or m.without_rows or m.name in STRAIGHT_THROUGH)
+        if not (m.needs_own_trainer or m.without_rows or m.table.ids_move or m.name in STRAIGHT_THROUGH)
     ],
 )
 def test_the_step_is_the_gradient_of_the_papers_objective(method: TableMethod) -> None:
@@ -306,3 +306,10 @@ def test_the_penalty_is_felt_in_training() -> None:
         trainer.fit()
         norms[strength] = float(next(iter(trainer.table.row_stores()))[1].weight.detach().norm())
     assert norms[50.0] < 0.7 * norms[0.0]
+
+
+def test_a_table_whose_ids_move_has_no_counts_to_divide_by() -> None:
+    vocabularies = [Vocabulary("item", 50, counts=np.ones(50, np.int64))]
+    table = plan("dynamic", vocabularies, DIM, "50%").build()
+    with pytest.raises(ValueError, match="dynamic: ids change rows as they come"):
+        row_counts(table, {"item": np.ones(50, np.int64)})
