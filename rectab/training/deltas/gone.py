@@ -40,8 +40,6 @@ def moved(files: list[Path], tables: list[EmbeddingTable]) -> dict[str, Moved]:
         tables: what they hold, perhaps without its memory.
     """
     before, after = (_ids_held(path, table) for path, table in zip(files, tables, strict=True))
-    if before is None or after is None:
-        return {}
     return {
         name: Moved(np.setdiff1d(ids, before[name]), np.setdiff1d(before[name], ids))
         for name, ids in after.items()
@@ -49,9 +47,9 @@ def moved(files: list[Path], tables: list[EmbeddingTable]) -> dict[str, Moved]:
     }
 
 
-def _ids_held(path: Path, table: EmbeddingTable) -> dict[str, np.ndarray] | None:
+def _ids_held(path: Path, table: EmbeddingTable) -> dict[str, np.ndarray]:
     if not table.ids_move:
-        return None
+        return {}
     with safe_open(path, framework="pt") as file:
         return table.ids_held(lambda name: file.get_tensor(f"table.{name}"))
 
