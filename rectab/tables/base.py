@@ -240,14 +240,12 @@ class EmbeddingTable(nn.Module, Generic[ConfigT]):
         return {}
 
     def after_step(self, step: int, optimizer: RowOptimizer | None) -> None:
-        """Called after every step of training, in rectab's trainer and in a host's loop.
-
-        Here a table may promote, prune or evict rows; what it keeps between steps belongs in its buffers.
+        """Called after every step of training, in rectab's trainer and in a host's loop: a table may promote, prune or
+        evict rows. What it keeps between steps belongs in its buffers.
 
         Args:
             step: number of steps so far, from 1.
-            optimizer: of the rows, which can ``move`` and ``reset`` them with their state; None where an optimizer of
-                torch's trains them.
+            optimizer: of the rows, which can ``move`` and ``reset`` them with their state; None: it is torch's.
         """
 
     def ids_held(self, tensor: Callable[[str], Tensor]) -> dict[str, np.ndarray]:
@@ -259,13 +257,11 @@ class EmbeddingTable(nn.Module, Generic[ConfigT]):
         return ()
 
     def records(self) -> tuple[str, ...]:
-        """Names in the ``state_dict`` of what tells of training to its end and is no weight: when the best weights are
-        loaded, these stay as they are."""
+        """Names in the ``state_dict`` of what is no weight: it stays as it is when the best weights are loaded."""
         return ()
 
     def train_with(self, trainer: StageRunner) -> EmbeddingTable:
-        """Train this table inside ``trainer``'s model; a method of several stages overrides this. Returns the table
-        trained last."""
+        """Train this table in ``trainer``'s model, here in one stage. Returns the table trained last."""
         trainer.run("train")
         return trainer.table
 
