@@ -77,7 +77,7 @@ def model() -> Model:
     return Model()
 
 
-SWAPPABLE = [m.name for m in methods() if not m.needs_own_trainer and m.fills != "one"]
+SWAPPABLE = [m.name for m in methods() if not m.needs_own_trainer and m.fills != "one" and not m.row_gradients_only]
 
 
 @pytest.mark.parametrize("method", SWAPPABLE)
@@ -201,7 +201,8 @@ def test_padding_stays_zero_and_untrained(model: Model) -> None:
     assert all(p.grad is None or torch.count_nonzero(p.grad) == 0 for p in model.target.parameters())
 
 
-@pytest.mark.parametrize("method", SWAPPABLE)
+# Rows of dpq and mgqe are read through centroids that all vocabularies share, which no scale of a vocabulary reaches.
+@pytest.mark.parametrize("method", [method for method in SWAPPABLE if method not in ("dpq", "mgqe")])
 def test_output_std_matches_the_table_it_replaced(method: str) -> None:
     stds = {"a": 0.0001, "b": 0.05, "c": 0.08, "d": 1.0}
     model = nn.ModuleDict({name: nn.Embedding(4000, 8) for name in stds})

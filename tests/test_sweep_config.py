@@ -137,8 +137,9 @@ def test_data_set_overrides_single_training_settings(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "bench" / "sweeps").glob("*.toml")), ids=lambda path: path.stem)
 def test_shipped_sweeps_are_valid(path: Path) -> None:
     config = load_config(path)
-    assert len(config.seeds) >= 3
-    assert "full" in {entry.method for entry in config.methods}
+    assert config.seeds
+    # Sweeps of the benchmark are read beside those of the full table on the same rows.
+    assert path.stem.startswith("benchmark") or "full" in {entry.method for entry in config.methods}
     for entry in config.datasets:
         assert entry.recipe is not None
         assert Path(entry.recipe).is_file()

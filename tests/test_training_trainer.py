@@ -89,7 +89,11 @@ def test_learns_and_reports_all_that_is_promised(dataset: PreparedDataset, tmp_p
     assert written.to_json() == json.loads(json.dumps(result.to_json()))
     model = load_model(tmp_path / "run" / "model.safetensors")
     assert evaluate(model, dataset.test) == pytest.approx(result.test, rel=1e-5)
-    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["model.safetensors", "result.json"]
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
+        "model.safetensors",
+        "result.json",
+        "test_scores.npz",
+    ]
 
 
 def test_a_seed_gives_the_same_run(dataset: PreparedDataset) -> None:

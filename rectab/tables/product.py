@@ -169,6 +169,8 @@ class CodesTable(EmbeddingTable[CodesConfig]):
 
 def group_sizes(vocabularies: Sequence[Vocabulary], coded: Sequence[int], shares: Sequence[float]) -> tuple[int, ...]:
     """Ids of every group, over all coded vocabularies, each of which is cut by ``shares``."""
+    if any(not 0 <= index < len(vocabularies) for index in coded):
+        raise ValueError(f"coded names vocabularies {tuple(coded)}, and there are {len(vocabularies)}")
     totals = [0] * len(shares)
     for index in coded:
         size = vocabularies[index].num_embeddings

@@ -77,6 +77,7 @@ def _counter(name: str, store: RowStore, found: dict[str, Tensor]) -> Callable[[
         reads = torch.bincount(_once_an_id(rows.detach().cpu()), minlength=store.num_rows)
         found[name] = found[name] + reads if name in found else reads
 
+    count.asks_for_every_id = True  # type: ignore[attr-defined]
     return count
 
 

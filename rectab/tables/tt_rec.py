@@ -125,7 +125,7 @@ class TTRecTable(EmbeddingTable[TTRecConfig]):
         high, third = _divided(ids, at[:, 6])
         first, second = _divided(high, at[:, 5])
         rows = torch.stack([first, second, third], 1) + at[:, 1:4]
-        if not is_eager(rows):
+        if not is_eager(rows) or hasattr(self.middle.before_lookup, "asks_for_every_id"):
             return self._vectors(self.first(rows[:, 0]), self.middle(rows[:, 1]), self.last(rows[:, 2]))
         # Slices of the middle core are large: each is asked for once, and those of some ids are laid out at a time.
         distinct, inverse = rows.unique(dim=0, return_inverse=True)

@@ -198,11 +198,11 @@ class Stage:
             state.without_improvement = 0
             if self.until is None:
                 now, log = self.model_state(), self._best_rows
-            self.best = _copy(now if log is None else log.without_rows(now), self.best)
-            if log is not None:
-                log.mark(state.evaluations)
-            if self.disk is not None:
-                self.disk.mark_best(state.evaluations)
+                self.best = _copy(now if log is None else log.without_rows(now), self.best)
+                if log is not None:
+                    log.mark(state.evaluations)
+                if self.disk is not None:
+                    self.disk.mark_best(state.evaluations)
         else:
             state.without_improvement += 1
         mean_loss = state.loss_sum / max(state.loss_count, 1)

@@ -104,7 +104,7 @@ class AutoDimTable(RangeTable[AutoDimConfig]):
         for index in range(len(self.vocabularies)):
             rows = vectors[owner == index]
             if len(rows):
-                self.second[index].lerp_(rows.T @ rows / len(rows), _MOMENTUM)
+                self.second[index].lerp_((rows.T @ rows / len(rows)).to(self.second.dtype), _MOMENTUM)
 
     def after_step(self, step: int, optimizer: RowOptimizer | None) -> None:
         self.steps += 1

@@ -61,4 +61,5 @@ def cafe_family(
         own = max(1, int(own_share * (total - len(sizes))))
         return CafeConfig(allocate_rows(sizes, total - own, whole_below), own, every, decay, threshold, seed)
 
-    return Family(config_of, low=len(sizes) + 1, high=sum(sizes), smallest="a shared row a vocabulary and one own row")
+    high = max(sum(sizes), len(sizes) + 1)
+    return Family(config_of, low=len(sizes) + 1, high=high, smallest="a shared row a vocabulary and one own row")
