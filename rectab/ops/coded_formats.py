@@ -15,7 +15,7 @@ from torch import Tensor
 from rectab.ops.dispatch import find_kernel, is_eager
 from rectab.ops.grids import Grid
 from rectab.ops.memory import empty_rows, filled_rows
-from rectab.ops.rounding import random_bits
+from rectab.ops.rounding import random_fractions
 
 __all__ = ["GridFormat", "Int8Format"]
 
@@ -51,7 +51,7 @@ class Int8Format:
         values = values.float()
         scale = _unclipped(values, tensors["scale"][rows], 127, 96)
         steps = values / torch.where(scale > 0, scale, 1.0).float().unsqueeze(1)
-        codes = steps.round() if salt is None else (steps + _random(rows, values, salt)).floor()
+        codes = steps.round() if salt is None else (steps + random_fractions(rows, values.shape[1], salt)).floor()
         tensors["codes"][rows] = codes.clamp(-127, 127).to(torch.int8)
         tensors["scale"][rows] = scale
 
@@ -104,7 +104,7 @@ class GridFormat:
             scale = self._nearest_scale(values, held)
         else:
             scale = _unclipped(values, held, self._top, 0.75 * self._top)
-        codes = self._codes(values, scale, 0.5 if salt is None else _random(rows, values, salt))
+        codes = self._codes(values, scale, 0.5 if salt is None else random_fractions(rows, values.shape[1], salt))
         tensors["codes"][rows] = self.grid.pack(codes)
         tensors["scale"][rows] = scale
 
@@ -145,11 +145,6 @@ def _find_gather(codes: Tensor, rows: Tensor, across_bytes: bool = False) -> Any
     if not is_eager(codes, rows) or (across_bytes and codes.is_cuda):
         return None
     return find_kernel("coded", "gather", codes.device)
-
-
-def _random(rows: Tensor, values: Tensor, salt: int) -> Tensor:
-    """fp32 [n, D] in [0, 1)."""
-    return random_bits(rows, values.shape[1], salt).float() * 2.0**-16
 
 
 def _unclipped(values: Tensor, held: Tensor, top: float, kept_from: float) -> Tensor:

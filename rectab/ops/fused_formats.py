@@ -15,7 +15,7 @@ from torch import Tensor
 from rectab.ops.dispatch import find_kernel, is_eager
 from rectab.ops.fused import fuse, fuse_bytes, fused_row_bytes, lay_out, scale_and_bias, unfuse, unfuse_bytes
 from rectab.ops.memory import empty_rows
-from rectab.ops.rounding import random_bits
+from rectab.ops.rounding import random_fractions
 
 __all__ = ["FusedFormat"]
 
@@ -75,7 +75,7 @@ class FusedFormat:
     def write(self, tensors: dict[str, Tensor], rows: Tensor, values: Tensor, salt: int | None) -> None:
         values, held = values.float(), tensors["fused"][rows]
         if salt is not None:
-            made = self._trained(values, held, random_bits(rows, values.shape[1], salt).float() * 2.0**-16)
+            made = self._trained(values, held, random_fractions(rows, values.shape[1], salt))
         else:
             made = fuse_bytes(values) if self.bits == 8 else fuse(values, self.bits)
         # A row that is written as it was read stays what it is. Of a constant one every layout is the same.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rectab.ops.hashing import mix
 
-__all__ = ["round_stochastically", "store_rows"]
+__all__ = ["random_fractions", "round_stochastically", "store_rows"]
 
 _SMALLEST_NORMAL_FP16 = 2.0**-14
 _SUBNORMALS_PER_UNIT_FP16 = 2.0**24
@@ -24,6 +24,11 @@ def random_bits(rows: Tensor, row_dim: int, salt: int) -> Tensor:
     counters = rows.long().unsqueeze(1) * groups + torch.arange(groups, device=rows.device)
     hashes = mix(counters, salt).unsqueeze(2) >> torch.arange(0, 64, 16, device=rows.device)
     return (hashes & 0xFFFF).flatten(1)[:, :row_dim].to(torch.int32)
+
+
+def random_fractions(rows: Tensor, row_dim: int, salt: int) -> Tensor:
+    """fp32 [n, row_dim] in [0, 1): :func:`random_bits` as what is added to a number of steps before it is cut off."""
+    return random_bits(rows, row_dim, salt).float() * 2.0**-16
 
 
 def round_stochastically(values: Tensor, random: Tensor, dtype: torch.dtype) -> Tensor:

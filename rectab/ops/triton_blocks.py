@@ -15,11 +15,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from rectab.ops.triton_support import blocks_of, launch
+
 __all__ = ["lookup_blocks"]
 
 _SHARED, _RARE, _FP16, _GRID, _BOOK_INT8, _BOOK_FP16 = (tl.constexpr(kind) for kind in range(6))
 _TERNARY = tl.constexpr(5)  # its place in rectab.ops.grids.GRIDS
-_BLOCK_ELEMENTS = 1024
 
 
 @triton.jit
@@ -145,11 +146,8 @@ def lookup_blocks(
     """
     out = torch.empty(ids.numel(), row_dim, dtype=torch.float32, device=ids.device)
     outside = torch.zeros((), dtype=torch.int32, device=ids.device)
-    if ids.numel():
-        width = triton.next_power_of_2(row_dim)
-        options = {"BLOCK": max(1, _BLOCK_ELEMENTS // width), "WIDTH": width, "HALVINGS": len(codes).bit_length()}
-        num_rows = ranges[-1].sum(dtype=torch.int64)  # of the last vocabulary, the first and how many
-        grid = (triton.cdiv(ids.numel(), options["BLOCK"]),)
-        held = (ranges, blocks, codes, payload, payload.numel(), codes.numel())
-        _lookup[grid](ids, vocabulary, *held, num_rows, row_dim, ids.numel(), out, outside, **options)
+    num_rows = ranges[-1].sum(dtype=torch.int64)  # of the last vocabulary, the first and how many
+    held = (ranges, blocks, codes, payload, payload.numel(), codes.numel(), num_rows)
+    arguments = (ids, vocabulary, *held, row_dim, ids.numel(), out, outside)
+    launch(_lookup, ids.numel(), blocks_of(row_dim), *arguments, HALVINGS=len(codes).bit_length())
     return out, outside

@@ -13,18 +13,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import triton
 from torch import Tensor
 
 from rectab.ops import triton_rows
+from rectab.ops.triton_support import blocks_of, launch
 
 __all__ = ["coalesce"]
 
 _PIECE = 64
 _NO_ROW = 2**63 - 1
 """Sorts behind every row."""
-
-_BLOCK_ELEMENTS = 1024
 
 
 def coalesce(pending: Sequence[tuple[Tensor, Tensor]], row_dim: int) -> tuple[Tensor, Tensor]:
@@ -84,8 +82,5 @@ def _sum_pieces(
     values: Tensor, order: Tensor | None, begins: Tensor, targets: Tensor, count: int, sums: Tensor, partial: Tensor
 ) -> None:
     row_dim = values.shape[1]
-    width = triton.next_power_of_2(row_dim)
-    blocks = {"BLOCK": max(1, _BLOCK_ELEMENTS // width), "WIDTH": width}
-    grid = (triton.cdiv(count, blocks["BLOCK"]),)
     arguments = (values, row_dim, begins if order is None else order, begins, targets, count, sums, partial)
-    triton_rows.sum_pieces[grid](*arguments, ORDERED=order is not None, **blocks)
+    launch(triton_rows.sum_pieces, count, blocks_of(row_dim), *arguments, ORDERED=order is not None)

@@ -14,7 +14,7 @@ from torch import Tensor
 from rectab.ops.coded_formats import GridFormat, Int8Format
 from rectab.ops.grids import GRIDS
 from rectab.ops.memory import empty_rows, filled_rows, holds_rows
-from rectab.ops.rounding import random_bits
+from rectab.ops.rounding import random_fractions
 
 __all__ = ["Int16Format", "LearnedGridFormat", "LearnedInt8Format", "learned_format"]
 
@@ -59,13 +59,19 @@ def _rounded(rows: Tensor, values: Tensor, scale: Tensor, top: int, salt: int | 
     steps = values / torch.where(scale > 0, scale, 1.0).unsqueeze(1)
     if salt is None:
         return steps.round().clamp(-top, top)
-    added = random_bits(rows, values.shape[1], salt).float() * 2.0**-16
-    return (steps + added).floor().clamp(-top, top)
+    return (steps + random_fractions(rows, values.shape[1], salt)).floor().clamp(-top, top)
 
 
 def _rounded_up_to_bf16(values: Tensor) -> Tensor:
     """fp32 [n], at least 0 -> fp32 [n]: the smallest bf16 number that is not below."""
     return ((values.view(torch.int32) + 0xFFFF) & -0x10000).view(torch.float32).where(values.isfinite(), values)
+
+
+def _with_first_step(tensors: dict[str, Tensor], first_step: float) -> dict[str, Tensor]:
+    """The step that rows start with, unless they lie in a file that was opened again."""
+    if not holds_rows(tensors["scale"]):
+        tensors["scale"].fill_(first_step)
+    return tensors
 
 
 @dataclass(frozen=True)
@@ -79,10 +85,7 @@ class LearnedInt8Format(Int8Format):
     first_step: float = 0.01
 
     def tensors(self, num_rows: int, row_dim: int, device: torch.device | str | None = None) -> dict[str, Tensor]:
-        tensors = super().tensors(num_rows, row_dim, device)
-        if not holds_rows(tensors["scale"]):
-            tensors["scale"].fill_(self.first_step)
-        return tensors
+        return _with_first_step(super().tensors(num_rows, row_dim, device), self.first_step)
 
     def write(self, tensors: dict[str, Tensor], rows: Tensor, values: Tensor, salt: int | None) -> None:
         scale = tensors["scale"][rows].float()
@@ -96,10 +99,7 @@ class LearnedGridFormat(GridFormat):
     first_step: float = 0.01
 
     def tensors(self, num_rows: int, row_dim: int, device: torch.device | str | None = None) -> dict[str, Tensor]:
-        tensors = super().tensors(num_rows, row_dim, device)
-        if not holds_rows(tensors["scale"]):
-            tensors["scale"].fill_(self.first_step)
-        return tensors
+        return _with_first_step(super().tensors(num_rows, row_dim, device), self.first_step)
 
     def write(self, tensors: dict[str, Tensor], rows: Tensor, values: Tensor, salt: int | None) -> None:
         scale = tensors["scale"][rows].float()
