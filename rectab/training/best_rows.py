@@ -4,7 +4,6 @@ since the best evaluation (:mod:`rectab.optim.journal`)."""
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,14 +36,20 @@ class BestRows:
         self._folder = folder or Path(self._temporary.name)  # type: ignore[union-attr]
         self._rows = {name: list(updater.store.tensors.values()) for name, updater in optimizer.rows.items()}
         self._log: RowJournal | None = None
+        self._told = {name: updater.before_write for name, updater in optimizer.rows.items()}
         for name, updater in optimizer.rows.items():
-            updater.before_write = partial(self._note, name, updater.before_write)
+            updater.before_write = partial(self._note, name)
 
-    def _note(self, name: str, before: Callable[[Tensor], None] | None, rows: Tensor) -> None:
-        if before is not None:
-            before(rows)
+    def _note(self, name: str, rows: Tensor) -> None:
+        self._tell(name, rows)
         if self._log is not None:
             self._log.note(name, rows)
+
+    def _tell(self, name: str, rows: Tensor) -> None:
+        """Whoever was told before this was there."""
+        told = self._told[name]
+        if told is not None:
+            told(rows)
 
     def without_rows(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """A model's state without the rows."""
@@ -64,7 +69,7 @@ class BestRows:
         """Make rows what they were when they were marked."""
         log, self._log = self._log, None
         if log is not None:
-            log.roll_back()
+            log.roll_back(self._tell)
 
     def told(self) -> list[Any] | None:
         """Plain data for a checkpoint of the rows as they are now."""

@@ -1,8 +1,9 @@
 """Training with rows and optimizer state in files: killed at any moment, it goes on from its last checkpoint.
 
-Rows in files are written as training goes. What makes them again what they were at the last checkpoint, or at the best
-evaluation, is a journal of the rows written since (:mod:`rectab.optim.journal`). A checkpoint is then the small rest of
-the model and the names of two journals: its cost follows the rows that were touched, not the table.
+Rows in files are written as training goes. What makes them again what they were at the last checkpoint is a journal of
+the rows written since (:mod:`rectab.optim.journal`), and at the best evaluation another one
+(:mod:`rectab.training.best_rows`). A checkpoint is then the small rest of the model and the names of two journals: its
+cost follows the rows that were touched, not the table.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ from rectab.training.optimizers import OptimizerSet
 __all__ = ["RowsOnDisk", "page_ins"]
 
 MadeT = TypeVar("MadeT")
-Groups = dict[str, list[Tensor]]
 
 
 def page_ins() -> int:
@@ -54,11 +54,9 @@ class RowsOnDisk:
 
     def __init__(self, folder: Path, identity: Any) -> None:
         self.files = MappedFiles(folder, identity)
-        self._rows: Groups = {}
-        self._all: Groups = {}
+        self._rows: dict[str, list[Tensor]] = {}
         self._generation = 0
         self._since: RowJournal | None = None
-        self._best: RowJournal | None = None
         self._optimizer: RowOptimizer | None = None
         self._pool = ThreadPoolExecutor(max_workers=1)
 
@@ -78,17 +76,15 @@ class RowsOnDisk:
             raise ValueError("rows in files are trained by row optimizers alone; use gradient 'row'")
         self._optimizer = optimizer
         for name, updater in optimizer.rows.items():
-            held = list(updater.store.tensors.values())
+            held = (*updater.store.tensors.values(), *updater.per_row().values())
             self._rows[name] = [t for t in held if self.files.owns(t)]
-            self._all[name] = [t for t in (*held, *updater.per_row().values()) if self.files.owns(t)]
             updater.before_write = partial(self._note, name)
         if not self.files.reopened:
             self.files.keep()
 
     def _note(self, name: str, rows: Tensor) -> None:
-        for journal in (self._since, self._best):
-            if journal is not None:
-                journal.note(name, rows)
+        if self._since is not None:
+            self._since.note(name, rows)
 
     # What is in files is not in the checkpoint.
 
@@ -110,14 +106,13 @@ class RowsOnDisk:
 
     # Checkpoints.
 
-    def _journal(self, name: str, groups: Groups, length: int | None = None) -> RowJournal:
-        return RowJournal(self.files.folder / f"{name}.journal", groups, length)
+    def _journal(self, generation: int) -> RowJournal:
+        return RowJournal(self.files.folder / f"since-{generation:06d}.journal", self._rows)
 
     def begin_checkpoint(self) -> dict[str, Any]:
         """Plain data for a checkpoint that is about to be written."""
         self.files.flush()
-        best = None if self._best is None else [self._best.path.stem, self._best.length]
-        return {"generation": self._generation + 1, "best": best}
+        return {"generation": self._generation + 1}
 
     def end_checkpoint(self) -> None:
         """The checkpoint is written: what was noted before it is not needed any longer."""
@@ -125,12 +120,11 @@ class RowsOnDisk:
 
     def _start(self, generation: int) -> None:
         old, self._generation = self._since, generation
-        self._since = self._journal(f"since-{generation:06d}", self._all)
+        self._since = self._journal(generation)
         if old is not None and old.path != self._since.path:
             old.remove()
-        kept = {self._since.path} | ({self._best.path} if self._best is not None else set())
-        for path in self.files.folder.glob("*.journal"):
-            if path not in kept:
+        for path in self.files.folder.glob("since-*.journal"):
+            if path != self._since.path:
                 path.unlink()
 
     def resume(self, told: dict[str, Any] | None) -> None:
@@ -144,28 +138,11 @@ class RowsOnDisk:
         later = sorted(int(p.stem.split("-")[1]) for p in folder.glob("since-*.journal"))
         if any(number > generation for number in later) or (told is None and later not in ([], [0])):
             raise ValueError(f"{folder}: holds rows of a later moment than the checkpoint; delete both to start again")
-        self._since = self._journal(f"since-{generation:06d}", self._all)
-        self._since.roll_back()
-        self._since.remove()
+        written_since = self._journal(generation)
+        written_since.roll_back()
+        written_since.remove()
         self._since = None
-        if told is not None and told["best"] is not None:
-            name, length = told["best"]
-            self._best = self._journal(name, self._rows, length)
         self._start(generation)
-
-    # Best weights.
-
-    def mark_best(self, evaluation: int) -> None:
-        """The rows as they are now are the best so far."""
-        if self._best is not None:
-            self._best.close()  # the last checkpoint may need its file
-        self._best = self._journal(f"best-{evaluation:06d}", self._rows, 0)
-
-    def load_best(self) -> None:
-        """Make rows what they were when they were marked."""
-        best, self._best = self._best, None
-        if best is not None:
-            best.roll_back(self._note)
 
     def finish(self) -> None:
         """Delete the files; tensors stay usable."""
@@ -196,5 +173,5 @@ class RowsOnDisk:
             lookups.append((batch.histories[feature.name].values, index))
         for ids, vocabulary in lookups:
             for store, rows in table.reads(ids, vocabulary.expand(ids.shape)):
-                for tensor in self._all[by_store[id(store)]]:
+                for tensor in self._rows[by_store[id(store)]]:
                     tensor.view(len(tensor), -1)[:, 0].index_select(0, rows.reshape(-1))

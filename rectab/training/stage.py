@@ -63,8 +63,9 @@ class Stage:
         self.until = until
         self.state = StageState()
         self.disk, self.page_ins = trainer.rows_on_disk, 0
-        log = self.config.best_weights == "log" and self.disk is None  # which keeps a log by itself
-        self._best_rows = BestRows(optimizers.rows, trainer.checkpoints.folder) if log else None
+        folder = trainer.checkpoints.folder if self.disk is None else self.disk.files.folder
+        log = self.config.best_weights == "log" or self.disk is not None
+        self._best_rows = BestRows(optimizers.rows, folder) if log else None
         self._losses = StepLosses(trainer.device)
         self.best: dict[str, Tensor] | None = None
         self.batches_per_epoch = trainer.steps_per_epoch
@@ -110,9 +111,6 @@ class Stage:
     def _load_best(self, best: dict[str, Tensor]) -> None:
         """The best weights, but what the table records of training to its end."""
         model = self.trainer.model
-        if self.disk is not None:
-            self.disk.load_best()
-            best = self.disk.with_rows(best, model.state_dict())
         if self._best_rows is not None:
             self._best_rows.load()
             best = {**model.state_dict(), **best}
@@ -201,8 +199,6 @@ class Stage:
                 self.best = _copy(now if log is None else log.without_rows(now), self.best)
                 if log is not None:
                     log.mark(state.evaluations)
-                if self.disk is not None:
-                    self.disk.mark_best(state.evaluations)
         else:
             state.without_improvement += 1
         mean_loss = state.loss_sum / max(state.loss_count, 1)
