@@ -103,23 +103,23 @@ def _join(table: OptionTable, parts: Sequence[Block], price: float) -> list[Bloc
 
     A pair is measured only where its gain may be the largest.
     """
-    layout, measured = list(parts), dict[Block, float]()
+    layout, measured, joint = list(parts), set[Block](), dict[Block, float]()
     costs = [table.of(block).cost(price) for block in layout]
     while len(layout) > 1:
-        joint = [
-            measured[a.joined(b)] if a.joined(b) in measured else table.least_cost_of_two(a, b, price)
-            for a, b in pairwise(layout)
-        ]
-        gains = [a + b - c for a, b, c in zip(costs, costs[1:], joint, strict=False)]
+        pairs = [(one, two, one.joined(two)) for one, two in pairwise(layout)]
+        for one, two, pair in pairs:
+            if pair not in joint:
+                joint[pair] = table.least_cost_of_two(one, two, price)
+        gains = [a + b - joint[pair] for a, b, (_, _, pair) in zip(costs, costs[1:], pairs, strict=False)]
         at = int(np.argmax(gains))
         if gains[at] <= 0:
             break
-        one, two = layout[at : at + 2]
-        pair, most = one.joined(two), costs[at] + costs[at + 1]
+        one, two, pair = pairs[at]
         if pair not in measured:  # what it costs is known now, and may be too much
-            measured[pair] = table.cost_of_two(one, two, price, most)
+            measured.add(pair)
+            joint[pair] = table.cost_of_two(one, two, price, costs[at] + costs[at + 1])
         else:
-            layout[at : at + 2], costs[at : at + 2] = [pair], [joint[at]]
+            layout[at : at + 2], costs[at : at + 2] = [pair], [joint[pair]]
     return layout
 
 

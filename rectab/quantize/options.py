@@ -134,23 +134,25 @@ class OptionTable:
 
         An encoding fitted to both errs no less than where it is fitted to each.
         """
-        joined = block.joined(other)
-        if joined not in self._least:
-            one, two = self._floors(block), self._floors(other)
-            self._least[joined] = {e: _SLACK * (one.get(e, 0.0) + two.get(e, 0.0)) for e in self._encodings(joined)}
-        return min(error + price * self.bytes(joined, e) for e, error in self._floors(joined).items())
+        return min(self._costs(block, other, price).values())
 
     def cost_of_two(self, block: Block, other: Block, price: float, most: float) -> float:
         """What one block of two neighbours costs, if that is less than ``most``; else any number from ``most`` on.
 
         Only encodings that may cost less are measured.
         """
-        joined = block.joined(other)
-        self.least_cost_of_two(block, other, price)
-        floors = {e: error + price * self.bytes(joined, e) for e, error in self._floors(joined).items()}
-        self._measure(joined, [group for group in _groups(floors) if min(floors[e] for e in group) < most])
+        joined, least = block.joined(other), self._costs(block, other, price)
+        self._measure(joined, [group for group in _groups(least) if min(least[e] for e in group) < most])
         tried = self._tried[joined]
         return min((error + price * self.bytes(joined, e) for e, error in tried.items()), default=most)
+
+    def _costs(self, block: Block, other: Block, price: float) -> dict[Encoding, float]:
+        """Of one block of two neighbours in every encoding, as measured, or at least."""
+        joined = block.joined(other)
+        if joined not in self._least:
+            one, two = self._floors(block), self._floors(other)
+            self._least[joined] = {e: _SLACK * (one.get(e, 0.0) + two.get(e, 0.0)) for e in self._encodings(joined)}
+        return {e: error + price * self.bytes(joined, e) for e, error in self._floors(joined).items()}
 
     def _floors(self, block: Block) -> dict[Encoding, float]:
         """Least errors of all encodings: what was measured, or else what its parts err at least."""
