@@ -65,8 +65,7 @@ def aucs_on_rows(labels: np.ndarray, scores: Sequence[np.ndarray]) -> Aucs:
 
 def _midranks(values: np.ndarray) -> np.ndarray:
     """float64 [n]: ranks from 1, ties at the mean of theirs."""
-    ordered, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
     middle = ends - (counts - 1) / 2
-    del ordered
     return middle[inverse]

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from rectab.metrics import auc, logloss
@@ -154,8 +153,3 @@ def run_stream(
         run.told.append({**told, "train_seconds": seconds, "tallies": counted, "bytes": run.arm.bytes})
         run.save(folder, number + 1)
     return {"bytes": max(told["bytes"] for told in run.told), "map_bytes": run.arm.map_bytes, "periods": run.told}
-
-
-def mean_of(periods: list[dict[str, Any]], key: str) -> float:
-    """Mean over periods."""
-    return float(np.mean([told[key] for told in periods]))

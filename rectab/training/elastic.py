@@ -16,7 +16,7 @@ from rectab.batch import Batch, Jagged
 from rectab.data.split import Split
 from rectab.metrics import auc
 from rectab.models.elastic import ElasticModel
-from rectab.training.device import batches_on
+from rectab.training.evaluation import batches_in_order, evaluating
 
 __all__ = ["elastic_loss", "rows_of", "width_aucs"]
 
@@ -70,18 +70,9 @@ def _lists(jagged: Jagged, first: int, last: int) -> Jagged:
 @torch.no_grad()
 def width_aucs(model: ElasticModel, split: Split, batch_size: int) -> dict[str, float]:
     """``auc@WIDTH`` on ``split`` of every width but the full one, in evaluation mode, fp32."""
-    was_training = model.training
-    model.eval()
     outputs: dict[int, list[Tensor]] = {width: [] for width in model.widths}
-    for batch in batches_on(
-        model.table.device,
-        split,
-        batch_size,
-        shuffle_seed=None,
-        drop_singleton=False,
-        max_history=model.config.max_history,
-    ):
-        for width, logits in outputs.items():
-            logits.append(model.at(width, batch).float())
-    model.train(was_training)
+    with evaluating(model):
+        for batch in batches_in_order(model, split, batch_size):
+            for width, logits in outputs.items():
+                logits.append(model.at(width, batch).float())
     return {f"auc@{width}": auc(split.labels, torch.cat(logits).cpu().numpy()) for width, logits in outputs.items()}

@@ -2,35 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 
+from rectab.batch import Batch
 from rectab.data.split import Split
 from rectab.metrics import click_metrics, rating_metrics
 from rectab.models import CTRModel
 from rectab.training.device import batches_on
 from rectab.training.errors import TrainingError
 
-__all__ = ["evaluate", "metrics_of", "predict"]
+__all__ = ["batches_in_order", "evaluate", "evaluating", "metrics_of", "predict"]
+
+
+@contextmanager
+def evaluating(model: CTRModel) -> Iterator[None]:
+    """While it lasts, the model is in evaluation mode."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def batches_in_order(model: CTRModel, split: Split, batch_size: int) -> Iterator[Batch]:
+    """All rows of ``split``, in its order, on the model's device."""
+    return batches_on(
+        model.table.device,
+        split,
+        batch_size,
+        shuffle_seed=None,
+        drop_singleton=False,
+        max_history=model.config.max_history,
+    )
 
 
 @torch.no_grad()
 def predict(model: CTRModel, split: Split, batch_size: int = 8192) -> np.ndarray:
     """Logits float32 [n] of every row of ``split``, in its order: in evaluation mode, fp32, on the model's device."""
-    was_training = model.training
-    model.eval()
-    outputs = [
-        model(batch).float()
-        for batch in batches_on(
-            model.table.device,
-            split,
-            batch_size,
-            shuffle_seed=None,
-            drop_singleton=False,
-            max_history=model.config.max_history,
-        )
-    ]
-    model.train(was_training)
+    with evaluating(model):
+        outputs = [model(batch).float() for batch in batches_in_order(model, split, batch_size)]
     return torch.cat(outputs).cpu().numpy() if outputs else np.empty(0, np.float32)
 
 

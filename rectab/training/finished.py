@@ -21,7 +21,7 @@ from rectab.training.errors import CheckpointError
 from rectab.training.measuring import attention_weights, metrics_on_test
 from rectab.training.result import RunResult
 
-__all__ = ["RESULT_FILE", "complete", "identity_of", "load_result", "planned_identity", "read_finished"]
+__all__ = ["RESULT_FILE", "check_data", "complete", "identity_of", "load_result", "planned_identity", "read_finished"]
 
 RESULT_FILE = "result.json"
 
@@ -35,6 +35,15 @@ def load_result(folder: Path) -> RunResult | None:
         return None
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise ValueError(_damaged(path, error)) from error
+
+
+def check_data(folder: Path, result: RunResult, dataset: PreparedDataset) -> None:
+    """Raises ValueError if the run in ``folder`` was trained on other data than ``dataset``."""
+    if result.fingerprint != dataset.fingerprint():
+        raise ValueError(
+            f"{folder}: trained on {result.dataset} ({result.fingerprint}), and {dataset.path} holds {dataset.name} "
+            f"({dataset.fingerprint()}); give the data set that the run was trained on"
+        )
 
 
 def read_finished(

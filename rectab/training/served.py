@@ -19,7 +19,7 @@ from rectab.training.artifact import MODEL_FILE, load_model
 from rectab.training.config import TrainConfig
 from rectab.training.device import resolve_device
 from rectab.training.evaluation import metrics_of, predict
-from rectab.training.finished import RESULT_FILE, load_result
+from rectab.training.finished import RESULT_FILE, check_data, load_result
 from rectab.training.inputs_file import inputs_of, load_inputs
 from rectab.training.result import without_nan
 
@@ -174,11 +174,7 @@ def load(run: Path | str, data: PreparedDataset | None = None, device: torch.dev
     model = load_model(folder / MODEL_FILE, device=resolve_device(device))
     if data is None:
         inputs = load_inputs(folder, model.schema)
-    elif data.fingerprint() != result.fingerprint:
-        raise ValueError(
-            f"{folder}: trained on {result.dataset} ({result.fingerprint}), and {data.path} holds {data.name} "
-            f"({data.fingerprint()}); give the data set that the run was trained on"
-        )
     else:
+        check_data(folder, result, data)
         inputs = inputs_of(data, model.schema)
     return ServedModel(model, inputs.raw, TrainConfig.from_json(result.train), inputs.slices)

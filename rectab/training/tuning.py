@@ -10,7 +10,8 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from rectab.plain import parse_json, read_plain
 from rectab.training.config import TrainConfig, monitor_value
 from rectab.training.defaults import Settings, flat, settings_of, written
 from rectab.training.errors import TrainingError
+from rectab.training.result import RunResult
 from rectab.training.run import train_once
 
 __all__ = ["TRIALS_FILE", "Trial", "Tuned", "tune"]
@@ -134,28 +136,22 @@ def tune(
         values = _proposed(space, tuned.trials, seed)
         settings = {name: _meant(name, value) for name, value in values.items()}
         config = TrainConfig.from_json({**base.training, **_of("train", settings), "seed": seed}, "train")
-        trial = Trial(number, values, {**_settings(base), **settings}, None, {}, 0.0)
-        trial = _trained(
-            trial,
-            config,
-            out / f"trial-{number:02}",
-            lambda folder, config=config, settings=settings: (
-                train_once(  # type: ignore[misc]
-                    dataset,
-                    method=method,
-                    budget=budget,
-                    model=model,
-                    history=base.history,
-                    model_options={**base.model, **_of("model", settings)},
-                    embedding_dim=embedding_dim,
-                    train_config=config,
-                    out_dir=folder,
-                    read_test=False,
-                    progress="off",
-                    device=device,
-                ).valid
-            ),
+        train = partial(
+            train_once,
+            dataset,
+            method=method,
+            budget=budget,
+            model=model,
+            history=base.history,
+            model_options={**base.model, **_of("model", settings)},
+            embedding_dim=embedding_dim,
+            train_config=config,
+            out_dir=out / f"trial-{number:02}",
+            read_test=False,
+            progress="off",
+            device=device,
         )
+        trial = _trained(Trial(number, values, {**_settings(base), **settings}, None, {}, 0.0), config, train)
         tuned.trials.append(trial)
         write_atomic(out / TRIALS_FILE, json.dumps(tuned.to_json(), indent=1) + "\n")
         shutil.rmtree(out / f"trial-{number:02}", ignore_errors=True)
@@ -163,15 +159,15 @@ def tune(
     return tuned
 
 
-def _trained(trial: Trial, config: TrainConfig, folder: Path, train: Callable[[Path], dict[str, float]]) -> Trial:
+def _trained(trial: Trial, config: TrainConfig, train: Callable[[], RunResult]) -> Trial:
+    """The trial with what came of it."""
     begin = time.perf_counter()
     try:
-        valid, error = train(folder), None
+        valid = train().valid
     except TrainingError as diverged:
-        valid, error = {}, str(diverged)
-    score = monitor_value(config.monitor, valid) if error is None else None
-    seconds = time.perf_counter() - begin
-    return Trial(trial.number, trial.values, trial.settings, score, valid, seconds, error)
+        return replace(trial, error=str(diverged), seconds=time.perf_counter() - begin)
+    score = monitor_value(config.monitor, valid)
+    return replace(trial, score=score, valid=valid, seconds=time.perf_counter() - begin)
 
 
 def _opened(out: Path, asked: dict[str, Any]) -> Tuned:

@@ -15,14 +15,13 @@ from rectab.models import with_table
 from rectab.ops import FloatFormat, LatentFormat, RowStore, get_format
 from rectab.tables.base import EmbeddingTable
 from rectab.tables.budget import full_table_bytes
-from rectab.tables.io import save_table
 from rectab.tables.served_rows import with_rows
-from rectab.training.artifact import MODEL_FILE, TABLE_FILE, load_model, save_model
+from rectab.training.artifact import MODEL_FILE, load_model
+from rectab.training.compress.folder import write_model_run
 from rectab.training.config import TrainConfig
 from rectab.training.device import resolve_device
 from rectab.training.evaluation import evaluate
-from rectab.training.finished import RESULT_FILE, load_result
-from rectab.training.inputs_file import write_inputs
+from rectab.training.finished import RESULT_FILE, check_data, load_result
 from rectab.training.measuring import metrics_on_test
 
 __all__ = ["HeldRows", "hold_rows"]
@@ -81,8 +80,7 @@ def hold_rows(
     result = load_result(folder)
     if result is None:
         raise FileNotFoundError(f"{folder}: no {RESULT_FILE}, so this is no finished run")
-    if result.fingerprint != dataset.fingerprint():
-        raise ValueError(f"{folder}: trained on {result.dataset} ({result.fingerprint}), not on {dataset.path}")
+    check_data(folder, result, dataset)
     config = TrainConfig.from_json(result.train)
     if config.objective != "logloss":
         raise ValueError(f"{folder}: objective {config.objective!r}; this is for clicks")
@@ -99,13 +97,9 @@ def hold_rows(
             valid = evaluate(held, dataset.valid, config.evaluation_batch_size, config.objective)
             test, slices = metrics_on_test(held, dataset, config) if read_test else (None, {})
             size = held.table.ledger().bytes
-            (draft / name).mkdir()
-            save_model(held, draft / name / MODEL_FILE)
-            save_table(held.table, draft / name / TABLE_FILE)
-            write_inputs(dataset, draft / name)
             planned = result.table | {"rows": name, "serving_bytes": size, "budget_bytes": None, "budget_share": None}
             told = replace(result, table=planned, valid=valid, test=test, slices=slices, serving_bytes=size)
-            replace(told, budget_bytes=None).save(draft / name / RESULT_FILE)
+            write_model_run(draft / name, held, dataset, replace(told, budget_bytes=None))
             made.append(HeldRows(name, size, size / full, before, valid, test))
     return made
 

@@ -21,7 +21,7 @@ from rectab.training.artifact import MODEL_FILE, load_model
 from rectab.training.config import TrainConfig
 from rectab.training.device import batches_on
 from rectab.training.evaluation import evaluate, metrics_of, predict
-from rectab.training.finished import RESULT_FILE, load_result
+from rectab.training.finished import RESULT_FILE, check_data, load_result
 from rectab.training.result import RunResult
 from rectab.training.topk.negatives import with_negatives
 from rectab.training.topk.objective import Ranking
@@ -154,11 +154,7 @@ def open_run(folder: Path, dataset: PreparedDataset, device: torch.device | str 
         )
     if result.method != "full":
         raise ValueError(f"{folder}: its table is {result.method!r}; only a run of --table full can be compressed")
-    if result.fingerprint != dataset.fingerprint():
-        raise ValueError(
-            f"{folder}: trained on {result.dataset} ({result.fingerprint}), and {dataset.path} holds {dataset.name} "
-            f"({dataset.fingerprint()}); give the data set that the run was trained on"
-        )
+    check_data(folder, result, dataset)
     if result.train["objective"] == "mse":
         raise ValueError(f"{folder}: predicts ratings (objective 'mse'); this is for clicks and rankings")
     return FullRun(folder, dataset, result, load_model(folder / MODEL_FILE, device=device))

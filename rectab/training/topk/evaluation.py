@@ -11,6 +11,7 @@ from rectab.data.split import Split
 from rectab.models import CTRModel
 from rectab.ranking import rank_users
 from rectab.training.errors import TrainingError
+from rectab.training.evaluation import evaluating
 from rectab.training.topk.interactions import Interactions
 
 __all__ = ["evaluate_topk", "score_items"]
@@ -45,24 +46,24 @@ def evaluate_topk(
     users, items = np.divmod(keys, interactions.num_items)
     asked = np.unique(users)
     owners, owned = np.divmod(known, interactions.num_items)
-    was_training = model.training
-    model.eval()
     parts: list[Tensor] = []
     size = max(1, _SCORES // interactions.num_items)
-    for start in range(0, len(asked), size):
-        chunk = asked[start : start + size]
-        scores = score_items(model, interactions, torch.from_numpy(chunk).to(model.table.device))
-        if not bool(torch.isfinite(scores).all()):
-            raise TrainingError(f"scores on split {split.name!r} are not finite: training has diverged; try a lower lr")
-        found = rank_users(
-            scores,
-            _lists(chunk, users, items, scores.device),
-            _lists(chunk, owners, owned, scores.device),
-            ks,
-            torch.from_numpy(_absent(chunk, users, items)).to(scores.device),
-        )
-        parts.append(torch.stack([*found.recall.values(), *found.ndcg.values(), found.auc]).cpu())
-    model.train(was_training)
+    with evaluating(model):
+        for start in range(0, len(asked), size):
+            chunk = asked[start : start + size]
+            scores = score_items(model, interactions, torch.from_numpy(chunk).to(model.table.device))
+            if not bool(torch.isfinite(scores).all()):
+                raise TrainingError(
+                    f"scores on split {split.name!r} are not finite: training has diverged; try a lower lr"
+                )
+            found = rank_users(
+                scores,
+                _lists(chunk, users, items, scores.device),
+                _lists(chunk, owners, owned, scores.device),
+                ks,
+                torch.from_numpy(_absent(chunk, users, items)).to(scores.device),
+            )
+            parts.append(torch.stack([*found.recall.values(), *found.ndcg.values(), found.auc]).cpu())
     names = [*(f"recall@{k}" for k in ks), *(f"ndcg@{k}" for k in ks), "auc"]
     means = torch.cat(parts, dim=1).nanmean(1).tolist()
     return dict(zip(names, means, strict=True))
