@@ -91,7 +91,7 @@ class RowStore(nn.Module):
                 self.register_buffer(name, tensor)
         if gradient == "row":
             self.handle = new_handle(device, self.format.trains)
-        self.steps = _new_steps(self.format, groups or (num_rows,), row_dim, device)
+        self.steps = _new_steps(self.format, groups or (num_rows,), row_dim, device, init_std)
         if self.device.type != "meta" and not holds_rows(next(iter(tensors.values()))):
             self._initialise(init_std, generator)
 
@@ -103,7 +103,7 @@ class RowStore(nn.Module):
             return
         if floats and drawn_at == self.device:
             self.weight.normal_(0.0, std, generator=generator)
-            self._fit_steps()
+            self.fit_steps()
             return
         for start in range(0, self.num_rows, _ROWS_AT_A_TIME):
             rows = slice(start, min(start + _ROWS_AT_A_TIME, self.num_rows))
@@ -115,11 +115,16 @@ class RowStore(nn.Module):
             shrunk = float(values.std(correction=0) / self.read(rows).std(correction=0).clamp(min=1e-30))
             if abs(shrunk - 1) > _NOTICED:  # the nearest values of few levels are smaller on the whole
                 self.write(rows, shrunk * values)
-        self._fit_steps()
+        self.fit_steps()
 
-    def _fit_steps(self) -> None:
+    @torch.no_grad()
+    def fit_steps(self) -> None:
+        """Learned steps begin where the rows, as they are, are said best; and these as large as they were meant."""
         if isinstance(self.steps, LearnedSteps):
-            self.steps.fit(self.weight)
+            shrunk = self.steps.fit(self.weight)
+            if abs(shrunk - 1) > _NOTICED:
+                self.weight.mul_(shrunk)
+                self.steps.fit(self.weight)
 
     # What it holds.
 
@@ -251,11 +256,12 @@ class RowStore(nn.Module):
 
 
 def _new_steps(
-    row_format: RowFormat, groups: Sequence[int], row_dim: int, device: torch.device | str | None
+    row_format: RowFormat, groups: Sequence[int], row_dim: int, device: torch.device | str | None, init_std: float
 ) -> HeldSteps | LearnedSteps | None:
+    """Rows that start at 0 have no size that a step could begin with: they train as floats, and are encoded then."""
     if isinstance(row_format, CodesFormat):
         return HeldSteps(groups, device)
-    if isinstance(row_format, LatentFormat) and row_format.learned:
+    if isinstance(row_format, LatentFormat) and row_format.learned and init_std > 0:
         return LearnedSteps(groups, row_format.served.grid, row_dim, device)
     return None
 

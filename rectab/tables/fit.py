@@ -67,7 +67,9 @@ class FitTarget:
 
 def fit_table(table: EmbeddingTable, targets: Sequence[FitTarget], seed: int = 0) -> None:
     """Set the weights of ``table`` so that its vectors come nearest to the targets' in (weighted) squares."""
-    if table.is_rows_end_to_end:
+    if table.ids_move:  # which id has a row is for the table to say
+        table.start_from(targets, seed)
+    elif table.is_rows_end_to_end:
         _fit_rows(table, targets)
     elif table.is_combined_rows and _chunks_apart(table):
         _alternate(table, targets)

@@ -92,6 +92,7 @@ class QRTable(EmbeddingTable[QRConfig]):
         next to nothing."""
         signs = torch.randint(2, (self.remainder.num_rows, self.remainder.row_dim), generator=generator)
         self.remainder.write(slice(None), (size * (2.0 * signs - 1)).to(self.remainder.device))
+        self.remainder.fit_steps()
 
     def reads(self, ids: Tensor, vocabulary: Tensor) -> list[tuple[RowStore, Tensor]]:
         divisor = self.divisor[vocabulary]
