@@ -2,4 +2,4 @@
 
 from rectab.extras import need_extra
 
-need_extra("rectab.stream", "sweep", "polars", "pydantic", "jinja2", "plotly")
+need_extra("rectab.stream", "sweep", "polars", "pydantic", "jinja2")
