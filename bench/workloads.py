@@ -90,10 +90,10 @@ def age(optimizer: RowOptimizer, workload: Workload, steps: int = 5000) -> None:
 
     Rows that come back then replay what they would in training: a new optimizer has no missed steps to replay.
     """
-    (state,) = optimizer.row_state.values()
+    (rows,) = optimizer.rows.values()
     lr = float(optimizer.param_groups[0]["lr"])
     optimizer.clock.load_lr_sums(np.arange(steps + 1) * lr)
-    state["seen"].copy_(workload.last_steps(steps))
+    rows.state["seen"].copy_(workload.last_steps(steps))
 
 
 def schema_of(workload: Workload, counts: bool = False) -> Schema:

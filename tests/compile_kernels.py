@@ -88,6 +88,7 @@ def sums() -> None:
         kernels.segment_dot(values[:2], offsets, values)
     for dtype in DTYPES:
         kernels.coalesce([(torch.zeros(COUNT, dtype=torch.int64), torch.zeros(COUNT, DIM, dtype=dtype))], DIM)
+    kernels.norm(torch.zeros(COUNT, DIM))
 
 
 def updates() -> None:

@@ -114,6 +114,19 @@ def test_duplicates_are_summed(
     torch.testing.assert_close(sums, expected, rtol=1e-4, atol=1e-4)
 
 
+@many
+@given(num_rows=st.integers(0, 700), dim=dims, seed=st.integers(0, 99))
+def test_norms_of_sums(num_rows: int, dim: int, seed: int) -> None:
+    sums = torch.randn(num_rows, dim, generator=drawn(seed))
+    torch.testing.assert_close(fast.norm(sums), plain.norm(sums), rtol=1e-5, atol=0)
+
+
+def test_norms_say_that_sums_are_not_finite() -> None:
+    sums = torch.zeros(600, 3)
+    sums[599, 2] = torch.inf
+    assert not torch.isfinite(fast.norm(sums))
+
+
 def test_sums_do_not_depend_on_the_number_of_threads() -> None:
     rows, gradients = torch.randint(0, 500, (5000,), generator=drawn(0)), torch.randn(5000, 8, generator=drawn(1))
     results, threads = [], torch.get_num_threads()

@@ -109,8 +109,8 @@ class RowGradients:
         self._parts += [(rows, gradients) for number, rows, gradients in self._recorded if number == running]
         self._recorded = [entry for entry in self._recorded if entry[0] != running]
         if self._parts and handle.grad is not None:
-            norm = torch.linalg.vector_norm(self._sum("auto")[1]).to(torch.float32)
-            handle.grad.copy_(torch.stack([norm, torch.full_like(norm, _MARK)]))
+            sums = self._sum("auto")[1]
+            handle.grad.fill_(_MARK)[0] = kernels_for(sums.device).norm(sums)
             self._mark(handle.grad)
         self._passes += 1
         self._warn_if_nobody_steps()

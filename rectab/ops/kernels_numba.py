@@ -6,7 +6,9 @@ in the order of the lookups whatever the number of threads, so a result does not
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from threading import local
 
 import numpy as np
 import torch
@@ -38,6 +40,7 @@ __all__ = [
     "fused_gather",
     "gather",
     "gather_ragged",
+    "norm",
     "segment_dot",
     "segment_sum",
     "sgd_refresh",
@@ -167,7 +170,7 @@ def coalesce(pending: Sequence[tuple[Tensor, Tensor]], row_dim: int) -> tuple[Te
     launch(row_kernels.count_owned, threads, rows, owned)
     owned[1:] += 1
     np.cumsum(owned, out=owned)
-    positions, slots, distinct = (np.empty(owned[-1], dtype=dtype) for dtype in (np.int32, np.int32, np.int64))
+    positions, slots, distinct = _scratch(int(owned[-1]))
     starts = np.zeros(threads + 1, dtype=np.int64)
     launch(row_kernels.assign_slots, threads, rows, owned, positions, slots, distinct, starts)
     np.cumsum(starts, out=starts)
@@ -192,6 +195,28 @@ def coalesce(pending: Sequence[tuple[Tensor, Tensor]], row_dim: int) -> tuple[Te
     return out_rows, sums
 
 
+def norm(sums: Tensor) -> Tensor:
+    """See :func:`rectab.ops.kernels_torch.norm`: by the threads whose caches the sums are in."""
+    squares = np.empty(-(-sums.shape[0] // row_kernels.SUMMED_ROWS))
+    launch_lookup(row_kernels.square_sums, thread_count(sums.numel()), sums.numpy(), squares)
+    return torch.tensor(math.sqrt(squares.sum()))
+
+
+_held = local()
+
+
+def _scratch(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """int32, int32 and int64 [count], undefined, kept for the next call of this thread: memory that is asked for anew
+    in every step is mapped and cleared anew."""
+    arrays: tuple[np.ndarray, ...] = getattr(_held, "arrays", ())
+    if not arrays or not count <= arrays[0].size <= 4 * count + _SMALL:
+        sizes = np.dtype(np.int32), np.dtype(np.int32), np.dtype(np.int64)
+        _held.arrays = arrays = tuple(np.empty(count + count // 8, dtype) for dtype in sizes)
+    positions, slots, distinct = (array[:count] for array in arrays)
+    return positions, slots, distinct
+
+
+_SMALL = 1 << 16
 _NO_WEIGHTS = {dtype: np.empty(0, dtype=dtype) for dtype in (np.float32, np.float64)}
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["coalesce", "gather"]
+__all__ = ["coalesce", "gather", "norm"]
 
 
 def gather(weight: Tensor, rows: Tensor, dtype: torch.dtype) -> Tensor:
@@ -36,3 +36,8 @@ def coalesce(pending: Sequence[tuple[Tensor, Tensor]], row_dim: int) -> tuple[Te
     sums = torch.zeros(distinct.numel(), row_dim, dtype=torch.float32, device=rows.device)
     gradients = torch.cat([gradients.float() for _, gradients in pending])
     return distinct, sums.index_add_(0, slots, gradients)
+
+
+def norm(sums: Tensor) -> Tensor:
+    """fp32 [u, D] as :func:`coalesce` gives them -> fp32 [], the root of the sum of all squares."""
+    return torch.linalg.vector_norm(sums)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rectab.ops import triton_rows
 from rectab.ops.dispatch import holds
+from rectab.ops.kernels_torch import norm
 from rectab.ops.triton_blocks import lookup_blocks
 from rectab.ops.triton_optim import (
     adagrad_refresh,
@@ -35,6 +36,7 @@ __all__ = [
     "coalesce",
     "coded_gather",
     "gather",
+    "norm",
     "packed_lookup",
     "segment_dot",
     "segment_sum",

@@ -11,11 +11,13 @@ from numba import njit, prange
 from rectab.jit import compiled, parallel
 from rectab.ops.numba_lanes import load_lanes, store_lanes, take_row
 from rectab.ops.numba_values import mix, owner_of, prefetch, spread
-from rectab.ops.numba_vectors import LANES
+from rectab.ops.numba_vectors import LANES, multiply_add, splat, sum_lanes
 
 _U32 = np.uint64(32)
 _LOW_32 = np.uint64(0xFFFFFFFF)
 _AHEAD = 32  # rows asked for before they are needed
+SUMMED_ROWS = 256
+"""Rows of a block of :func:`square_sums`."""
 
 
 @njit(inline="always")
@@ -161,3 +163,22 @@ def add_gradients(threads, part, gradients, lists, cursor, filled, out_rows, sum
     """Add the gradients of one lookup, the positions ``part`` of all; ``cursor``, ``filled`` carry on."""
     for thread in prange(threads):
         _add_gradients(thread, part, gradients, lists, cursor, filled, out_rows, sums)
+
+
+@compiled
+def _square_sum(sums, begin, end):
+    total = splat(np.float32(0))
+    for i in range(begin, end):
+        for j in range(0, sums.shape[1], LANES):
+            value = load_lanes(sums, i, j)
+            total = multiply_add(value, value, total)
+    return sum_lanes(total)
+
+
+@parallel
+def square_sums(threads, sums, squares):
+    """squares[b]: of all elements of the b-th :data:`SUMMED_ROWS` rows of fp32 ``sums`` [u, D]."""
+    for thread in prange(threads):
+        for block in range(thread * squares.size // threads, (thread + 1) * squares.size // threads):
+            begin = block * SUMMED_ROWS
+            squares[block] = _square_sum(sums, begin, min(begin + SUMMED_ROWS, sums.shape[0]))
