@@ -52,6 +52,20 @@ def test_cowclip_clips_by_the_rows_length_and_its_lookups() -> None:
     assert torch.allclose(values(store)[1], after[1] - 0.1 * 1e-3)
 
 
+def test_lookups_count_where_gradients_are_cleared_after_the_loss_is_computed() -> None:
+    store = store_of()
+    before = values(store)
+    optimizer = sgd(store, CowClip(0.01))
+    for _ in range(2):  # as loops do, rectab's trainer among them
+        before = values(store)
+        loss = (100.0 * store(torch.tensor([0, 0, 0]))).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        moved = (before - values(store))[0].norm().item() / 0.1
+        assert moved == pytest.approx(3 * before[0].norm().item(), rel=1e-4)
+
+
 def test_lookups_that_were_dropped_are_not_counted() -> None:
     store = store_of()
     optimizer = sgd(store, CowClip(0.0))

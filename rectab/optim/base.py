@@ -170,11 +170,17 @@ class RowOptimizer(torch.optim.Optimizer):
             raise RuntimeError(f"row store {name!r} has another row optimizer now, which was made later; step that one")
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Drop pending gradients."""
+        """Drop pending gradients, and with them the lookups that they are of.
+
+        Lookups whose backward pass is still to come stay counted: a loop may clear gradients before or after it
+        computes a loss.
+        """
+        pending = [self.rows[name] for name, store in self.stores.items() if store.gradients.parts]
         super().zero_grad(set_to_none=True)
-        for name, store in self.stores.items():
+        for store in self.stores.values():
             store.gradients.drop()
-            self.rows[name].looked_up.clear()
+        for rows in pending:
+            rows.looked_up.clear()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Raises TypeError after construction: rows come with their store."""
