@@ -107,6 +107,12 @@ def fake_run(spec: RunSpec, work: Path) -> dict[str, Any]:
     }
 
 
+def placed_run(spec: RunSpec, work: Path) -> dict[str, Any]:
+    """Says where it was trained, and takes long enough for every worker to get some runs."""
+    time.sleep(0.2)
+    return fake_run(spec, work) | {"device": spec.device}
+
+
 def finished_sweep(
     folder: Path,
     config: str,

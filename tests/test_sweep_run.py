@@ -33,7 +33,8 @@ def sweep_file(tmp_path: Path) -> Path:
 
 def run(sweep_file: Path, out: Path, **options: object) -> tuple[SweepPlan, str]:
     console = Console(file=io.StringIO(), width=200)
-    plan = run_sweep(sweep_file, out, runner=RUNNER, datasets=[fake_dataset()], console=console, **options)  # type: ignore[arg-type]
+    options = {"runner": RUNNER, **options}
+    plan = run_sweep(sweep_file, out, datasets=[fake_dataset()], console=console, **options)  # type: ignore[arg-type]
     return plan, console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -100,6 +101,19 @@ def test_killed_sweep_goes_on_to_the_same_results(finished: Path, sweep_file: Pa
     _, text = run(sweep_file, out)
     assert f"{len(survivors)} of 21 runs are there already" in text
     assert results(out).drop(CIRCUMSTANCES).equals(results(finished / "out").drop(CIRCUMSTANCES))
+
+
+def test_runs_are_placed_on_several_devices(finished: Path, sweep_file: Path, tmp_path: Path) -> None:
+    options = {"devices": ["cuda:0", "cuda:1"], "runner": "sweep_fakes:placed_run"}
+    plan, _ = run(sweep_file, tmp_path / "out", **options)
+    frame = results(tmp_path / "out")
+    assert frame.height == 21
+    counts = dict(frame.group_by("device").len().rows())
+    assert counts.keys() == {"cuda:0", "cuda:1"}
+    assert min(counts.values()) >= 5  # a process each, at work at the same time
+    assert frame["auc"].equals(results(finished / "out")["auc"])
+    assert plan.command.endswith("--devices cuda:0,cuda:1")
+    assert "21 of 21 runs are there already" in run(sweep_file, tmp_path / "out")[1]  # on any device
 
 
 @pytest.mark.parametrize(

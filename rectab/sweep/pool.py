@@ -12,6 +12,8 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import cycle, islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,14 +32,16 @@ _ERROR_TAIL = 4000
 class _Worker:
     """One worker process and its pipes; started at the first run and again after a crash."""
 
-    def __init__(self, runner: str, threads: int, store: RunStore) -> None:
-        self.runner, self.threads, self.store = runner, threads, store
+    def __init__(self, runner: str, threads: int, store: RunStore, device: str | None) -> None:
+        self.runner, self.threads, self.store, self.device = runner, threads, store, device
         self.stopped = False
         self.process: subprocess.Popen[str] | None = None
         self.errors: IO[str] = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - see stop
 
     def run(self, spec: RunSpec) -> dict[str, Any] | None:
         """The record of a run; a crash of the process is a failed one. None if it was stopped."""
+        if self.device is not None:
+            spec = replace(spec, device=self.device)
         process = self.process or self._start()
         self.errors.truncate(0)
         self.errors.seek(0)
@@ -96,7 +100,12 @@ class _Worker:
 
 
 def run_all(
-    specs: Sequence[RunSpec], store: RunStore, runner: str, jobs: int, threads: int | None = None
+    specs: Sequence[RunSpec],
+    store: RunStore,
+    runner: str,
+    jobs: int,
+    threads: int | None = None,
+    devices: Sequence[str] = (),
 ) -> Iterator[tuple[RunSpec, dict[str, Any]]]:
     """Run specs in ``jobs`` processes; each record is on disk before it is yielded, in order of finishing.
 
@@ -106,6 +115,7 @@ def run_all(
         runner: ``module:function``, see :mod:`rectab.sweep.worker`.
         jobs: processes at a time.
         threads: of each process; None shares the cores out evenly.
+        devices: each process trains on one of them, in turn; none: every run is where it says.
     """
     jobs = max(1, min(jobs, len(specs)))
     threads = threads or max(1, available_cores() // jobs)
@@ -113,7 +123,8 @@ def run_all(
     for spec in specs:
         todo.put(spec)
     done: queue.SimpleQueue[tuple[RunSpec, dict[str, Any]] | BaseException] = queue.SimpleQueue()
-    workers = [_Worker(runner, threads, store) for _ in range(jobs)]
+    places = list(islice(cycle(devices), jobs)) if devices else [None] * jobs
+    workers = [_Worker(runner, threads, store, place) for place in places]
 
     def serve(worker: _Worker) -> None:
         try:

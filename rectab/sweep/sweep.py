@@ -36,6 +36,7 @@ def run_sweep(
     retry_failed: bool = False,
     trained: Path | str | None = None,
     device: torch.device | str = "cpu",
+    devices: Sequence[torch.device | str] = (),
     runner: str = DEFAULT_RUNNER,
     datasets: list[DatasetInfo] | None = None,
     console: Console | None = None,
@@ -51,6 +52,8 @@ def run_sweep(
             table is encoded of, are read and not trained, and what is trained is kept there. None: a folder of the
             sweep, which is removed when all its runs are there.
         device: where every run is trained, see :func:`rectab.training.device.resolve_device`.
+        devices: several, in place of ``device``: each process has one of them, which a run takes that is free. Without
+            ``jobs`` there is a process for each.
         runner: ``module:function`` that trains one run.
         datasets: already described data sets, instead of opening those of the file.
         console: where progress is shown.
@@ -73,7 +76,8 @@ def run_sweep(
                 raise SweepConfigError(f"{config_path}: {error}") from None
         command = f"rectab sweep {config_path} --out {out_dir}" + (f" --jobs {jobs}" if jobs else "")
         command += f" --trained {trained}" if trained else ""
-        command += "" if str(device) == "cpu" else f" --device {device}"
+        places = [str(place) for place in devices]
+        command += f" --devices {','.join(places)}" if places else "" if str(device) == "cpu" else f" --device {device}"
         command += "".join(f" --plugin {name}" for name in plugin_names())
         plan = SweepPlan(config, datasets, store, command)
         plan.save()
@@ -91,7 +95,11 @@ def run_sweep(
         with SweepProgress(total, plan.tuned, console) as progress:
             for specs in (lambda: trials, plan.runs):
                 placed = [replace(spec, device=str(device)) for spec in specs()]
-                _run_missing(_sharing(placed, folder), store, runner, jobs or config.jobs, retry_failed, progress)
+                missing = _missing(_sharing(placed, folder), store, retry_failed)
+                progress.skip(len(placed) - len(missing))
+                at_a_time = jobs or len(places) or config.jobs
+                for spec, record in run_all(missing, store, runner, at_a_time, devices=places) if missing else ():
+                    progress.finished(spec, record)
             stale = plan.stale()
             if stale:
                 progress.say(f"{len(stale)} run files of an older configuration are ignored: {' '.join(stale[:5])} ...")
@@ -119,21 +127,11 @@ def _was_limited(record: dict[str, Any], spec: RunSpec) -> bool:
     return record["status"] == "infeasible" and record["spec"].get("train_memory") != spec.train_memory
 
 
-def _run_missing(
-    specs: Sequence[RunSpec],
-    store: RunStore,
-    runner: str,
-    jobs: int,
-    retry_failed: bool,
-    progress: SweepProgress,
-) -> None:
+def _missing(specs: Sequence[RunSpec], store: RunStore, retry_failed: bool) -> list[RunSpec]:
+    """What is to be run, once each."""
     missing: dict[str, RunSpec] = {}
     for spec in specs:
         record = store.read_run(spec.hash)
         if record is None or (retry_failed and record["status"] == "failed") or _was_limited(record, spec):
             missing.setdefault(spec.hash, spec)
-    progress.skip(len(specs) - len(missing))
-    if not missing:
-        return
-    for spec, record in run_all(list(missing.values()), store, runner, jobs):
-        progress.finished(spec, record)
+    return list(missing.values())
