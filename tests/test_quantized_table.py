@@ -83,6 +83,28 @@ def test_kernel_and_reference_agree_to_the_bit(
     assert by_numba.shape == (*full, dim)
 
 
+@given(
+    borders=st.lists(st.lists(st.integers(1, 140), max_size=24, unique=True), min_size=1, max_size=4),
+    ends=st.integers(1, 20),
+)
+@settings(deadline=None, max_examples=60)
+def test_blocks_may_begin_anywhere(borders: list[list[int]], ends: int) -> None:
+    """Also where many begin among ids of equally many bits: the search for a block begins at those bits."""
+    firsts = [[0, *sorted(own)] for own in borders]
+    sizes = [own[-1] + ends for own in firsts]
+    config = QuantizedConfig(
+        tuple(index for index, own in enumerate(firsts) for _ in own),
+        tuple(first for own in firsts for first in own),
+        ("fp16",) * sum(map(len, firsts)),
+    )
+    table = QuantizedTable([Vocabulary(f"v{i}", n) for i, n in enumerate(sizes)], 3, config)
+    held = torch.arange(3 * sum(sizes), dtype=torch.float16)
+    table.payload.copy_(held.view(torch.uint8))
+    rows = torch.split(held.float().view(-1, 3), sizes)
+    for index, expected in enumerate(rows):
+        assert torch.equal(table(torch.arange(len(expected)), index), expected)
+
+
 @pytest.mark.parametrize("kernel", ["numba", "torch"])
 @pytest.mark.parametrize("wrong", [-1, 60, 2**40])
 def test_ids_outside_are_refused_by_name(kernel: KernelName, wrong: int) -> None:

@@ -15,6 +15,7 @@ from rectab.ops.numba_values import float_of_bits, half_to_float
 from rectab.ops.numba_vectors import LANES, lanes_type
 
 __all__ = [
+    "bit_length",
     "byte",
     "copy_8",
     "half",
@@ -76,6 +77,19 @@ def half(address):
 def single(address):
     """The fp32 at ``address``."""
     return float_of_bits(np.int32(word(address)))
+
+
+@intrinsic
+def bit_length(context, number):
+    """Of an integer that is not negative: 0 for 0, 3 for 4 to 7."""
+
+    def generate(context, builder, signature, arguments):
+        word, no = ir.IntType(64), ir.Constant(ir.IntType(1), 0)
+        kind = ir.FunctionType(word, [word, ir.IntType(1)])
+        zeros = builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.ctlz.i64"), [arguments[0], no])
+        return builder.sub(ir.Constant(word, 64), zeros)
+
+    return types.int64(types.int64), generate
 
 
 @intrinsic

@@ -16,36 +16,53 @@ import numpy as np
 from numba import prange
 
 from rectab.jit import compiled, parallel
+from rectab.ops.numba_bits import bit_length
 from rectab.ops.numba_payload import RARE, block_bytes, end_of, row_bits, rows_begin, source_of
 from rectab.ops.numba_runs import decode_run, scratch_bytes
 from rectab.ops.numba_values import prefetch_element
 
 __all__ = ["lookup"]
 
-_TILE_FLOATS = 1 << 16  # of vectors, so that they stay in a core's cache until all are written
+_TILE_FLOATS = 1 << 22  # of vectors: long runs of one block are worth more than vectors that stay in a cache
+_LENGTHS = 65  # of the bits of an id
 
 
 @compiled
 def _searched(ranges, blocks):
     """For finding blocks: int64 first row of every block, and behind them any number of rows that none has; by
-    vocabulary the first block, and the largest power of two that is less than its number of blocks, or 0."""
+    vocabulary the first block, and where to begin: by the number of bits of an id the last block that the smallest
+    such id may be in, and the largest power of two that is at most the number of blocks that may follow, or 0.
+
+    Blocks lie as ids fall in frequency, each many times as long as the one before, so that few begin among the ids of
+    one number of bits.
+    """
     count, num_vocabularies = blocks.shape[0], ranges.shape[0]
     starts = np.full(2 * count + 1, np.iinfo(np.int64).max, np.int64)
     for block in range(count):
         starts[block] = blocks[block, 0]
     firsts, steps = np.empty(num_vocabularies + 1, np.int64), np.empty(num_vocabularies, np.int64)
+    begun = np.zeros((num_vocabularies, _LENGTHS), np.int64)
     block = 0
     for v in range(num_vocabularies):
-        firsts[v] = block
-        last_row = np.int64(ranges[v, 0]) + ranges[v, 1]
-        while block < count and starts[block] < last_row:
+        firsts[v], first_row = block, np.int64(ranges[v, 0])
+        while block < count and starts[block] < first_row + ranges[v, 1]:
             block += 1
+        at, end, most = firsts[v], firsts[v], 0
+        for bits in range(_LENGTHS):
+            smallest = first_row + (np.int64(1) << min(bits - 1, 32) if bits > 0 else 0)
+            while at + 1 < block and starts[at + 1] <= smallest:
+                at += 1
+            begun[v, bits] = at
+            end = max(end, at)
+            while end + 1 < block and starts[end + 1] < first_row + (np.int64(1) << min(bits, 32)):
+                end += 1
+            most = max(most, end - at)
         step = 1
-        while step < block - firsts[v]:
+        while 2 * step <= most:
             step *= 2
-        steps[v] = step // 2
+        steps[v] = step if most > 0 else 0
     firsts[num_vocabularies] = block
-    return starts, firsts, steps
+    return starts, firsts, steps, begun
 
 
 @compiled
@@ -73,13 +90,13 @@ def _find(ids, first, period, count, vocabulary, search, laid, payload, places, 
 
     Returns how many were found before one that is outside.
     """
-    (first_row, size, first_block, first_step), (starts, _, _) = vocabulary, search
+    (first_row, size, begun, first_step), starts = vocabulary, search[0]
     _, rows_from, bits, read, masks = laid
     for k in range(count):
         own = ids[np.uint64(first + k * period)]
         if np.uint64(own) >= size:  # or negative
             return k
-        row, block, step = own + first_row, first_block, first_step
+        row, block, step = own + first_row, begun[np.uint64(bit_length(own))], first_step
         while step > 0:
             block += step if starts[np.uint64(block + step)] <= row else 0
             step >>= 1
@@ -118,7 +135,7 @@ def _decode(codes, source, laid, own, runs, out, width, scratch):
 
 @compiled
 def _lookup(start, end, ids, columns, ranges, codes, payload, copied, search, laid, out, outside):
-    width, period, (_, firsts, steps) = out.shape[1], columns.size, search
+    width, period, (_, firsts, steps, begun) = out.shape[1], columns.size, search
     most = max(min(_TILE_FLOATS // width, end - start) // period, 1)
     places, sorted_places, targets = np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most, np.int64)
     found, held = np.empty(most, np.uint32), np.zeros(codes.size, np.int64)
@@ -127,7 +144,7 @@ def _lookup(start, end, ids, columns, ranges, codes, payload, copied, search, la
     for tile in range(start, end, most * period):
         for first in range(tile, min(tile + period, end)):
             column, count = columns[first % period], min((end - first - 1) // period + 1, most)
-            vocabulary = (np.int64(ranges[column, 0]), np.uint64(ranges[column, 1]), firsts[column], steps[column])
+            vocabulary = (np.int64(ranges[column, 0]), np.uint64(ranges[column, 1]), begun[column], steps[column])
             known = _find(ids, first, period, count, vocabulary, search, laid, payload, places, found, held)
             if known < count:
                 outside[1] = ids[first + known * period]

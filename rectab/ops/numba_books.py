@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from rectab.ops.numba_bits import copy_8, half, lanes_of_halves, lanes_of_integers, long_word, put_lanes, word
-from rectab.ops.numba_payload import FLOAT, LAID_OUT, at, inlined, parts_of, put_halves, put_integers, stride_of
+from rectab.ops.numba_payload import AHEAD, FLOAT, LAID_OUT, at, inlined, parts_of, put_halves, put_integers, stride_of
+from rectab.ops.numba_values import prefetch_address
 from rectab.ops.numba_vectors import LANES
 
 __all__ = ["decode_books"]
@@ -51,6 +52,7 @@ def _put_entries(address, size, scale, out, width):
 @inlined
 def _whole_vectors(source, books, rows, bits, size, scale, places, count, targets, out, width):
     for k in range(count):
+        prefetch_address(out + targets[min(k + AHEAD, count - 1)])
         start = books + _code(source, 8 * rows + places[k] * bits, bits) * width * size
         if size == 2:
             put_halves(source, start, out + targets[k], width)
@@ -73,6 +75,7 @@ def decode_books(source, begin, rows, code, size, places, count, targets, out, w
         last = min(first + LAID_OUT, count)
         for k in range(first, last):
             target = scratch + (k - first) * stride
+            prefetch_address(out + targets[k])
             _lay_out(source, books, 8 * rows + places[k] * held, sub_dim, bits, size, width, target)
         for k in range(first, last):
             _put_entries(scratch + (k - first) * stride, size, scale, out + targets[k], width)

@@ -50,6 +50,7 @@ SLACK = 32
 
 BITS = np.array([grid.bits for grid in GRIDS.values()], np.int64)  # 0 is ternary
 LAID_OUT = 32  # rows whose bytes are laid out before the first becomes floats
+AHEAD = 8  # vectors whose place is asked for before they are written
 FLOAT = 4
 
 inlined = njit(forceinline=True, error_model="numpy")  # a call with arrays costs as much as decoding

@@ -25,6 +25,7 @@ from rectab.ops.numba_bits import (
 )
 from rectab.ops.numba_books import decode_books
 from rectab.ops.numba_payload import (
+    AHEAD,
     BITS,
     BOOK_FP16,
     BOOK_INT8,
@@ -38,6 +39,7 @@ from rectab.ops.numba_payload import (
     put_halves,
     stride_of,
 )
+from rectab.ops.numba_values import prefetch_address
 from rectab.ops.numba_vectors import LANES, splat
 
 __all__ = ["decode_run", "scratch_bytes"]
@@ -62,6 +64,7 @@ def _shared(source, begin, count, targets, out, width):
 @inlined
 def _halves(source, begin, places, count, targets, out, width):
     for k in range(count):
+        prefetch_address(out + targets[min(k + AHEAD, count - 1)])
         put_halves(source, begin + 2 * places[k] * width, out + targets[k], width)
 
 
@@ -103,6 +106,7 @@ def _grid(source, begin, rows, code, places, count, targets, out, width, scratch
         if per == 2:
             step = half(at(source, begin + 2 * places[k]))
         bit = places[k] * width * bits
+        prefetch_address(out + targets[min(k + AHEAD, count - 1)])
         _put_grid(source, rows + (bit >> 3), bit & 7, bits, offset, steps, per == 2, step, out + targets[k], width)
 
 
@@ -113,6 +117,7 @@ def _trits_run(source, begin, rows, per_row, steps, places, count, targets, out,
         last = min(first + LAID_OUT, count)
         for k in range(first, last):
             digit = places[k] * width
+            prefetch_address(out + targets[k])
             lay_out_trits(source, rows + digit // 5, digit % 5, width, scratch + (k - first) * stride)
         for k in range(first, last):
             if per_row:
