@@ -76,3 +76,34 @@ def test_what_needs_an_extra_says_which(statement: str, extra: str, missing: str
     assert missing in last
     assert last.endswith(f"pip install 'rectab[{extra}]'")
     assert ("Traceback" in got.stderr) == (extra != "cli")
+
+
+LOADS_ALL = """
+import sys
+import numpy as np
+from rectab.schema import Vocabulary
+from rectab.tables import load_table, methods, plan, save_table
+from rectab.tables.family import InfeasibleBudget
+vocabularies = [
+    Vocabulary(name, size, counts=(20_000 / np.arange(1, size + 1)).astype(np.int64) + 1)
+    for name, size in (("user", 4000), ("item", 900))
+]
+loaded = 0
+for method in methods():
+    try:
+        table = plan(method.name, vocabularies, 8, None if method.name == "full" else "25%").build()
+    except InfeasibleBudget:
+        continue
+    save_table(table, {path!r})
+    load_table({path!r})
+    loaded += 1
+    assert "sympy" not in sys.modules, method.name
+print(loaded)
+"""
+
+
+def test_reading_tables_imports_no_compiler(tmp_path: Path) -> None:
+    """Torch's operators on the meta device may import it: a second and 140 MB, for a file of a kilobyte."""
+    got = run_without_extras(LOADS_ALL.format(path=str(tmp_path / "t.safetensors")))
+    assert got.returncode == 0, got.stderr[-2000:]
+    assert int(got.stdout) >= 15

@@ -7,6 +7,7 @@ additive salt matters: a purely multiplicative hash sends id 0 to row 0 under ev
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import xxhash
 from torch import Tensor
@@ -107,10 +108,10 @@ def _fast_address(ids: Tensor, salt: Tensor | int, first_row: Tensor | int, num_
 
 
 def _broadcast(shape: torch.Size, others: list[torch.Size]) -> torch.Size:
-    """As ``torch.broadcast_shapes``, which takes as long as a small lookup, where shapes differ; few do."""
+    """As ``torch.broadcast_shapes``, which takes as long as a small lookup and imports torch's compiler."""
     if all(other == shape[len(shape) - len(other) :] for other in others):
         return shape
-    return torch.broadcast_shapes(shape, *others)
+    return torch.Size(np.broadcast_shapes(shape, *others))
 
 
 def _repeated(ids: Tensor, shape: torch.Size) -> tuple[Tensor, int]:

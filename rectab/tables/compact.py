@@ -7,6 +7,7 @@ table, goes on with the compact one, and so has no masks to keep and no pruned e
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import TypeVar
 
 import torch
@@ -54,7 +55,7 @@ class CompactTable(EmbeddingTable[ConfigT]):
 
     def _first_ids(self) -> Tensor:
         sizes = [v.num_embeddings for v in self.vocabularies]
-        return torch.tensor([0, *sizes]).cumsum(0).to(index_dtype(self.num_ids))
+        return torch.tensor([0, *accumulate(sizes)]).to(index_dtype(self.num_ids))
 
     def check_contents(self) -> None:
         """Refuse numbers of ids, from a file, that are not those of the vocabularies. Raises ValueError."""

@@ -60,7 +60,7 @@ class RangeTable(EmbeddingTable[ConfigT]):
         device = self.options.device
         total = sum(num_rows)
         integer = torch.int32 if total <= MAX_ROWS else torch.int64
-        first = torch.tensor([0, *num_rows[:-1]]).cumsum(0)
+        first = torch.tensor([0, *accumulate(num_rows[:-1])])
         signed = [-rows if whole else rows for rows, whole in zip(num_rows, self.whole, strict=True)]
         self.register_buffer("first_row", first.to(integer).to(device))
         self.register_buffer("num_rows", torch.tensor(signed).to(integer).to(device))

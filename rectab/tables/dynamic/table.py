@@ -68,7 +68,7 @@ class DynamicTable(EmbeddingTable[DynamicConfig]):
         signed = [-n if whole else n for n, whole in zip(rows, self.whole, strict=True)]
         total, device = sum(rows), self.options.device
         for name, values in (
-            ("first_row", torch.tensor([0, *rows[:-1]]).cumsum(0)),
+            ("first_row", torch.tensor([0, *accumulate(rows[:-1])])),
             ("num_rows", torch.tensor(signed)),
             ("reserved", torch.tensor([config.reserved(v, n) for v, n in held])),
         ):

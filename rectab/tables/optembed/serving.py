@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -40,7 +41,7 @@ class CompactOptEmbedTable(CompactTable[CompactOptEmbedConfig]):
             raise ValueError(f"optembed.compact: widths must be in 0..{embedding_dim}, got {config.widths}")
         device = self.options.device
         self.kept = IdSet(self.num_ids, sum(config.num_rows), device=device)
-        first = torch.tensor([0, *config.num_rows[:-1]]).cumsum(0).to(index_dtype(self.num_ids))
+        first = torch.tensor([0, *accumulate(config.num_rows[:-1])]).to(index_dtype(self.num_ids))
         self.register_buffer("first_rank", first.to(device))
         self.rows = RaggedRows(*_groups(config), embedding_dim, self.options)
         if config.pruned == "shared":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -57,7 +58,7 @@ class TunedTable(EmbeddingTable[QuantizedConfig]):
         packed = build_table("quantized.packed", vocabularies, embedding_dim, config, self.options)
         assert isinstance(packed, QuantizedTable)
         self.parts = packed.parts
-        sizes = torch.tensor([0, *(v.num_embeddings for v in vocabularies)]).cumsum(0)
+        sizes = torch.tensor([0, *accumulate(v.num_embeddings for v in vocabularies)])
         self.register_buffer("first_row", sizes[:-1].to(self.options.device))
         self.blocks = nn.ModuleList(
             _Block(part.encoding, content, embedding_dim, self.options.device)
