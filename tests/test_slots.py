@@ -54,10 +54,13 @@ def batches(steps: int, seed: int = 0) -> list[Tensor]:
     return [torch.stack([spread[2 * t], whole[t], spread[2 * t + 1]], 1) for t in range(steps)]
 
 
-@pytest.mark.parametrize("evict", EVICT)
-@pytest.mark.parametrize("admit", ADMIT)
-def test_kernels_do_what_the_reference_does(evict: str, admit: str) -> None:
-    rule = SlotRule(evict, 2, 0.7, admit, 0.5, 2, 8, 12345)  # type: ignore[arg-type]
+RULES = [(evict, admit, 0.0) for evict in EVICT for admit in ADMIT]
+RULES += [("lfu", "better", 0.0), ("distance_lfu", "better", 0.0), ("lfu", "always", 3.0), ("lfu", "better", 3.0)]
+
+
+@pytest.mark.parametrize(("evict", "admit", "half_life"), RULES)
+def test_kernels_do_what_the_reference_does(evict: str, admit: str, half_life: float) -> None:
+    rule = SlotRule(evict, 2, 0.7, admit, 0.5, 2, 8, 12345, half_life)  # type: ignore[arg-type]
     blocks, columns = blocks_of((0, 40, 4), (40, -10, 0), (50, 60, 0)), torch.arange(3)
     results = []
     for kernel in ("torch", "numba"):
@@ -149,6 +152,30 @@ def test_an_id_is_admitted_when_it_was_asked_for_often_enough() -> None:
     assert [made.admitted.numel() for made in asked] == [0, 0, 1, 0]
     assert asked[0].rows.item() == asked[1].rows.item() >= 90
     assert asked[2].rows.item() == asked[3].rows.item() < 90
+
+
+def test_who_is_asked_for_more_often_takes_the_place_of_who_is_asked_for_less() -> None:
+    state, rule = state_of(4, width=64), SlotRule("lfu", admit="better", max_probe=4)
+    blocks = blocks_of((0, 4, 0))
+    for now in range(5):
+        state.tally[0] = now
+        take_rows(torch.tensor([1, 2, 3] if now else [1, 2, 3, 4]), ONE, blocks, state, rule)
+    held = []
+    for now in range(5, 9):
+        state.tally[0] = now
+        take_rows(torch.tensor([1, 2, 3, 7]), ONE, blocks, state, rule)
+        held.append(set(state.identities.tolist()))
+    assert held == [{1, 2, 3, 4}, {1, 2, 3, 7}, {1, 2, 3, 7}, {1, 2, 3, 7}], "once 4 was used, and 7 asked for twice"
+
+
+def test_counts_fade() -> None:
+    for half_life, goes in ((0.0, 2), (4.0, 1)):
+        state, rule = state_of(2), SlotRule("lfu", max_probe=2, half_life=half_life)
+        for now, ids in enumerate([[1], [1], [1], [1], *[[]] * 16, [2], [2], [3]]):
+            state.tally[0] = now
+            take_rows(torch.tensor(ids, dtype=torch.int64), ONE, blocks_of((0, 2, 0)), state, rule)
+        assert goes not in state.identities.tolist(), "1 was used four times, and long ago"
+        assert 3 in state.identities.tolist()
 
 
 def test_the_sketch_forgets() -> None:

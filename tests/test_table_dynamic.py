@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -105,12 +106,20 @@ def test_nobody_is_admitted_while_gradients_wait() -> None:
 
 
 @pytest.mark.parametrize("rows", ["fp32", "bf16", "int8"])
-@pytest.mark.parametrize("evict", ["lru", "distance_lfu"])
-def test_a_checkpoint_goes_on_where_it_was(rows: str, evict: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"evict": "lru", "admit": "count", "start": "shared"},
+        {"evict": "distance_lfu", "admit": "count", "start": "shared"},
+        {"evict": "lfu", "half_life": 5, "admit": "better", "pool": True, "width": 3, "start": "zero"},
+    ],
+    ids=["lru", "distance_lfu", "pool"],
+)
+def test_a_checkpoint_goes_on_where_it_was(rows: str, given: dict[str, Any], tmp_path: Path) -> None:
     options = TableOptions(rows=rows)
-    one = table_of(options=options, evict=evict, admit="count", start="shared")
+    one = table_of(options=options, **given)
     trained(one, 30)
-    other = table_of(options=options, evict=evict, admit="count", start="shared")
+    other = table_of(options=options, **given)
     optimizer = trained(other, 15)
     save_table(other, tmp_path / "t.safetensors")
     loaded = load_table(tmp_path / "t.safetensors")
@@ -169,15 +178,69 @@ def test_bad_options_are_named() -> None:
         ({"count": 0}, "count must be in"),
         ({"start": "shared", "absent": "zero"}, "needs reserved rows"),
         ({"evict": "oldest"}, "evict"),
+        ({"half_life": 3.0}, "half_life is of evict 'lfu'"),
+        ({"admit": "better"}, "evict 'lru' keeps none"),
+        ({"width": 9}, "width 9 is more than embedding_dim 8"),
     ):
         with pytest.raises(ValueError, match=message):
             table_of(**given)
 
 
+POOL: dict[str, Any] = {"pool": True, "start": "zero", "absent": "zero", "max_probe": 16}
+
+
+def test_rows_of_a_pool_go_to_the_ids_that_come_whatever_they_are_of() -> None:
+    table, apart = table_of(**POOL), table_of(start="zero", absent="zero", max_probe=16)
+    users = torch.arange(100)
+    for made in (table, apart):
+        rows = RowAdam(made.row_stores(), lr=0.1)
+        made.train()
+        made(users, 0)
+        made(users[:20], 1)
+        assert rows is not None
+    assert int(table.holds(users, 0).sum()) > 95 > 85 > int(apart.holds(users, 0).sum())
+    assert not bool(table.holds(users[20:], 1).any()), "an item has not the row of the user of its number"
+    held = table.ids_held(lambda name: getattr(table, name))
+    assert held["user"].tolist() == users[table.holds(users, 0)].tolist()
+    assert held["item"].tolist() == users[:20][table.holds(users[:20], 1)].tolist()
+    assert set(held) == {"user", "item"}
+
+
+def test_who_loses_a_row_of_a_pool_is_told_by_the_id_that_it_has_outside() -> None:
+    table = table_of("10%", **POOL)
+    rows = RowAdam(table.row_stores(), lr=0.1)
+    table.evicted, before = [], {"user": set(), "item": set()}
+    for step in range(12):
+        trained(table, 1, step, rows)
+        now = {name: set(ids.tolist()) for name, ids in table.ids_held(lambda name: getattr(table, name)).items()}
+        gone = {number for _, ids in table.evicted for number in ids.tolist()}
+        assert gone == (before["user"] - now["user"]) | (before["item"] - now["item"])
+        table.evicted, before = [], now
+    assert table.tallies()["evicted"] > 20
+
+
+def test_rows_are_as_wide_as_was_asked_and_an_id_without_one_reads_zeros() -> None:
+    table = table_of(**POOL, width=3)
+    rows = RowAdam(table.row_stores(), lr=0.1)
+    table.train()
+    ids = torch.arange(40)
+    assert torch.count_nonzero(table(ids, 0)) == 0, "rows start at zero"
+    (table(ids, 0) - 1).square().sum().backward()
+    rows.step()
+    vectors = table.eval()(torch.arange(80), 0)
+    assert bool((vectors[:40][table.holds(ids, 0)][:, :3] > 0).all())
+    assert torch.count_nonzero(vectors[:, 3:]) == torch.count_nonzero(vectors[40:]) == 0
+    assert table.store.row_dim == 3
+
+
 def test_its_bytes_are_rows_map_clock_counters_and_sketch() -> None:
-    for evict, admit, row in (("lru", "always", 32 + 12), ("lfu", "count", 32 + 16 + 2)):
-        table = table_of(evict=evict, admit=admit)
-        fixed = 24 * 3 + 64
+    for given, row in (
+        ({"evict": "lru"}, 32 + 12),
+        ({"evict": "lfu", "admit": "count"}, 32 + 16 + 2),
+        ({"evict": "lfu", "admit": "better", "width": 3, "pool": True}, 12 + 16 + 2 + 1),
+    ):
+        table = table_of(**given)
+        fixed = (32 if "pool" in given else 24) * 3 + 64
         total = sum(table.config.num_rows)
         assert abs(table.ledger().bytes - fixed - row * total) <= 4
 

@@ -14,13 +14,15 @@ from torch import Tensor
 
 from rectab.ops.dispatch import is_eager, kernel_name, kernels_for
 
-__all__ = ["MAX_ROWS", "address_rows", "hash_rows", "mix", "salt_of"]
+__all__ = ["MAX_ROWS", "address_rows", "hash_rows", "mix", "salt_of", "unmix"]
 
 MAX_ROWS = 2**31 - 1
 """Largest ``num_rows`` the range reduction is exact for in signed 64-bit arithmetic."""
 
 _MULTIPLIER_1 = 0xBF58476D1CE4E5B9 - 2**64
 _MULTIPLIER_2 = 0x94D049BB133111EB - 2**64
+_INVERSE_1 = 0x96DE1B173F119089 - 2**64
+_INVERSE_2 = 0x319642B2D24D8EC3
 _LOW_32 = 0xFFFFFFFF
 
 
@@ -42,6 +44,13 @@ def mix(ids: Tensor, salt: Tensor | int) -> Tensor:
     x = (x ^ _shift_right(x, 30)) * _MULTIPLIER_1
     x = (x ^ _shift_right(x, 27)) * _MULTIPLIER_2
     return x ^ _shift_right(x, 31)
+
+
+def unmix(mixed: Tensor, salt: Tensor | int) -> Tensor:
+    """int64 [*] -> int64 [*]: the ids that :func:`mix` made these numbers of."""
+    x = (mixed ^ _shift_right(mixed, 31) ^ _shift_right(mixed, 62)) * _INVERSE_2
+    x = (x ^ _shift_right(x, 27) ^ _shift_right(x, 54)) * _INVERSE_1
+    return (x ^ _shift_right(x, 30) ^ _shift_right(x, 60)) - salt
 
 
 def hash_rows(ids: Tensor, salt: Tensor | int, num_rows: Tensor | int) -> Tensor:

@@ -36,19 +36,15 @@ def take(
     ids: Tensor, columns: Tensor, blocks: tuple[np.ndarray, ...], state: SlotState, rule: SlotRule
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(rows [n], rows admitted [m], ids replaced [m]), see :func:`rectab.ops.slots.take_rows`."""
-    rows = find(ids, columns, blocks, state.identities, rule.max_probe, False)
-    most = int((rows < 0).sum())
-    admitted, replaced = np.empty(most, np.int64), np.empty(most, np.int64)
+    flat, period = ids.contiguous().numpy(), columns.contiguous().numpy()
+    wrong = numba_slots.outside_whole(flat, period, blocks[1])
+    if wrong >= 0:
+        raise IndexError(f"id {int(flat[wrong])} is outside its vocabulary")
+    rows, missing, admitted, replaced = np.empty((4, flat.size), np.int64)
     *codes, decay = rule.codes
-    arrays = tuple(tensor.numpy() for tensor in state.tensors())
-    given = (ids.contiguous().numpy(), columns.contiguous().numpy(), blocks, arrays)
     made = numba_slots.take(
-        *given,
-        tuple(np.int64(code) for code in codes),
-        float(decay),
-        np.int64(rule.salt),
-        rows.numpy(),
-        admitted,
-        replaced,
+        *(flat, period, blocks, tuple(tensor.numpy() for tensor in state.tensors())),
+        *(tuple(np.int64(code) for code in codes), float(decay), np.int64(rule.salt)),
+        *(rows, np.empty(flat.size, np.uint64), missing, admitted, replaced),
     )
-    return rows, torch.from_numpy(admitted[:made]), torch.from_numpy(replaced[:made])
+    return torch.from_numpy(rows), torch.from_numpy(admitted[:made]), torch.from_numpy(replaced[:made])

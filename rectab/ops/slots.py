@@ -40,7 +40,7 @@ EMPTY = -1
 """Identity of a slot that nobody has; so the id -1 never gets a row."""
 
 Evict = Literal["lru", "lfu", "distance_lfu", "ttl", "never"]
-Admit = Literal["always", "probability", "count"]
+Admit = Literal["always", "probability", "count", "better"]
 
 TALLY = ("now", "told", "lookups", "absent", "admitted", "evicted", "asked", "aged")
 """What :attr:`SlotState.tally` counts: the clock; whether the caller gives it; lookups since the start, those that
@@ -56,8 +56,11 @@ class SlotRule:
             ``count / (now - last + 1) ** decay``; ``ttl`` the first that was not used for more than ``ttl``; ``never``.
         ttl: in units of the clock.
         decay: see ``evict``.
+        half_life: of the counts of ``lfu``, in units of the clock; 0 for counts that do not fade.
         admit: ``always``; ``probability`` an id that asks is admitted with ``probability``; ``count`` once a sketch
-            has seen it ``count`` times.
+            has seen it ``count`` times; ``better`` once the sketch has seen it more often than the id that would make
+            place is worth by ``lfu`` or ``distance_lfu`` (an empty slot it gets at once), as TinyLFU does
+            (arXiv 1512.00727).
         probability, count: see ``admit``.
         max_probe: slots that are tried.
         salt: of the chance and of the sketch.
@@ -71,13 +74,15 @@ class SlotRule:
     count: int = 1
     max_probe: int = 128
     salt: int = 0
+    half_life: float = 0.0
 
     @property
     def codes(self) -> tuple[int, int, int, int, int, int, float]:
-        """As kernels take it: evict, ttl, admit, count, chance out of 2^63, probes, decay."""
+        """As kernels take it: evict, ttl, admit, count, chance out of 2^63, probes, decay or half-life."""
         chance = min(int(self.probability * 2.0**63), 2**63 - 1)
         evict, admit = get_args(Evict).index(self.evict), get_args(Admit).index(self.admit)
-        return evict, self.ttl, admit, self.count, chance, self.max_probe, self.decay
+        pace = self.half_life if self.evict == "lfu" else self.decay
+        return evict, self.ttl, admit, self.count, chance, self.max_probe, pace
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,7 @@ class SlotState:
     Attributes:
         identities: int64 [R], the id of every slot or -1.
         last: int32 [R], when it was last used by the clock.
-        count: int32 [R], how often since it was admitted; [0] where the rule does not ask.
+        count: int32 [R], how often since it was admitted, times 256 where counts fade; [0] where the rule does not ask.
         sketch: uint8 [4, W], counts of ids without a slot; [4, 0] where the rule does not ask.
         tally: int64 [8], see :data:`TALLY`.
     """

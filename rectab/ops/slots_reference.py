@@ -67,6 +67,8 @@ class _Taking:
         self.first, self.rows, self.reserved = blocks
         self.identities, self.last, self.count, self.sketch, self.tally = (t.numpy() for t in state.tensors())
         self.rule, self.now = rule, int(self.tally[_NOW])
+        self.fades = rule.evict == "lfu" and rule.half_life > 0
+        self.unit = 256 if self.fades else 1
         self.admitted: list[int] = []
         self.replaced: list[int] = []
 
@@ -102,14 +104,21 @@ class _Taking:
         return -1
 
     def _use(self, row: int) -> None:
-        self.last[row] = self.now
         if self.count.size:
-            self.count[row] = min(int(self.count[row]) + 1, 2**31 - 1)
+            self.count[row] = int(min(self._worth(row) + self.unit, 2**31 - 1))
+        self.last[row] = self.now
+
+    def _worth(self, row: int) -> float:
+        """What the count of a slot is worth now."""
+        age = np.float64(self.now - self.last[row])
+        fades = self.fades and age > 0
+        return float(np.float64(self.count[row]) * 2.0 ** (-age / self.rule.half_life) if fades else self.count[row])
 
     def _ask(self, number: int, hashed: int, block: int) -> int:
         row = self._find(number, hashed, block)  # it may have come earlier among these
-        if row < 0 and number != _EMPTY and self._may_enter(number, block):
-            row = self._place(number, hashed, block)
+        seen = self._admitted(number, block) if row < 0 and number != _EMPTY else None
+        if seen is not None:
+            row = self._place(number, hashed, block, seen)
         if row >= 0:
             self._use(row)
             return row
@@ -117,13 +126,17 @@ class _Taking:
         slots, reserved = int(self.rows[block] - self.reserved[block]), int(self.reserved[block])
         return int(self.first[block]) + (slots + hashed % reserved if reserved else hashed % slots)
 
-    def _may_enter(self, number: int, block: int) -> bool:
+    def _admitted(self, number: int, block: int) -> int | None:
+        """What the sketch has seen of an id that may look for a slot; None for one that may not."""
         rule = self.rule
         self.tally[_ASKED] += 1
+        if rule.admit == "always":
+            return 0
         if rule.admit == "probability":
             drawn = int(mix(torch.tensor([number]), rule.salt + int(self.tally[_ASKED]))) % 2**64
-            return drawn >> 1 < rule.codes[4]
-        return rule.admit == "always" or self._counted(number, block) >= rule.count
+            return 0 if drawn >> 1 < rule.codes[4] else None
+        seen = self._counted(number, block)
+        return seen if rule.admit == "better" or seen >= rule.count else None
 
     def _counted(self, number: int, block: int) -> int:
         width = self.sketch.shape[1]
@@ -137,7 +150,7 @@ class _Taking:
             self.sketch.reshape(-1)[aged // 5 % self.sketch.size] //= 2
         return seen
 
-    def _place(self, number: int, hashed: int, block: int) -> int:
+    def _place(self, number: int, hashed: int, block: int, seen: int) -> int:
         chosen: int | None = None
         lowest: tuple[Any, ...] = ()
         for slot in self._window(hashed, block):
@@ -148,7 +161,7 @@ class _Taking:
             score = self._score(slot)
             if score is not None and (chosen is None or score < lowest):
                 chosen, lowest = slot, score
-        if chosen is None:
+        if chosen is None or (self.rule.admit == "better" and self._is_worth_more(chosen, seen)):
             return -1
         before = int(self.identities[chosen])
         self.admitted.append(chosen)
@@ -160,6 +173,10 @@ class _Taking:
             self.count[chosen] = 0
         return chosen
 
+    def _is_worth_more(self, slot: int, seen: int) -> bool:
+        """Than an id that was seen so often."""
+        return bool(self.identities[slot] != _EMPTY and seen * self.unit <= self._score(slot)[0])  # type: ignore[index]
+
     def _score(self, slot: int) -> tuple[Any, ...] | None:
         """Less for what makes place sooner; None for what stays. Of equals the first stays chosen."""
         last, rule = int(self.last[slot]), self.rule
@@ -170,6 +187,6 @@ class _Taking:
         if rule.evict == "lru":
             return (last,)
         if rule.evict == "lfu":
-            return (int(self.count[slot]), last)
+            return (self._worth(slot), last)
         age = np.float64(self.now - last + 1)
         return (np.float64(self.count[slot]) / age**rule.decay, last)

@@ -28,19 +28,23 @@ def start_from_targets(table: DynamicTable, targets: Sequence[FitTarget]) -> Non
     rule = replace(table.rule, admit="always", evict="never")
     dtype = torch.float64 if any(target.dtype == torch.float64 for target in targets) else torch.float32
     mass = torch.zeros(table.store.num_rows, dtype=dtype, device=table.store.device)
-    mean = mass.new_zeros(table.store.num_rows, table.embedding_dim)
+    mean = mass.new_zeros(table.store.num_rows, table.width)
     for target in targets:
         column = torch.tensor(target.vocabulary, device=table.store.device)
         for ids, weights in _heaviest_first(target):
-            rows = take_rows(ids, column, table.blocks, table.state, rule).rows
+            keys = table.keys(ids, column)
+            rows = take_rows(keys, column, table.blocks, table.state, rule).rows
+            if table.config.pool:
+                table.own(rows, keys, column.expand(rows.shape))
             if table.count.numel():
-                table.count[rows] = weights.clamp(max=2**31 - 128).to(torch.int32)
+                unit = 256 if table.config.half_life else 1
+                table.count[rows] = (weights * unit).clamp(max=2**31 - 128).to(torch.int32)
     for target in targets:
         column = torch.tensor(target.vocabulary, device=table.store.device)
         for ids, vectors, weights in target.blocks():
             rows = _rows_of(table, ids, column)
             mass.index_add_(0, rows, weights.to(dtype))
-            mean.index_add_(0, rows, vectors.to(dtype) * weights.to(dtype).unsqueeze(1))
+            mean.index_add_(0, rows, vectors[:, : table.width].to(dtype) * weights.to(dtype).unsqueeze(1))
     read = (mass > 0).nonzero().squeeze(1)
     table.store.write(read, mean[read] / mass[read].unsqueeze(1))
     table.tally.copy_(kept)
@@ -55,5 +59,6 @@ def _heaviest_first(target: FitTarget) -> list[tuple[Tensor, Tensor]]:
 
 def _rows_of(table: DynamicTable, ids: Tensor, column: Tensor) -> Tensor:
     """The row that each id reads; where it reads none (``absent = "zero"``), one that it would share."""
-    rows = find_rows(ids, column, table.blocks, table.identities, table.config.max_probe, shared=False)
-    return torch.where(rows < 0, shared_rows(ids, column, table.blocks), rows)
+    keys = table.keys(ids, column)
+    rows = find_rows(keys, column, table.blocks, table.identities, table.config.max_probe, shared=False)
+    return torch.where(rows < 0, shared_rows(keys, column, table.blocks), rows)
