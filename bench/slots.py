@@ -2,7 +2,8 @@
 
     python -m bench.slots [--steps 400] [--out slots.json]
 
-Batches of Zipf(1.1) ids that drift, a table of 10^6 rows that fills up; torchrec's is measured where it is installed.
+Batches of Zipf(1.1) ids that drift, a table of 10^6 rows that fills up, or is full; torchrec's is measured where it is
+installed.
 With ``--cpu-time`` steps are measured in CPU time, which other processes take no part of; on one thread.
 """
 
@@ -12,6 +13,8 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rectab.ops.slots import TALLY, Blocks, SlotRule, SlotState, take_rows
+from rectab.ops.slots import TALLY, Admit, Blocks, Evict, SlotRule, SlotState, take_rows
 
 ROWS, BATCH, IDS, DRIFT = 1_000_000, 4_096, 10**7, 20
 
@@ -32,11 +35,13 @@ def batch_of(step: int, generator: np.random.Generator) -> Tensor:
     return torch.from_numpy((rank + step * DRIFT) * 2_654_435_761)
 
 
-def slots(evict: str, admit: str) -> Callable[[int, Tensor], Any]:
-    """rectab's."""
-    rule = SlotRule(evict, admit=admit, count=2, max_probe=128)  # type: ignore[arg-type]
+def slots(
+    evict: Evict, admit: Admit, half_life: float = 0.0, max_probe: int = 128, full: bool = False
+) -> Callable[[int, Tensor], Any]:
+    """rectab's; ``full`` of other ids from the start, so that who comes takes a row from another."""
+    rule = SlotRule(evict, admit=admit, count=2, max_probe=max_probe, half_life=half_life)
     counted = ROWS if "lfu" in evict else 0
-    width = ROWS // 2 if admit == "count" else 0
+    width = 0 if admit == "always" else ROWS // 2
     state = SlotState(
         torch.full((ROWS,), -1),
         torch.zeros(ROWS, dtype=torch.int32),
@@ -46,12 +51,25 @@ def slots(evict: str, admit: str) -> Callable[[int, Tensor], Any]:
     )
     blocks = Blocks(torch.tensor([0]), torch.tensor([ROWS]), torch.tensor([ROWS // 50]))
     column = torch.tensor(0)
+    if full:
+        others = torch.randint(2**62, (2 * ROWS,), generator=torch.Generator().manual_seed(1))
+        take_rows(others, column, blocks, state, replace(rule, admit="always"))
 
     def step(number: int, ids: Tensor) -> None:
-        state.tally[0] = number
+        state.tally[0] = number + 1
         take_rows(ids, column, blocks, state, rule)
 
     return step
+
+
+RECTAB = {
+    "lru, always": partial(slots, "lru", "always"),
+    "distance_lfu, count": partial(slots, "distance_lfu", "count"),
+    "lfu that fades, better": partial(slots, "lfu", "better", 100.0),
+    "lru, always, full, 32 probes": partial(slots, "lru", "always", 0.0, 32, full=True),
+    "distance_lfu, count, full, 32 probes": partial(slots, "distance_lfu", "count", 0.0, 32, full=True),
+    "lfu that fades, better, full, 32 probes": partial(slots, "lfu", "better", 100.0, 32, full=True),
+}
 
 
 def sorted_zch() -> Callable[[int, Tensor], Any]:
@@ -111,8 +129,8 @@ def main() -> None:
         "cpu_time": given.cpu_time,
         "steps": given.steps,
     }
-    for evict, admit in (("lru", "always"), ("distance_lfu", "count")):
-        told[f"rectab {evict}, {admit}"] = measured(slots(evict, admit), given.steps, clock)
+    for name, step in RECTAB.items():
+        told[f"rectab {name}"] = measured(step(), given.steps, clock)
     try:
         told["torchrec sorted ZCH"] = measured(sorted_zch(), given.steps, clock)
     except ImportError:

@@ -26,11 +26,11 @@ def delta(
 ) -> None:
     """Say what changed from one run to the next, and write it."""
     from rectab.tables.budget import format_bytes
-    from rectab.training.deltas.delta import write_delta
+    from rectab.training.deltas.delta import save_delta
     from rectab.training.deltas.told import what_changed
 
     parts = what_changed(old, new)
-    made = None if out is None else write_delta(old, new, out)
+    made = None if out is None else save_delta(old, new, out)
     if json_output:
         print_json({"parts": [vars(part) for part in parts], "delta": None if made is None else made.to_json()})
         return
@@ -53,9 +53,14 @@ def apply_delta(
     delta: Annotated[Path, typer.Argument(help="File of rectab delta --out.")],
     old: Annotated[Path, typer.Argument(help="Folder of the run that it was made for; nothing in it is changed.")],
     out: Annotated[Path, typer.Option(help="Folder to make; it must be empty or not exist.")],
+    then: Annotated[
+        Optional[list[Path]],  # noqa: UP045 - typer reads it on Python 3.10
+        typer.Option(help="Delta that follows; repeat it for several, in their order."),
+    ] = None,
 ) -> None:
     """Make the following run of the one that is deployed; every byte is as it was."""
-    from rectab.training.deltas.delta import apply_delta as run_apply_delta
+    from rectab.training.deltas.delta import apply_deltas
 
-    run_apply_delta(delta, old, out)
-    typer.echo(f"{out}: made of {old} and {delta}")
+    deltas = [delta, *(then or [])]
+    apply_deltas(deltas, old, out)
+    typer.echo(f"{out}: made of {old} and {', '.join(map(str, deltas))}")

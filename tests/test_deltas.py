@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from test_cli import CommandLine, rectab  # noqa: F401 - a fixture
 
-from rectab.training.deltas.delta import apply_delta, write_delta
+from rectab.training.deltas import apply_delta, apply_deltas, ids_gone, save_delta
 
 
 def run_folder(folder: Path, tensors: dict[str, torch.Tensor], told: str = "{}", **files: bytes) -> Path:
@@ -54,7 +54,7 @@ def test_every_byte_comes_back(tmp_path: Path, case: str) -> None:
     old = run_folder(tmp_path / "old", before, gone=b"old" if case == "files" else b"")
     told = '{"what": "a longer description"}' if case == "longer words" else "{}"
     new = run_folder(tmp_path / "new", after, told, **({"more": b"x" * 999} if case == "files" else {"gone": b""}))
-    made = write_delta(old, new, tmp_path / "delta")
+    made = save_delta(old, new, tmp_path / "delta")
     apply_delta(tmp_path / "delta", old, tmp_path / "again")
     assert same(new, tmp_path / "again")
     assert made.bytes == (tmp_path / "delta").stat().st_size
@@ -75,7 +75,7 @@ def test_pieces_larger_than_memory_holds_at_a_time(tmp_path: Path, monkeypatch: 
     before, after = changed_rows()
     after["new"] = torch.arange(5000)
     old, new = run_folder(tmp_path / "old", before), run_folder(tmp_path / "new", after)
-    write_delta(old, new, tmp_path / "delta")
+    save_delta(old, new, tmp_path / "delta")
     apply_delta(tmp_path / "delta", old, tmp_path / "again")
     assert same(new, tmp_path / "again")
 
@@ -84,7 +84,7 @@ def test_pieces_larger_than_memory_holds_at_a_time(tmp_path: Path, monkeypatch: 
 def folders(tmp_path: Path) -> tuple[Path, Path, Path]:
     before, after = changed_rows()
     old, new = run_folder(tmp_path / "old", before), run_folder(tmp_path / "new", after)
-    write_delta(old, new, tmp_path / "delta")
+    save_delta(old, new, tmp_path / "delta")
     return old, new, tmp_path / "delta"
 
 
@@ -118,19 +118,76 @@ def test_damaged_deltas_are_refused_and_nothing_is_left(folders: tuple[Path, Pat
 def test_what_exists_is_left_alone(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
     old, new, delta = folders
     with pytest.raises(FileExistsError, match="exists already"):
-        write_delta(old, new, delta)
+        save_delta(old, new, delta)
     with pytest.raises(ValueError, match="exists"):
         apply_delta(delta, old, new)
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="holds no finished run"):
-        write_delta(tmp_path / "empty", new, tmp_path / "other")
+        save_delta(tmp_path / "empty", new, tmp_path / "other")
+
+
+@pytest.fixture
+def days(tmp_path: Path) -> tuple[list[Path], list[Path]]:
+    """Four run folders, and the deltas from each to the next."""
+    folders = []
+    for day in range(4):
+        held = rows(0)
+        held["rows"][: 100 * day] += day
+        folders.append(run_folder(tmp_path / f"day{day}", held, told=f'{{"day": {day}}}'))
+    deltas = [tmp_path / f"delta{day}" for day in range(3)]
+    for day, delta in enumerate(deltas):
+        save_delta(folders[day], folders[day + 1], delta)
+    return folders, deltas
+
+
+def test_deltas_in_their_order_make_the_last_folder(days: tuple[list[Path], list[Path]], tmp_path: Path) -> None:
+    folders, deltas = days
+    apply_deltas(deltas, folders[0], tmp_path / "out")
+    assert same(folders[3], tmp_path / "out")
+
+
+@pytest.mark.parametrize("order", [[1, 0, 2], [0, 2], [1, 2], [0, 0], [0, 1, 1], []])
+def test_deltas_out_of_order_twice_or_with_one_missing_are_refused(
+    days: tuple[list[Path], list[Path]], tmp_path: Path, order: list[int]
+) -> None:
+    folders, deltas = days
+    wrong = next((k for k, day in enumerate(order) if day != k), None)
+    message = "no delta is given" if wrong is None else rf"delta{order[wrong]}: was made for another folder.*none left out"
+    with pytest.raises(ValueError, match=message):
+        apply_deltas([deltas[day] for day in order], folders[0], tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *(f"day{day}" for day in range(4)),
+        *(f"delta{day}" for day in range(3)),
+    ]
+
+
+def killed(code: str, arguments: list[str], after: float) -> None:
+    """Run Python code that prints a line when it begins, and kill it."""
+    with subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, env=os.environ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(after)
+        process.send_signal(signal.SIGKILL)
+
+
+@pytest.mark.parametrize("after", [0.0, 0.1])
+def test_killed_while_a_delta_is_written_leaves_none_or_all_of_it(tmp_path: Path, after: float) -> None:
+    old = run_folder(tmp_path / "old", rows(0, 400_000))
+    new = run_folder(tmp_path / "new", rows(1, 400_000))
+    code = "import sys\nfrom pathlib import Path\nfrom rectab.training.deltas import save_delta\n"
+    code += "print(1, flush=True)\nsave_delta(*map(Path, sys.argv[1:]))"
+    killed(code, [str(tmp_path / name) for name in ("old", "new", "delta")], after)
+    if not (tmp_path / "delta").exists():
+        save_delta(old, new, tmp_path / "delta")
+    apply_delta(tmp_path / "delta", old, tmp_path / "out")
+    assert same(new, tmp_path / "out")
 
 
 def test_killed_while_it_writes_leaves_no_folder(tmp_path: Path) -> None:
     old = run_folder(tmp_path / "old", rows(0, 400_000))
     new = run_folder(tmp_path / "new", rows(1, 400_000))
-    write_delta(old, new, tmp_path / "delta")
-    code = "import sys\nfrom pathlib import Path\nfrom rectab.training.deltas.delta import apply_delta\n"
+    save_delta(old, new, tmp_path / "delta")
+    code = "import sys\nfrom pathlib import Path\nfrom rectab.training.deltas import apply_delta\n"
     code += "print(1, flush=True)\n"
     code += "apply_delta(*map(Path, sys.argv[1:]))"
     arguments = [str(tmp_path / name) for name in ("delta", "old", "out")]
@@ -166,8 +223,6 @@ def test_ids_that_lost_their_rows_are_told(tmp_path: Path, rectab: CommandLine) 
     from rectab.optim import RowAdam
     from rectab.schema import Feature, Schema, Vocabulary
     from rectab.tables import plan
-    from rectab.training.deltas.delta import ids_gone
-
     vocabularies = (Vocabulary("item", 500, hashed=True), Vocabulary("day", 7))
     schema = Schema(vocabularies, (Feature("item", "item"), Feature("day", "day")))
     table = plan("dynamic", vocabularies, 4, "20%", max_probe=4).build()
@@ -188,7 +243,7 @@ def test_ids_that_lost_their_rows_are_told(tmp_path: Path, rectab: CommandLine) 
     old = dynamic_run(tmp_path / "old", model)
     after = train(20)
     new = dynamic_run(tmp_path / "new", model)
-    made = write_delta(old, new, tmp_path / "delta")
+    made = save_delta(old, new, tmp_path / "delta")
     gone = ids_gone(tmp_path / "delta")
     assert set(gone) == {"item"}
     assert gone["item"].tolist() == sorted(before - after)
@@ -203,6 +258,4 @@ def test_ids_that_lost_their_rows_are_told(tmp_path: Path, rectab: CommandLine) 
 
 
 def test_a_delta_of_a_table_whose_ids_stay_tells_of_none(folders: tuple[Path, Path, Path]) -> None:
-    from rectab.training.deltas.delta import ids_gone
-
     assert ids_gone(folders[2]) == {}

@@ -1,7 +1,7 @@
 """Numba kernels of the slot map. The rule is that of :mod:`rectab.ops.slots_reference`; `kernels_slots` calls them.
 
-Lookups run on all threads. Training runs on one: ids that have a slot are found and counted, their memory asked for some
-ids ahead; those that have none are then taken one after the other.
+Lookups run on all threads. Training runs on one: ids that have a slot are found and counted, their memory asked for
+some ids ahead; those that have none are then taken one after the other.
 """
 
 # Kernels have no type hints: numba infers them, and mypy misreads numba's decorators.

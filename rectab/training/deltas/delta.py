@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -25,7 +26,7 @@ from rectab.training.deltas.layout import is_model, table_of
 from rectab.training.deltas.segments import Segment, read_changes, segments_of, write_changes
 from rectab.training.finished import RESULT_FILE
 
-__all__ = ["Changes", "FileChanges", "apply_delta", "ids_gone", "write_delta"]
+__all__ = ["Changes", "FileChanges", "apply_delta", "apply_deltas", "ids_gone", "save_delta"]
 
 _MAGIC = b"rectab delta 1\n"
 _TAIL = 8 + 32
@@ -70,8 +71,8 @@ class Changes:
         return {**vars(self), "files": [vars(held) for held in self.files], "removed": list(self.removed)}
 
 
-def write_delta(old: Path, new: Path, out: Path) -> Changes:
-    """Write what makes the folder ``new`` of ``old``; both are run folders. Memory: some tens of megabytes.
+def save_delta(since: Path, now: Path, out: Path) -> Changes:
+    """Write what makes the folder ``now`` of ``since``; both are run folders. Memory: some tens of megabytes.
 
     Raises:
         FileExistsError: ``out`` exists.
@@ -79,13 +80,13 @@ def write_delta(old: Path, new: Path, out: Path) -> Changes:
     """
     if out.exists():
         raise FileExistsError(f"{out}: exists already; give another --out, or delete it")
-    were, are = _files(old), _files(new)
+    were, are = _files(since), _files(now)
     with atomic_file(out) as draft, draft.open("wb") as file:
         file.write(_MAGIC)
         written: dict[str, list[str | int]] = {}  # by SHA-256 of a segment, where it stands in the new folder
-        entries = [_write_file(old, were.get(name), path, file, written) for name, path in are.items()]
+        entries = [_write_file(since, were.get(name), path, file, written) for name, path in are.items()]
         base = {name: _sha256(path) for name, path in were.items()}
-        gone = write_gone(_moved(old, new), file)
+        gone = write_gone(_moved(since, now), file)
         described = json.dumps({"base": base, "files": entries} | ({"gone": gone} if gone else {})).encode()
         file.write(described)
         file.write(len(described).to_bytes(8, "little"))
@@ -123,19 +124,58 @@ def apply_delta(delta: Path, old: Path, out: Path) -> None:
         FileNotFoundError: there is no such delta, or ``old`` holds no finished run.
         ValueError: the delta is damaged or no delta, or it was made for another folder than ``old``.
     """
-    described = _read_described(delta)
-    were = _files(old)
-    for name, digest in described["base"].items():
-        if name not in were or _sha256(were[name]) != digest:
-            what = "is not the file" if name in were else "is missing; it is one"
-            raise ValueError(f"{delta}: was made for another folder than {old}: {name} there {what} that it changes")
-    with atomic_folder(out) as draft, delta.open("rb") as file:
+    apply_deltas([delta], old, out)
+
+
+def apply_deltas(deltas: Sequence[Path], old: Path, out: Path) -> None:
+    """Make the last of several run folders, each of which the next delta was made for; ``old`` is before the first.
+
+    Nothing is made unless every delta follows the one before it. Killed, it leaves no folder.
+
+    Raises:
+        DataError: ``out`` exists.
+        FileNotFoundError: there is no such delta, or ``old`` holds no finished run.
+        ValueError: no delta is given, one is damaged or no delta, or was made for another folder than the one before
+            makes: out of order, twice, or after one that is missing.
+    """
+    if not deltas:
+        raise ValueError("no delta is given to apply")
+    described = [_read_described(delta) for delta in deltas]
+    _check_order(deltas, described, old)
+    with atomic_folder(out) as draft:
+        base = old
+        for number, (delta, how) in enumerate(zip(deltas, described, strict=True), 1):
+            made = draft if number == len(deltas) else draft / f".{number}"
+            made.mkdir(exist_ok=True)
+            _make(delta, how, base, made)
+            base = made
+        for step in draft.glob(".*/"):
+            shutil.rmtree(step)
+
+
+def _check_order(deltas: Sequence[Path], described: Sequence[dict[str, Any]], old: Path) -> None:
+    were: dict[str, str] = {name: _sha256(path) for name, path in _files(old).items()}
+    before = str(old)
+    for delta, how in zip(deltas, described, strict=True):
+        for name, digest in how["base"].items():
+            if were.get(name) != digest:
+                what = "is not the file" if name in were else "is missing; it is one"
+                raise ValueError(
+                    f"{delta}: was made for another folder than {before}: {name} there {what} that it changes; deltas "
+                    "are applied in the order in which they were written, none left out"
+                )
+        were = {entry["name"]: entry["sha256"] for entry in how["files"]}
+        before = f"what {delta} makes"
+
+
+def _make(delta: Path, described: dict[str, Any], old: Path, made: Path) -> None:
+    with delta.open("rb") as file:
         file.seek(len(_MAGIC))
         for entry in described["files"]:
-            path = draft / entry["name"]
-            with path.open("wb") as made:
+            path = made / entry["name"]
+            with path.open("wb") as out:
                 for how in entry["segments"]:
-                    _apply(how, file, old, draft, made)
+                    _apply(how, file, old, made, out)
             if _sha256(path) != entry["sha256"]:
                 raise ValueError(f"{delta}: made another {entry['name']} than it was written for; write it again")
 
