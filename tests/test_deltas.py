@@ -218,14 +218,15 @@ def dynamic_run(folder: Path, model: torch.nn.Module) -> Path:
     return folder
 
 
-def test_ids_that_lost_their_rows_are_told(tmp_path: Path, rectab: CommandLine) -> None:  # noqa: F811
+@pytest.mark.parametrize("pool", [False, True])
+def test_ids_that_lost_their_rows_are_told(tmp_path: Path, rectab: CommandLine, pool: bool) -> None:  # noqa: F811
     from rectab.models import CTRModel, ModelConfig
     from rectab.optim import RowAdam
     from rectab.schema import Feature, Schema, Vocabulary
     from rectab.tables import plan
     vocabularies = (Vocabulary("item", 500, hashed=True), Vocabulary("day", 7))
     schema = Schema(vocabularies, (Feature("item", "item"), Feature("day", "day")))
-    table = plan("dynamic", vocabularies, 4, "20%", max_probe=4).build()
+    table = plan("dynamic", vocabularies, 4, "20%", max_probe=4, pool=pool).build()
     model = CTRModel(schema, table, ModelConfig.from_options("lr"))
     rows = RowAdam(table.row_stores(), lr=0.1)
 
@@ -236,8 +237,11 @@ def test_ids_that_lost_their_rows_are_told(tmp_path: Path, rectab: CommandLine) 
             rows.step()
             rows.zero_grad()
             table.after_step(step, rows)
-        held = table.identities[: table.config.num_rows[0]]
-        return set(held[held != -1].tolist())
+        return set(ids_at_hand(table).tolist())
+
+    def ids_at_hand(made: torch.nn.Module) -> torch.Tensor:
+        asked = torch.arange(200) * 2**45 - 2**62
+        return asked[made.holds(asked, 0)]  # type: ignore[operator]
 
     before = train(0)
     old = dynamic_run(tmp_path / "old", model)
