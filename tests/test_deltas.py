@@ -152,7 +152,9 @@ def test_deltas_out_of_order_twice_or_with_one_missing_are_refused(
 ) -> None:
     folders, deltas = days
     wrong = next((k for k, day in enumerate(order) if day != k), None)
-    message = "no delta is given" if wrong is None else rf"delta{order[wrong]}: was made for another folder.*none left out"
+    message = (
+        "no delta is given" if wrong is None else rf"delta{order[wrong]}: was made for another folder.*none left out"
+    )
     with pytest.raises(ValueError, match=message):
         apply_deltas([deltas[day] for day in order], folders[0], tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -224,6 +226,7 @@ def test_ids_that_lost_their_rows_are_told(tmp_path: Path, rectab: CommandLine, 
     from rectab.optim import RowAdam
     from rectab.schema import Feature, Schema, Vocabulary
     from rectab.tables import plan
+
     vocabularies = (Vocabulary("item", 500, hashed=True), Vocabulary("day", 7))
     schema = Schema(vocabularies, (Feature("item", "item"), Feature("day", "day")))
     table = plan("dynamic", vocabularies, 4, "20%", max_probe=4, pool=pool).build()

@@ -26,6 +26,7 @@ from rectab.stream.source import source_of, universe_of
 from rectab.stream.synthetic import SyntheticStream
 from rectab.stream.vocabularies import fit_most_seen
 from rectab.tables import TableOptions, plan
+from rectab.tables.dynamic import DynamicTable
 from rectab.tables.remapping import carry_state, remap
 
 SMALL = {
@@ -107,6 +108,25 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
         return json.dumps([{k: v for k, v in p.items() if "seconds" not in k} for p in result["periods"]])
 
     assert untimed(whole) == untimed(resumed)
+
+
+@pytest.mark.parametrize("changes", [{"passes": 3}, {"retrain": 2}, {"passes": 2, "retrain": 2}], ids=str)
+def test_the_clock_of_a_dynamic_table_goes_on_through_every_pass(
+    changes: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(**changes)
+    source, told, inner = source_of(config, 0), [], DynamicTable.set_clock
+
+    def set_clock(self: DynamicTable, now: int) -> None:
+        told.append(now)
+        inner(self, now)
+
+    monkeypatch.setattr(DynamicTable, "set_clock", set_clock)
+    run_stream(expand(config)[4], config, source, universe_of(source), tmp_path)
+    rest = told[: 6 * changes.get("passes", 1)]
+    assert rest == sorted(rest)
+    assert 0 < rest[0] < rest[-1] < 1000, "the first period, in thousandths"
+    assert len(set(rest)) == len(rest)
 
 
 def test_nothing_of_a_period_is_learned_before_it_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,7 +129,7 @@ def _flows(cells: list[Cell]) -> dict[str, Any]:
         shared, seconds = _mean(cell, lambda p: p["shared"]), _mean(cell, lambda p: p["train_seconds"])
         rows.append([cell.name, *counted, fmt.share(absent), fmt.share(shared), fmt.duration(seconds)])
     return {
-        "columns": ["arm", "admitted a period", "evicted", "trained without a row", "read a shared row", "training"],
+        "columns": ["arm", "admitted a period", "evicted", "trained without a row", "no row alone", "training"],
         "rows": rows,
     }
 
@@ -140,22 +140,23 @@ def _mean(cell: Cell, read: Callable[[Record], float | None]) -> float | None:
 
 
 def _chart(budget: str, cells: list[Cell]) -> dict[str, Any]:
-    """AUC by period: a line an arm with intervals over seeds, and the best that is possible."""
+    """AUC by period: a line an arm with intervals over seeds, and the best that is possible, where that is near."""
     traces = [_line(cell, position) for position, cell in enumerate(_of_budget(budget, cells))]
     heights = [y for trace in traces for y in trace["y"]]
+    margin = 0.1 * max(max(heights) - min(heights), 1e-4)
     periods = cells[0].records[0]["periods"]
-    if all(period["best_auc"] is not None for period in periods):
+    best = [period["best_auc"] for period in periods if period["best_auc"] is not None]
+    if len(best) == len(periods) and min(best) <= max(heights) + margin:  # else it would squeeze all other lines
         traces.append(
             {
                 "type": "scatter",
                 "mode": "lines",
                 "name": "best possible",
                 "x": [period["period"] for period in periods],
-                "y": [period["best_auc"] for period in periods],
+                "y": best,
                 "line": {"color": "var(--best)", "dash": "dash", "width": 1.5},
             }
         )
-    margin = 0.1 * max(max(heights) - min(heights), 1e-4)
     return {
         "data": traces,
         "layout": {

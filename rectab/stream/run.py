@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from rectab.metrics import auc, logloss
@@ -66,7 +67,8 @@ class _Run:
         for number in range(self.config.passes):
             if number and learner.config.restart_rows:
                 learner.optimizers.restart_rows(learner.config.seed + learner.step)
-            learner.train(self.arm.ids(period.ids), period.labels, period.times)
+            times = _times_of_pass(period.times, number, self.config.passes)
+            learner.train(self.arm.ids(period.ids), period.labels, times)
 
     def measured(self, number: int, period: Period) -> dict[str, Any]:
         """How well period ``number``, which nothing was learned of, is predicted."""
@@ -113,6 +115,12 @@ class _Run:
         self.learner = self.new_learner()
         self.learner.load_state_dict(state["learner"])
         return int(state["next"])
+
+
+def _times_of_pass(times: np.ndarray, number: int, passes: int) -> np.ndarray:
+    """int64 [n]: the passes over a period share its time, one after the other, since no clock goes back."""
+    begin = times[:1]
+    return begin + (number * (times[-1:] + 1 - begin) + times - begin) // passes
 
 
 def _named(key: str, source: Source) -> str:
