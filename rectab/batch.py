@@ -4,11 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["Batch", "Jagged"]
+__all__ = ["Batch", "Jagged", "Share"]
+
+
+class Share(NamedTuple):
+    """Which rows of a batch that several processes have parts of.
+
+    Attributes:
+        first: number of the first one.
+        total: rows of the whole batch.
+    """
+
+    first: int
+    total: int
 
 
 @dataclass(frozen=True)
@@ -98,6 +111,7 @@ class Batch:
         histories: by sequence feature name; values int64. The sequences of one behaviour have equal offsets.
         labels: float32 [B], or None when serving.
         groups: int64 [B], the group each row counts in for GAUC, or None.
+        share: which part of the step's batch this is, where other processes have the others; None if it is all of it.
     """
 
     ids: Tensor
@@ -105,6 +119,12 @@ class Batch:
     histories: dict[str, Jagged] = field(default_factory=dict)
     labels: Tensor | None = None
     groups: Tensor | None = None
+    share: Share | None = None
+
+    @property
+    def total(self) -> int:
+        """Rows that all processes have of the step's batch."""
+        return len(self) if self.share is None else self.share.total
 
     def __len__(self) -> int:
         return self.ids.shape[0]
@@ -127,6 +147,7 @@ class Batch:
             },
             labels=None if self.labels is None else self.labels.pin_memory(),
             groups=None if self.groups is None else self.groups.pin_memory(),
+            share=self.share,
         )
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
@@ -146,4 +167,5 @@ class Batch:
             histories={name: jagged.to(device, non_blocking) for name, jagged in self.histories.items()},
             labels=move(self.labels),
             groups=move(self.groups),
+            share=self.share,
         )

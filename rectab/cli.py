@@ -21,6 +21,7 @@ from rectab.cli_support import (
     Json,
     Plugins,
     Without,
+    check_alone,
     device_named,
     failures_end,
     key_values,
@@ -72,11 +73,13 @@ def _print_version(asked: bool) -> None:
 
 @app.callback()
 def rectab(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     """Embedding tables for CTR models at any memory budget."""
+    check_alone(context.invoked_subcommand)
 
 
 @app.command()
@@ -206,6 +209,7 @@ def train(
     """Train one model over one table; the same command goes on where a killed one stopped, and reads a finished one
     back."""
     from rectab.data import PreparedDataset, without_features
+    from rectab.processes import joined, leads
     from rectab.training import TrainConfig, render_result, train_once
     from rectab.training.defaults import settings_of as defaults_of
 
@@ -213,27 +217,31 @@ def train(
     training, of_model = settings_of(setting)
     training |= {} if objective is None else {"objective": objective}
     found = defaults_of(dataset, model, history, training, of_model)
-    result = train_once(
-        dataset,
-        method=table,
-        budget=budget,
-        method_options=key_values(option),
-        rows=rows,
-        train_memory=train_memory,
-        count_ids=count_ids,
-        model=model,
-        history=found.history,
-        embedding_dim=dim,
-        train_config=TrainConfig.from_json({"seed": seed, **found.training}, "train"),
-        model_options=found.model,
-        out_dir=out,
-        read_test=test,
-        shared=trained,
-        rows_in=rows_in,
-        device=device_named(device),
-        say=say,
-        progress="off" if json_output else "auto",
-    )
+    with joined():
+        result = train_once(
+            dataset,
+            method=table,
+            budget=budget,
+            method_options=key_values(option),
+            rows=rows,
+            train_memory=train_memory,
+            count_ids=count_ids,
+            model=model,
+            history=found.history,
+            embedding_dim=dim,
+            train_config=TrainConfig.from_json({"seed": seed, **found.training}, "train"),
+            model_options=found.model,
+            out_dir=out,
+            read_test=test,
+            shared=trained,
+            rows_in=rows_in,
+            device=device_named(device),
+            say=say,
+            progress="off" if json_output else "auto",
+        )
+        prints = leads()
+    if not prints:
+        return
     if json_output:
         print_json(result.to_json())
     else:

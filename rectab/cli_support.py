@@ -23,6 +23,7 @@ __all__ = [
     "Plugins",
     "Without",
     "add_plugins_named",
+    "check_alone",
     "device_named",
     "failures_end",
     "key_values",
@@ -73,6 +74,12 @@ def add_plugins_named(names: list[str] | None) -> list[str] | None:
 
         add_plugins(names)
     return names
+
+
+def check_alone(command: str | None) -> None:
+    """Raises ValueError where torchrun starts a command several times that is for one process."""
+    if command != "train" and "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ValueError(f"{command} is for one process, and torchrun started several: only `rectab train` runs so")
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
@@ -132,7 +139,12 @@ def device_named(name: str) -> torch.device:
 
 
 def say(line: str) -> None:
-    """On standard error, so that what is asked for stays alone on standard output."""
+    """On standard error, so that what is asked for stays alone on standard output; of several processes the first."""
+    if "torch" in sys.modules:
+        from rectab.processes import leads
+
+        if not leads():
+            return
     sys.stderr.write(line + "\n")
 
 

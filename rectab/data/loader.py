@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 
-from rectab.batch import Batch
+from rectab.batch import Batch, Share
 from rectab.data.negatives import salt_of_epoch
 from rectab.data.split import Split
 
@@ -39,6 +40,7 @@ def batches(
     max_history: int | None = None,
     prefetch: int = 2,
     pinned: bool = False,
+    part: Callable[[int], tuple[int, int]] | None = None,
 ) -> Iterator[Batch]:
     """One epoch of batches.
 
@@ -54,6 +56,8 @@ def batches(
         max_history: keep only this many most recent events of every history.
         prefetch: batches assembled ahead by a background thread; 0 assembles in the caller's thread.
         pinned: give them in pinned memory, from which a GPU takes them by itself; needs a GPU.
+        part: (first, last) of a batch's so many rows to give, where other processes read the others; may be none. None
+            gives all of them.
 
     Yields:
         Batch of B rows. The thread ends when the iterator ends or is closed; its exceptions are raised here.
@@ -64,8 +68,13 @@ def batches(
 
     def assemble(index: int) -> Batch:
         stop = len(split) if index == count - 1 else (index + 1) * batch_size
-        rows = slice(index * batch_size, stop)
+        rows, share = slice(index * batch_size, stop), None
+        if part is not None:
+            (first, last), total = part(rows.stop - rows.start), rows.stop - rows.start
+            rows, share = slice(rows.start + first, rows.start + last), Share(first, total)
         batch = split.batch(rows if order is None else order[rows], max_history, salt)
+        if share is not None:
+            batch = replace(batch, share=share)
         return batch.pin_memory() if pinned else batch
 
     if prefetch < 1:

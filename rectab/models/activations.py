@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from rectab.models.normalization import batch_norm
+
 __all__ = ["ACTIVATIONS", "Dice", "make_activation"]
 
 ACTIVATIONS = ("relu", "prelu", "sigmoid", "dice")
@@ -37,14 +39,7 @@ class Dice(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         """float [N, H] -> [N, H]. One value has no variance: with N <= 1 the running averages serve in training too."""
         gate = torch.sigmoid(
-            nn.functional.batch_norm(
-                values,
-                self.running_mean,
-                self.running_var,
-                training=self.training and values.shape[0] > 1,
-                momentum=self.momentum,
-                eps=self.eps,
-            )
+            batch_norm(values, self.running_mean, self.running_var, self.training, self.momentum, self.eps)
         )
         # p s + (1 - p) alpha s = s (alpha + p (1 - alpha))
         return values * torch.addcmul(self.alpha.to(gate.dtype), gate, (1.0 - self.alpha).to(gate.dtype))

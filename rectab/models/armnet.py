@@ -13,6 +13,7 @@ from rectab.models.deep import DeepConfig
 from rectab.models.entmax import check_alpha, entmax
 from rectab.models.interaction import Interaction
 from rectab.models.layers import DenseFields
+from rectab.models.normalization import BatchNorm
 from rectab.models.registry import InteractionInfo, register_interaction
 
 __all__ = ["ARMConfig", "ARMNet", "ARMNetPlus", "ARMPlusConfig", "ExponentialNeurons"]
@@ -106,7 +107,7 @@ class ARMNet(Interaction):
         self.dense_fields = DenseFields(num_dense, embedding_dim)
         self.neurons = ExponentialNeurons(num_fields + num_dense, embedding_dim, config)
         count = config.heads * config.neurons
-        self.norm = nn.BatchNorm1d(count)
+        self.norm = BatchNorm(count)
         self.mlp = config.build(count * embedding_dim)
 
     def selection(self, fields: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:

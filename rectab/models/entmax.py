@@ -68,7 +68,7 @@ def _weights(scores: Tensor, alpha: float) -> Tensor:
         total, slope = (lower * kept).sum(-1, keepdim=True), lower.sum(-1, keepdim=True)
         step = (total ** (1.0 / power) - 1.0) * total ** (1.0 - 1.0 / power) / slope
         excess = excess - step
-        if step.device.type == "cpu" and bool(step.max() <= torch.finfo(step.dtype).eps):
+        if step.device.type == "cpu" and (not step.numel() or bool(step.max() <= torch.finfo(step.dtype).eps)):
             break
     weights = excess.clamp(min=0.0) ** power
     return weights / weights.sum(-1, keepdim=True)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rectab.models.activations import make_activation
 from rectab.models.dropout import Dropout
+from rectab.models.normalization import BatchNorm
 
 __all__ = ["MLP", "DenseFields", "FirstOrder", "PositionLinear", "ScoreLinear", "init_linear", "linear_of_positions"]
 
@@ -84,7 +85,7 @@ class MLP(nn.Sequential):
             # Batch norm subtracts the mean, and with it any bias.
             layers.append(init_linear(linear(width, units, bias=not batch_norm)))
             if batch_norm:
-                layers.append(nn.BatchNorm1d(units))
+                layers.append(BatchNorm(units))
             layers.append(make_activation(activation, units))
             if dropout:
                 layers.append(Dropout(dropout))

@@ -23,7 +23,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from rectab.ops.dispatch import KernelName, kernels_for
@@ -213,18 +212,32 @@ class RowGradients:
         return self._parts[0]
 
     def take(self, kernel: KernelName = "auto") -> tuple[Tensor, Tensor] | None:
-        """As :meth:`sum_on_device`, averaged over the processes that hold these rows; nothing is pending any longer.
-
-        None if nothing was, in any process.
-        """
+        """As :meth:`sum_on_device`; nothing is pending any longer. None if nothing was."""
         self.detach_handle()
-        parts = [self._sum(kernel)] if self._parts else []
+        taken = self._sum(kernel) if self._parts else None
         self.drop()
         self._passes = self._dropped = 0
-        if self._group is not None and self._handle is not None:
-            parts = _gathered(parts, self.row_dim, self._handle.device, self._group)
-            return kernels_for(parts[0][0].device, kernel).coalesce(parts, self.row_dim) if parts else None
-        return parts[0] if parts else None
+        return taken
+
+    # Replicas in several processes, see :mod:`rectab.ops.gathering`.
+
+    @property
+    def group(self) -> Any:
+        """Of the processes whose gradients have not been gathered yet; None if there are no others."""
+        return self._group
+
+    def local(self, kernel: KernelName = "auto") -> tuple[Tensor, Tensor]:
+        """:meth:`sum` of this process's gradients alone; of no rows if none is pending."""
+        if self.parts:
+            return self.sum(kernel)
+        device = None if self._handle is None else self._handle.device
+        return torch.empty(0, dtype=torch.int64, device=device), torch.empty(0, self.row_dim, device=device)
+
+    def set_gathered(self, parts: Parts, kernel: KernelName = "auto") -> None:
+        """What is pending are ``parts`` from now on, those of all processes."""
+        self._parts, self._summed, self._group = parts, None, None
+        if parts:
+            self._sum(kernel)
 
     @contextmanager
     def apart(self) -> Iterator[RowGradients]:
@@ -277,23 +290,3 @@ def _warn_of_other_changes() -> None:
         "clears all gradients alike, such as clip_grad_norm_",
         stacklevel=4,
     )
-
-
-def _gathered(parts: Parts, row_dim: int, device: torch.device, group: Any) -> Parts:
-    """The parts of all processes of ``group``, in their order and divided by their number; the same in each of them."""
-    rows = parts[0][0] if parts else torch.empty(0, dtype=torch.int64, device=device)
-    sums = parts[0][1] if parts else torch.empty(0, row_dim, dtype=torch.float32, device=device)
-    count = torch.tensor([rows.numel()], device=device)
-    counts = [torch.empty_like(count) for _ in range(dist.get_world_size(group))]
-    dist.all_gather(counts, count, group=group)
-    sizes = [int(size) for size in counts]
-    most = max(sizes)
-    if most == 0:
-        return []
-    padded_rows, padded_sums = rows.new_zeros(most), sums.new_zeros(most, row_dim)
-    padded_rows[: rows.numel()], padded_sums[: rows.numel()] = rows, sums / len(sizes)
-    all_rows = [torch.empty_like(padded_rows) for _ in sizes]
-    all_sums = [torch.empty_like(padded_sums) for _ in sizes]
-    dist.all_gather(all_rows, padded_rows, group=group)
-    dist.all_gather(all_sums, padded_sums, group=group)
-    return [(r[:size], s[:size]) for r, s, size in zip(all_rows, all_sums, sizes, strict=True) if size]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rectab.ops.dispatch import KernelName, kernel_name
+from rectab.ops.gathering import gather_rows
 from rectab.ops.replay import Clock
 from rectab.ops.rows import RowStore
 from rectab.optim.rule import RowRule
@@ -157,6 +158,7 @@ class RowOptimizer(torch.optim.Optimizer):
         if self._decays("full"):
             for rows in self.rows.values():
                 rows.rule.check(lr, self.clock)
+        gather_rows((store.gradients for store in self.stores.values()), self.kernel)
         for name, store in self.stores.items():
             self._check_owner(name, store)
             pending = store.gradients.take(self.kernel)

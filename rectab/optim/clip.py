@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rectab.ops.dispatch import KernelName
+from rectab.ops.gathering import gather_rows
 from rectab.ops.rows import RowStore
 
 __all__ = ["clip_row_gradients"]
@@ -35,6 +36,8 @@ def clip_row_gradients(
     """
     if max_norm <= 0:
         raise ValueError(f"max_norm must be above 0, got {max_norm}")
+    stores = list(stores)
+    gather_rows((store.gradients for _, store in stores), kernel)
     gradients = [_values_of_gradient(p) for p in extra if p.grad is not None]
     gradients += [store.gradients.sum_on_device(kernel)[1] for _, store in stores if store.gradients.parts]
     if not gradients:

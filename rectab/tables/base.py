@@ -65,6 +65,8 @@ class EmbeddingTable(nn.Module, Generic[ConfigT]):
     """How the rows that an id reads make its vector; None for a method with a lookup of its own."""
     ids_move: ClassVar[bool] = False
     """Whether ids get and lose rows by what is looked up."""
+    learns_in_lookups: ClassVar[bool] = False
+    """Whether lookups in training change what the table keeps, as statistics of a batch do."""
     lookup_refuses: bool = False
     """True if :meth:`lookup` raises IndexError by itself for every id outside, so that nobody has to look twice."""
 

@@ -72,6 +72,7 @@ class DPQTable(RangeTable[ConfigT]):
     every distinct id of the batch to all centroids of its vocabulary.
     """
 
+    learns_in_lookups = True
     mean: Tensor
     deviation: Tensor
 

@@ -15,6 +15,8 @@ from typing import Any
 
 from rectab.atomic_file import remove_drafts, write_atomic
 from rectab.plain import parse_json
+from rectab.processes import leads
+from rectab.training.checkpointed import comparable
 from rectab.training.errors import CheckpointError
 from rectab.training.state import load_state, restored_from, save_state
 
@@ -35,7 +37,7 @@ _ABSENT = _Absent()
 
 
 class Checkpoints:
-    """The checkpoints of one run; does nothing without a folder.
+    """The checkpoints of one run; does nothing without a folder. Of several processes the first writes, all read.
 
     Args:
         folder: where they lie; None keeps none.
@@ -49,6 +51,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path | None, run: dict[str, Any], seconds: float) -> None:
         self.folder = folder
+        self.writes = leads()
         self._pause = seconds
         self._written = time.perf_counter()
         if folder is None:
@@ -57,16 +60,19 @@ class Checkpoints:
         identity = folder / "run.json"
         text = json.dumps(run, indent=1, sort_keys=True)
         if not identity.exists():
-            write_atomic(identity, text)
-        elif other := differences(_read(identity), json.loads(text)):
+            if self.writes:
+                write_atomic(identity, text)
+        elif other := differences(*comparable(_read(identity), json.loads(text))):
             raise CheckpointError(
                 f"{folder}: holds the checkpoints of a run with other settings ({'; '.join(other)}); use another "
                 f"folder, or delete this one"
             )
+        elif "processes" in run and self.writes:
+            write_atomic(identity, text)  # from now on its numbers are those of several
 
     def due(self) -> bool:
         """Whether enough time has passed since the last checkpoint; longer where writing one takes long."""
-        return self.folder is not None and time.perf_counter() - self._written >= self._pause
+        return self.folder is not None and self.writes and time.perf_counter() - self._written >= self._pause
 
     def save_current(self, stage_index: int, state: dict[str, Any], best: dict[str, Any] | None, best_id: int) -> None:
         """Write where a stage stands; ``best`` are its best weights, from its evaluation ``best_id``."""
@@ -100,7 +106,7 @@ class Checkpoints:
 
     def save_stage(self, stage_index: int, state: dict[str, Any]) -> None:
         """Write how a stage ended; its current state is no longer needed."""
-        if self.folder is None:
+        if self.folder is None or not self.writes:
             return
         save_state(self._stage_path(stage_index), state)
         (self.folder / "current.safetensors").unlink(missing_ok=True)
@@ -114,7 +120,7 @@ class Checkpoints:
 
     def remove(self) -> None:
         """The run is over and its result is written: delete its checkpoints."""
-        if self.folder is not None:
+        if self.folder is not None and self.writes:
             remove_checkpoints(self.folder)
 
     def _stage_path(self, stage_index: int) -> Path:

@@ -11,6 +11,7 @@ import torch
 from rectab.batch import Batch
 from rectab.data.loader import batches
 from rectab.data.split import Split
+from rectab.processes import current
 
 __all__ = ["batches_on", "one_ahead", "resolve_device"]
 
@@ -34,6 +35,9 @@ def resolve_device(name: str | torch.device) -> torch.device:
         raise ValueError(f"device must be cpu, cuda, cuda:NUMBER or auto, got {str(name)!r}")
     if device.type == "cpu":
         return torch.device("cpu")
+    processes = current()
+    if device.index is None and processes is not None:
+        device = torch.device("cuda", processes.local_rank)
     index = torch.cuda.current_device() if device.index is None and there else device.index or 0
     if index >= there:
         found = f"there {'is' if there == 1 else 'are'} {there or 'none'}" + (f" (cuda:0 to {there - 1})" * (there > 0))

@@ -12,6 +12,7 @@ from rectab.batch import Batch
 from rectab.data.split import Split
 from rectab.metrics import click_metrics, rating_metrics
 from rectab.models import CTRModel
+from rectab.processes import current
 from rectab.training.device import batches_on
 from rectab.training.errors import TrainingError
 
@@ -43,10 +44,17 @@ def batches_in_order(model: CTRModel, split: Split, batch_size: int) -> Iterator
 
 @torch.no_grad()
 def predict(model: CTRModel, split: Split, batch_size: int = 8192) -> np.ndarray:
-    """Logits float32 [n] of every row of ``split``, in its order: in evaluation mode, fp32, on the model's device."""
+    """Logits float32 [n] of every row of ``split``, in its order: in evaluation mode, fp32, on the model's device.
+
+    Of several processes each computes its part of them, and all have all.
+    """
+    processes, own = current(), split
+    if processes is not None:
+        own = split.restrict(np.arange(*processes.share(len(split))), split.name)
     with evaluating(model):
-        outputs = [model(batch).float() for batch in batches_in_order(model, split, batch_size)]
-    return torch.cat(outputs).cpu().numpy() if outputs else np.empty(0, np.float32)
+        outputs = [model(batch).float() for batch in batches_in_order(model, own, batch_size)]
+    logits = torch.cat(outputs) if outputs else torch.empty(0, device=model.table.device)
+    return (logits if processes is None else processes.joined_rows(logits)).cpu().numpy()
 
 
 def evaluate(model: CTRModel, split: Split, batch_size: int = 8192, objective: str = "logloss") -> dict[str, float]:

@@ -13,6 +13,7 @@ import torch
 from rectab.data.dataset import PreparedDataset
 from rectab.models import ModelConfig
 from rectab.plain import parse_json
+from rectab.processes import leads
 from rectab.tables import Plan
 from rectab.training.artifact import MODEL_FILE, load_model
 from rectab.training.checkpoint import differences
@@ -96,11 +97,12 @@ def complete(
     if add_test or add_attention:
         model = load_model(folder / MODEL_FILE, device=device)
         if add_test:
-            test, slices = metrics_on_test(model, dataset, config, folder)
+            test, slices = metrics_on_test(model, dataset, config, folder if leads() else None)
             result = replace(result, test=test, slices=slices)
         if add_attention:
             result = replace(result, attention=attention_weights(model, dataset, explain_rows))
-        result.save(folder / RESULT_FILE)
+        if leads():
+            result.save(folder / RESULT_FILE)
     return result if read_test else replace(result, test=None, slices={})
 
 

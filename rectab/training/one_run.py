@@ -14,6 +14,7 @@ import torch
 from rectab.data.dataset import PreparedDataset
 from rectab.models import ModelConfig
 from rectab.models.elastic import ElasticModel
+from rectab.processes import leads
 from rectab.tables import Plan, get_method, plan
 from rectab.tables.base import EmbeddingTable
 from rectab.training.artifact import MODEL_FILE, save_model
@@ -54,6 +55,7 @@ class OneRun:
     def train(self, out_dir: Path | None) -> RunResult:
         """Train, and measure the serving form."""
         disk = self._rows_on_disk()
+        kept = out_dir if leads() else None
         trainer = Trainer(
             self.dataset,
             self.planned.build() if disk is None else disk.build(self.planned.build),
@@ -65,15 +67,15 @@ class OneRun:
             device=self.device,
         )
         trainer.restart(trainer.fit().serving(), trainer.model.state_dict())
-        result = _measure(trainer, self.planned, self.read_test, self.explain_rows, self.begin, out_dir)
-        if out_dir is not None and isinstance(trainer.model, ElasticModel):
+        result = _measure(trainer, self.planned, self.read_test, self.explain_rows, self.begin, kept)
+        if kept is not None and isinstance(trainer.model, ElasticModel):
             for width in self.config.elastic:
-                write_width(trainer.model, width, self.dataset, result, out_dir)
+                write_width(trainer.model, width, self.dataset, result, kept)
             trainer.model = trainer.model.taken(self.planned.embedding_dim)
-        if out_dir is not None:
-            save_model(trainer.model, out_dir / MODEL_FILE)
-            write_inputs(self.dataset, out_dir)
-            result.save(out_dir / RESULT_FILE)
+        if kept is not None:
+            save_model(trainer.model, kept / MODEL_FILE)
+            write_inputs(self.dataset, kept)
+            result.save(kept / RESULT_FILE)
             trainer.checkpoints.remove()
         if disk is not None:
             disk.finish()

@@ -12,16 +12,18 @@ import torch
 from rectab.data.dataset import PreparedDataset
 from rectab.id_bytes import map_bytes
 from rectab.models import ModelConfig
+from rectab.processes import current, leads
 from rectab.tables import TableOptions, get_method, plan
 from rectab.tables.registry import shares_training
 from rectab.training.checkpoint import remove_checkpoints
 from rectab.training.config import TrainConfig
 from rectab.training.device import resolve_device
-from rectab.training.finished import RESULT_FILE, complete, read_finished
+from rectab.training.finished import RESULT_FILE, complete, planned_identity, read_finished
 from rectab.training.inputs_file import INPUTS_FILE, write_inputs
 from rectab.training.one_run import OneRun
 from rectab.training.precision import reset_peak_memory
 from rectab.training.progress import ProgressMode
+from rectab.training.replicas import check_replicas
 from rectab.training.result import RunResult
 from rectab.training.shared import SharedRuns
 
@@ -90,6 +92,9 @@ def train_once(
         TrainingError: training diverged.
     """
     begin = time.perf_counter()
+    if processes := current():
+        check_replicas(method, train_config or TrainConfig(), rows_in is not None, shared is not None)
+        processes.agree("data set", f"{dataset.name} ({dataset.fingerprint()})")
     config, place = train_config or TrainConfig(), resolve_device(device)
     reset_peak_memory()
     planned = plan(
@@ -105,13 +110,17 @@ def train_once(
         **(method_options or {}),
     )
     made = model_config(model, history, model_options)
+    if processes:
+        processes.agree("settings", str(planned_identity(dataset, planned, made, config)))
+        processes.agree("files in --out", str(sorted(p.name for p in out_dir.rglob("*.*")) if out_dir else ()))
     if out_dir is not None:
         if finished := read_finished(out_dir, dataset, planned, made, config):
-            remove_checkpoints(out_dir / "checkpoints")  # it may have been killed before it came to that
+            if leads():
+                remove_checkpoints(out_dir / "checkpoints")  # it may have been killed before it came to that
             if say is not None:
                 path = out_dir / RESULT_FILE
                 say(f"{path}: this run has finished and is read back; delete the file to train it again")
-            if not (out_dir / INPUTS_FILE).exists():  # finished by a rectab of before there was one
+            if leads() and not (out_dir / INPUTS_FILE).exists():  # finished by a rectab of before there was one
                 write_inputs(dataset, out_dir)
             return complete(finished, out_dir, dataset, config, read_test, explain_rows, place)
         out_dir.mkdir(parents=True, exist_ok=True)

@@ -130,6 +130,7 @@ class Stage:
             epoch=state.epoch,
             start=state.batch,
             max_history=trainer.model.config.max_history,
+            part=None if trainer.processes is None else trainer.processes.share,
         )
         if self.disk is not None:
             source = self.disk.prefetched(source, trainer.model)
@@ -156,13 +157,13 @@ class Stage:
         state = self.state
         loss = self.trainer.loss(batch)
         total = loss if self.loss_terms is None else loss + self.loss_terms()
-        self._note(self._losses.add(state.step, loss, total))
+        self._note(self._losses.add(state.step, *self.trainer.over_processes(loss, total)))
         self.optimizers.zero_grad()
         total.backward()
         self.optimizers.step()
         state.step += 1
         state.batch += 1
-        state.samples += len(batch)
+        state.samples += batch.total
         self.trainer.table.after_step(state.step, self.optimizers.rows)
         if self.after_step is not None:
             self.after_step(state.step)

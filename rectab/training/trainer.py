@@ -22,9 +22,11 @@ from rectab.data.split import Split
 from rectab.models import CTRModel, ModelConfig
 from rectab.models.elastic import ElasticModel
 from rectab.plain import read_plain
+from rectab.processes import current, leads
 from rectab.tables.base import EmbeddingTable
 from rectab.tables.registry import find_record
 from rectab.training.checkpoint import Checkpoints
+from rectab.training.checkpointed import told_of_run
 from rectab.training.config import TrainConfig
 from rectab.training.device import batches_on, resolve_device
 from rectab.training.elastic import elastic_loss, width_aucs
@@ -32,6 +34,7 @@ from rectab.training.evaluation import evaluate
 from rectab.training.optimizers import OptimizerSet
 from rectab.training.precision import resolve_precision
 from rectab.training.progress import ProgressMode, Reporter
+from rectab.training.replicas import Replicas, check_replicas
 from rectab.training.rows_on_disk import RowsOnDisk
 from rectab.training.stage import Stage
 from rectab.training.stage_state import StageRecord
@@ -40,6 +43,8 @@ from rectab.training.topk.interactions import positives
 from rectab.training.topk.objective import Ranking
 
 __all__ = ["Trainer", "seed_everything"]
+
+_LOGLOSS = nn.functional.binary_cross_entropy_with_logits
 
 
 def seed_everything(seed: int) -> None:
@@ -82,6 +87,9 @@ class Trainer:
         device: torch.device | str = "cpu",
     ) -> None:
         self.device = resolve_device(device)
+        self.processes = current()
+        if self.processes is not None:
+            check_replicas(table.method, config, rows_on_disk is not None)
         self.rows_on_disk = rows_on_disk
         self.dataset = dataset
         self.config = config
@@ -97,27 +105,14 @@ class Trainer:
         if method.learns_from_validation if split_validation is None else split_validation:
             self._search, self.valid = self.valid.sample_halves(config.seed)
         self._bf16, self.precision = resolve_precision(config.precision, self.device)
-        self.reporter = Reporter(progress)
-        run: dict[str, Any] = {
-            "train": config.to_json(),
-            "model": model_config.to_json(),
-            "dataset": dataset.fingerprint(),
-            "method": table.method,
-            "embedding_dim": table.embedding_dim,
-            "table": str(table.config),
-            "threads": torch.get_num_threads(),  # sums are not the same with another number
-        }
-        if method.revision != 1:
-            run["revision"] = method.revision
-        if table.options.rows != "fp32":
-            run["rows"] = table.options.rows
-        if self.device.type != "cpu":
-            run["device"] = torch.cuda.get_device_name(self.device)  # sums are not the same on another
+        self.reporter = Reporter(progress if leads() else "off")
+        run = told_of_run(dataset, table, model_config, config, self.device)
         self.checkpoints = Checkpoints(checkpoints, run, config.checkpoint_seconds)
         self.stages: list[dict[str, Any]] = []
         self.history: list[dict[str, Any]] = []
         self.kernel = "torch"
         self.model = self._new_model(table)
+        self._replicas: Replicas | None = None
 
     def _new_model(self, table: EmbeddingTable) -> CTRModel:
         seed_everything(self.config.seed)
@@ -197,8 +192,10 @@ class Trainer:
         with _frozen(frozen):
             make = partial(OptimizerSet, self.model, self.config, extra_optimizers, self.id_counts)
             optimizers = make() if self.rows_on_disk is None else self.rows_on_disk.attached(make)
+            self._replicas = None if self.processes is None else Replicas(self.processes, self.model)
             stage = Stage(self, index, name, max_epochs, optimizers, *hooks)
             stage.run()
+        self._replicas = None
         return {
             "record": asdict(stage.record(time.perf_counter() - begin)),
             "history": stage.state.history,
@@ -253,15 +250,24 @@ class Trainer:
         if batch.labels is None:
             raise ValueError("the batch has no labels")
         rows = batch if self.ranking is None else self.ranking.negatives.beside(batch, self.config.negatives)
+        forward = self._replicas or self.model
         with torch.autocast(batch.ids.device.type, dtype=torch.bfloat16, enabled=self._bf16):
-            outputs = self.model(rows)
+            outputs = forward(rows)
         if self.ranking is not None:
             return self.ranking.loss(outputs.float(), len(batch))
         if isinstance(self.model, ElasticModel):
             return elastic_loss(self.model, batch, outputs.float(), self._bf16)
-        if self.config.objective == "mse":
-            return nn.functional.mse_loss(outputs.float(), batch.labels)
-        return nn.functional.binary_cross_entropy_with_logits(outputs.float(), batch.labels)
+        of_rows = nn.functional.mse_loss if self.config.objective == "mse" else _LOGLOSS
+        if self._replicas is not None:
+            return self._replicas.mean(of_rows(outputs.float(), batch.labels, reduction="none"), batch)
+        return of_rows(outputs.float(), batch.labels)
+
+    def over_processes(self, loss: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses of a step as they are over all of its batch, without gradients."""
+        if self.processes is None:
+            return loss, total
+        loss, total = self.processes.average(loss, total)
+        return loss, total
 
     def restart(self, table: EmbeddingTable, model_state: dict[str, Tensor] | None = None) -> None:
         """Go on with ``table`` in a new model.

@@ -1,0 +1,138 @@
+"""The processes of one run, as torchrun starts them: who this one is, and what they tell each other.
+
+There is at most one group at a time, which :func:`joined` makes. All processes run the same code on the same settings;
+each of them calls every function of :class:`Processes`, and in the same order, or all of them wait.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+__all__ = ["ProcessLost", "Processes", "asked_for", "current", "joined", "leads"]
+
+_PATIENCE = timedelta(minutes=30)
+"""One process may write a checkpoint or draw breath for minutes. One that ends is noticed at once, not by this."""
+
+
+class ProcessLost(RuntimeError):
+    """Another process of the run has ended, so that this one cannot go on."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of this run.
+
+    Attributes:
+        rank: number of this one, from 0.
+        count: how many there are, at least 2.
+        local_rank: number of this one on its machine.
+        statistics: the group that layers exchange statistics in: apart from the one in which gradients are summed
+            meanwhile, so that neither waits for what is meant for the other.
+    """
+
+    rank: int
+    count: int
+    local_rank: int
+    statistics: Any
+
+    def share(self, rows: int) -> tuple[int, int]:
+        """(first, last) of so many rows that this process has: from first, before last."""
+        return self.rank * rows // self.count, (self.rank + 1) * rows // self.count
+
+    def average(self, *values: Tensor) -> list[Tensor]:
+        """Scalars, averaged over the processes; the same bits in each of them."""
+        mean = torch.stack([value.detach().float() for value in values])
+        dist.all_reduce(mean)
+        return list((mean / self.count).unbind())
+
+    def joined_rows(self, part: Tensor) -> Tensor:
+        """[sum n, *]: the parts [n, *] of all processes in the order of their ranks; n may differ."""
+        sizes = [torch.zeros(1, dtype=torch.int64, device=part.device) for _ in range(self.count)]
+        dist.all_gather(sizes, torch.tensor([len(part)], device=part.device))
+        lengths = [int(size) for size in sizes]
+        padded = part.new_zeros((max(lengths), *part.shape[1:]))
+        padded[: len(part)] = part
+        parts = [torch.empty_like(padded) for _ in lengths]
+        dist.all_gather(parts, padded)
+        return torch.cat([one[:length] for one, length in zip(parts, lengths, strict=True)])
+
+    def agree(self, what: str, value: str) -> None:
+        """Raises ValueError in every process unless all of them have the same ``value``."""
+        values: list[Any] = [None] * self.count
+        dist.all_gather_object(values, value)
+        other = next((rank for rank, one in enumerate(values) if one != values[0]), None)
+        if other is not None:
+            raise ValueError(
+                f"processes 0 and {other} do not have the same {what}: {values[0]} and {values[other]}; every machine "
+                "needs the same files, settings and version of rectab"
+            )
+
+    def wait(self) -> None:
+        """Until all processes have come here."""
+        self.average(torch.zeros(()))
+
+
+_current: Processes | None = None
+
+
+def current() -> Processes | None:
+    """The processes that this one trains with; None if it is alone."""
+    return _current
+
+
+def leads() -> bool:
+    """Whether this process writes files and prints; one that is alone does."""
+    return _current is None or _current.rank == 0
+
+
+def asked_for() -> int:
+    """How many processes the environment speaks of, as torchrun sets it; 1 if of none."""
+    if not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+        return 1
+    return int(os.environ["WORLD_SIZE"])
+
+
+@contextmanager
+def joined() -> Iterator[Processes | None]:
+    """While it lasts, this process is one of those that torchrun started; None if it was started alone.
+
+    Raises:
+        ProcessLost: another process has ended, without a word or with an error of its own, which it tells.
+    """
+    global _current
+    if asked_for() < 2:
+        yield None
+        return
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    with _losses_told():
+        dist.init_process_group(backend, timeout=_PATIENCE)
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        statistics = dist.new_group(timeout=_PATIENCE)
+        _current = Processes(dist.get_rank(), dist.get_world_size(), local_rank, statistics)
+        try:
+            yield _current
+        finally:
+            _current = None
+        dist.destroy_process_group()  # not after an error: the others may wait for what will not come
+
+
+@contextmanager
+def _losses_told() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            raise ProcessLost(
+                "another process of this run has ended, or cannot be reached; the same command goes on from the last "
+                f"checkpoint of --out, also with another number of processes ({str(error).splitlines()[0]})"
+            ) from error
+        raise

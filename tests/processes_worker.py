@@ -1,0 +1,140 @@
+"""Trainings in several processes, each in the same way as in one; started by test_processes.py.
+
+    processes_worker.py OUT WORLD CASE...
+
+Imports once and forks the ranks: most of a short run is importing torch. Of every case rank 0 writes the losses of its
+steps, the logits of the validation rows and the metrics to OUT/CASE.npz; every rank writes a digest of its weights to
+OUT/CASE.RANK.txt; exit codes go to OUT/codes.json. With a WORLD of 1 nothing of several processes is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from training_helpers import counted, tiny_dataset
+
+from rectab.models import ModelConfig
+from rectab.processes import current, joined
+from rectab.tables import TableOptions, plan
+from rectab.training import TrainConfig
+from rectab.training.evaluation import predict
+from rectab.training.trainer import Trainer
+
+ROWS, BATCH = 3203, 64  # the last batch of an epoch has three rows: of four processes one has none
+
+
+@dataclass(frozen=True)
+class Case:
+    """One training: a table, a history tower, and how it is trained."""
+
+    method: str
+    budget: str | None = None
+    history: str = "none"
+    options: dict[str, Any] = field(default_factory=dict)
+    train: dict[str, Any] = field(default_factory=dict)
+    epochs: int = 4
+    rows: str = "fp32"
+    model: str = "deepfm"
+    dies_at: int | None = None
+
+
+BUDGETS = {"full": None, "hashed": "40%", "unified": "25%", "narrow": "50%"}
+CASES = {
+    f"{method}-{history}": Case(method, budget, history)
+    for method, budget in BUDGETS.items()
+    for history in ("none", "din")
+}
+L2 = {"embedding_l2": 0.01}
+CASES |= {
+    "l2": Case("full", history="mean", train=L2),
+    "minibatch": Case("unified", "25%", "mean", train={**L2, "embedding_l2_mode": "minibatch"}, epochs=1),
+    "clip": Case("hashed", "40%", train={**L2, "clip_norm": 0.05}, epochs=1),
+    "adagrad": Case("full", train={"optimizer": "adagrad", "lr": 0.05, **L2}, epochs=1),
+    "sgd": Case("unified", "25%", train={"optimizer": "sgd", "lr": 0.2, **L2}, epochs=1),
+    "dense": Case("full", train={"gradient": "dense"}, epochs=1),
+    "int8": Case("full", rows="int8", epochs=1),
+    "armnet": Case("full", model="armnet", epochs=1),
+    "killed": Case("full", dies_at=5),
+}
+
+
+# Smooth: a unit of relu that is on or off by the last bit of a sum changes a gradient by a row's part of it.
+MODEL = {"dropout": 0.3, "batch_norm": True, "activation": "sigmoid"}
+
+
+class RecordingTrainer(Trainer):
+    """Keeps the loss of every step, over all of its batch."""
+
+    losses: list[float]
+    dies_at: int | None
+
+    def over_processes(self, loss: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+        loss, total = super().over_processes(loss, total)
+        self.losses.append(float(loss.detach()))
+        if self.processes and self.dies_at == len(self.losses) and self.processes.rank == self.processes.count - 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return loss, total
+
+
+def run(name: str, out: Path) -> None:
+    case, dataset = CASES[name], counted(tiny_dataset(ROWS))
+    settings = {"batch_size": BATCH, "lr": 0.001, "patience": 100, "precision": "fp32", **case.train}
+    config = TrainConfig(max_epochs=case.epochs, evaluations_per_epoch=2, **settings)
+    options = TableOptions(gradient=config.gradient, rows=case.rows)
+    planned = plan(case.method, dataset.schema.vocabularies, 8, case.budget, options=options, **case.options)
+    widths = {"heads": 2, "neurons": 4} if case.model == "armnet" else {"hidden": (32, 16)}
+    of_tower = {"hidden": (16, 8)} if case.history == "din" else {}
+    model = ModelConfig.from_options(case.model, case.history, {**MODEL, **widths}, of_tower)
+    trainer = RecordingTrainer(dataset, planned.build(), model, config, progress="off")
+    trainer.losses, trainer.dies_at = [], case.dies_at
+    trainer.fit()
+    digest = hashlib.sha256(b"".join(t.numpy().tobytes() for t in trainer.model.state_dict().values())).hexdigest()
+    processes = current()
+    rank = 0 if processes is None else processes.rank
+    (out / f"{name}.{rank}.txt").write_text(digest)
+    logits, metrics = predict(trainer.model, dataset.valid), trainer.evaluate()
+    if rank == 0:
+        np.savez(out / f"{name}.npz", losses=trainer.losses, logits=logits, auc=metrics["auc"], gauc=metrics["gauc"])
+
+
+def work(rank: int, port: int, world: int, out: Path, names: list[str]) -> None:
+    log = os.open(out / f"log{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    with joined():
+        for name in names:
+            run(name, out)
+
+
+def main(out: Path, world: int, names: list[str]) -> int:
+    out.mkdir(parents=True, exist_ok=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    fork = multiprocessing.get_context("fork")
+    ranks = [fork.Process(target=work, args=(rank, port, world, out, names)) for rank in range(world)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join()
+    (out / "codes.json").write_text(json.dumps([rank.exitcode for rank in ranks]))
+    return max(abs(rank.exitcode or 0) for rank in ranks)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]))
