@@ -51,10 +51,14 @@ class RowGradients:
 
     Args:
         row_dim: width of a row.
+
+    Attributes:
+        replicated: whether processes that train together hold the same rows; False where each has rows of its own.
     """
 
     def __init__(self, row_dim: int) -> None:
         self.row_dim = row_dim
+        self.replicated = True
         self._handle: nn.Parameter | None = None
         self._group: Any = None  # of the processes that hold replicas of these rows
         self._recorded: list[tuple[int, Tensor, Tensor]] = []  # by passes that still run, with their number
@@ -79,7 +83,7 @@ class RowGradients:
 
             handle.register_post_accumulate_grad_hook(accumulated)
         parallel = getattr(nn.parallel.DistributedDataParallel, "_active_ddp_module", None)
-        self._group = None if parallel is None else parallel.process_group
+        self._group = parallel.process_group if parallel is not None and self.replicated else None
 
     def record(self, rows: Tensor, gradients: Tensor) -> None:
         """In a backward pass: keep gradients [n, D] of rows int64 [n] until it accumulates, or forget them after it.

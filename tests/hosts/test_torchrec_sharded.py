@@ -52,10 +52,12 @@ def log_of(out: Path) -> str:
     return "\n".join(path.read_text()[-3000:] for path in sorted(out.glob("log*.txt")))
 
 
-def one_process(method: str, adagrad: bool = False, steps: int = STEPS) -> list[float]:
+def one_process(
+    method: str, adagrad: bool = False, steps: int = STEPS, row_adam: bool = False, unpooled: bool = False
+) -> list[float]:
     """The same model and batches, in this process, with torch's own optimizers."""
-    model, _ = worker.build(method)
-    kind, arguments = worker.optimizer_of(adagrad)
+    model, _ = worker.build(method, unpooled)
+    kind, arguments = (torch.optim.Adam, worker.ROW_ADAM) if row_adam else worker.optimizer_of(adagrad)
     rows = kind(model.sparse_arch.parameters(), **arguments)
     dense_parameters = [p for name, p in model.named_parameters() if "sparse_arch" not in name]
     optimizer = torch.optim.SGD(dense_parameters, lr=worker.RATE)
@@ -86,6 +88,22 @@ def test_same_losses_as_one_process(method: str, sharding: str, world: int, tmp_
     expected = one_process(method)
     assert losses_of(tmp_path) == pytest.approx(expected, rel=1e-4)
     assert expected[4] < expected[0], "the first batch comes again at step 4 and must have been learned from"
+
+
+@pytest.mark.parametrize(
+    ("method", "sharding", "world", "unpooled"),
+    [("full", "table_wise", 2, True), ("hashed", "table_wise", 4, False), ("unified", "column_wise", 2, True)],
+)
+def test_each_process_steps_its_shards_with_our_row_optimizer(
+    method: str, sharding: str, world: int, unpooled: bool, tmp_path: Path
+) -> None:
+    """L2 is of the whole table: rows that no batch reads decay as well, and replay their steps when they are read."""
+    steps = 12
+    arguments = ["--row-adam", *(["--unpooled"] if unpooled else [])]
+    assert launch(tmp_path, world, method, sharding, str(steps), *arguments) == [0] * world, log_of(tmp_path)
+    expected = one_process(method, steps=steps, row_adam=True, unpooled=unpooled)
+    assert losses_of(tmp_path) == pytest.approx(expected, rel=1e-4)
+    assert expected[8] < expected[0]
 
 
 def test_resumes_from_a_checkpoint_with_another_number_of_processes(tmp_path: Path) -> None:

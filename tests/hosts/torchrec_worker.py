@@ -1,6 +1,6 @@
 """A sharded training run on several processes; started by test_torchrec_sharded.py.
 
-    torchrec_worker.py OUT METHOD SHARDING STEPS --world N [--adagrad] [--save-at N] [--resume] [--die-at N]
+    torchrec_worker.py OUT METHOD SHARDING STEPS --world N [--adagrad] [--row-adam] [--unpooled] ...
 
 Imports once and forks the ranks: most of a short run is importing torchrec. Writes the losses of the whole batch to
 OUT/losses.json (rank 0), checkpoints to OUT/checkpoint, and the exit code of every rank to OUT/codes.json.
@@ -21,35 +21,63 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor, PoolingType
+from torchrec import (
+    EmbeddingBagCollection,
+    EmbeddingBagConfig,
+    EmbeddingCollection,
+    EmbeddingConfig,
+    KeyedJaggedTensor,
+    PoolingType,
+)
 from torchrec.distributed import DistributedModelParallel
+from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
 from torchrec.models.dlrm import DLRM
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
 
+from rectab.ops import segment_sum
+from rectab.optim import RowAdam
 from rectab.swap.torchrec import shardable
 from rectab.swap.torchrec_checkpoint import load_sharded, save_sharded
+from rectab.swap.torchrec_rows import sharded_row_stores
 from rectab.tables import TableOptions
 
 SIZES = {"user": 600, "item": 400, "city": 40}
 BATCH, RATE = 64, 0.5
+ROW_ADAM = {"lr": 0.01, "weight_decay": 0.1}
 
 
-def collection(device: str | None) -> EmbeddingBagCollection:
-    configs = [
-        EmbeddingBagConfig(name=n, embedding_dim=8, num_embeddings=s, feature_names=[n], pooling=PoolingType.SUM)
-        for n, s in SIZES.items()
-    ]
-    return EmbeddingBagCollection(tables=configs, device=None if device is None else torch.device(device))
+def collection(device: str, unpooled: bool) -> EmbeddingBagCollection | EmbeddingCollection:
+    common = [{"name": n, "embedding_dim": 8, "num_embeddings": s, "feature_names": [n]} for n, s in SIZES.items()]
+    if unpooled:
+        return EmbeddingCollection([EmbeddingConfig(**config) for config in common], torch.device(device))
+    bags = [EmbeddingBagConfig(pooling=PoolingType.SUM, **config) for config in common]
+    return EmbeddingBagCollection(tables=bags, device=torch.device(device))
 
 
-def build(method: str) -> tuple[DLRM, list[str]]:
+class Unpooled(nn.Module):
+    """Vectors of single ids, which the model sums itself."""
+
+    def __init__(self, embeddings: nn.Module) -> None:
+        super().__init__()
+        self.sparse_arch = embeddings
+        self.over = nn.Sequential(nn.Linear(8 * len(SIZES) + 4, 16), nn.ReLU(), nn.Linear(16, 1))
+
+    def forward(self, dense: torch.Tensor, sparse: KeyedJaggedTensor) -> torch.Tensor:
+        found = self.sparse_arch(sparse)
+        summed = [segment_sum(found[name].values(), found[name].offsets()) for name in SIZES]
+        return self.over(torch.cat([*summed, dense], dim=1))
+
+
+def build(method: str, unpooled: bool = False) -> tuple[nn.Module, list[str]]:
     torch.manual_seed(0)
     options = TableOptions(init_std=0.1)
-    bags = shardable(collection("meta"), method, None if method == "full" else "50%", options=options)
-    bags.copy_rows_from(bags.planned.build())
-    return DLRM(bags, 4, [16, 8], [16, 1]), [config.name for config in bags.rows.embedding_bag_configs()]
+    rows = shardable(collection("meta", unpooled), method, None if method == "full" else "50%", options=options)
+    rows.copy_rows_from(rows.planned.build())
+    if unpooled:
+        return Unpooled(rows), [config.name for config in rows.rows.embedding_configs()]
+    return DLRM(rows, 4, [16, 8], [16, 1]), [config.name for config in rows.rows.embedding_bag_configs()]
 
 
 def batch(step: int, rank: int, world: int) -> tuple[torch.Tensor, KeyedJaggedTensor, torch.Tensor]:
@@ -74,14 +102,15 @@ def optimizer_of(adagrad: bool) -> tuple[type[torch.optim.Optimizer], dict[str, 
     return (torch.optim.Adagrad, {"lr": 0.05, "eps": 1e-8}) if adagrad else (torch.optim.SGD, {"lr": RATE})
 
 
-def shard(model: DLRM, names: list[str], options: argparse.Namespace) -> DistributedModelParallel:
-    kind, arguments = optimizer_of(options.adagrad)
-    apply_optimizer_in_backward(kind, model.sparse_arch.parameters(), arguments)
+def shard(model: nn.Module, names: list[str], options: argparse.Namespace) -> DistributedModelParallel:
+    if not options.row_adam:
+        kind, arguments = optimizer_of(options.adagrad)
+        apply_optimizer_in_backward(kind, model.sparse_arch.parameters(), arguments)
     constraints = {name: ParameterConstraints(sharding_types=[options.sharding], min_partition=4) for name in names}
     planner = EmbeddingShardingPlanner(
         topology=Topology(world_size=options.world, compute_device="cpu"), constraints=constraints
     )
-    sharders = [EmbeddingBagCollectionSharder()]
+    sharders = [EmbeddingBagCollectionSharder(), EmbeddingCollectionSharder()]
     plan = planner.collective_plan(model, sharders, dist.group.WORLD)
     return DistributedModelParallel(model, device=torch.device("cpu"), plan=plan, sharders=sharders)
 
@@ -96,9 +125,12 @@ def train(rank: int, port: int, options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     # Long, because a busy machine may hold a rank up for minutes. A rank that dies is noticed at once, not by this.
     dist.init_process_group("gloo", timeout=timedelta(minutes=30))
-    model = shard(*build(options.method), options)
-    bags = model.module.sparse_arch.embedding_bag_collection
+    model = shard(*build(options.method, options.unpooled), options)
+    arch = model.module.sparse_arch
+    bags = arch if options.unpooled else arch.embedding_bag_collection
     bags.copy_rows_from(bags.planned.build())
+    stores = sharded_row_stores(model) if options.row_adam else []
+    rows = RowAdam(stores, **ROW_ADAM, max_replay=None) if stores else None
     dense = [p for name, p in model.named_parameters() if "sparse_arch" not in name]
     optimizer = torch.optim.SGD(dense, lr=RATE)
 
@@ -117,6 +149,8 @@ def train(rank: int, port: int, options: argparse.Namespace) -> None:
         loss = nn.functional.binary_cross_entropy_with_logits(model(features, sparse).squeeze(1), labels)
         loss.backward()
         optimizer.step()
+        if rows is not None:
+            rows.step()
         total = loss.detach().clone()
         dist.all_reduce(total)
         losses.append(float(total) / world)
@@ -133,6 +167,8 @@ def main() -> None:
     parser.add_argument("steps", type=int)
     parser.add_argument("--world", type=int, required=True)
     parser.add_argument("--adagrad", action="store_true")
+    parser.add_argument("--row-adam", action="store_true")
+    parser.add_argument("--unpooled", action="store_true")
     parser.add_argument("--save-at", type=int)
     parser.add_argument("--die-at", type=int)
     parser.add_argument("--resume", action="store_true")
