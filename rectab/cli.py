@@ -189,6 +189,10 @@ def train(
     out: Annotated[Optional[Path], typer.Option(help="Folder for checkpoints, weights and the result.")] = None,  # noqa: UP045
     trained: Trained = None,
     rows_in: RowsIn = None,
+    shard: Annotated[
+        Optional[Literal["auto", "table_wise", "column_wise"]],  # noqa: UP045
+        typer.Option(help="Under torchrun: each process holds a part of the rows, laid out by torchrec's planner."),
+    ] = None,
     without: Without = None,
     option: Options = None,
     plugin: Plugins = None,
@@ -235,6 +239,7 @@ def train(
             read_test=test,
             shared=trained,
             rows_in=rows_in,
+            shard=shard,
             device=device_named(device),
             say=say,
             progress="off" if json_output else "auto",

@@ -48,6 +48,7 @@ class Case:
     rows: str = "fp32"
     model: str = "deepfm"
     dies_at: int | None = None
+    shard: str | None = None
 
 
 BUDGETS = {"full": None, "hashed": "40%", "unified": "25%", "narrow": "50%"}
@@ -66,6 +67,9 @@ CASES |= {
     "dense": Case("full", train={"gradient": "dense"}, epochs=1),
     "int8": Case("full", rows="int8", epochs=1),
     "armnet": Case("full", model="armnet", epochs=1),
+    "shard-full": Case("full", history="din", shard="table_wise", train=L2, epochs=1),
+    "shard-hashed": Case("hashed", "40%", "mean", shard="table_wise", train={"optimizer": "adagrad"}, epochs=1),
+    "shard-unified": Case("unified", "25%", shard="column_wise", train=L2, epochs=1),
     "killed": Case("full", dies_at=5),
 }
 
@@ -97,11 +101,18 @@ def run(name: str, out: Path) -> None:
     widths = {"heads": 2, "neurons": 4} if case.model == "armnet" else {"hidden": (32, 16)}
     of_tower = {"hidden": (16, 8)} if case.history == "din" else {}
     model = ModelConfig.from_options(case.model, case.history, {**MODEL, **widths}, of_tower)
-    trainer = RecordingTrainer(dataset, planned.build(), model, config, progress="off")
-    trainer.losses, trainer.dies_at = [], case.dies_at
-    trainer.fit()
-    digest = hashlib.sha256(b"".join(t.numpy().tobytes() for t in trainer.model.state_dict().values())).hexdigest()
     processes = current()
+    table = planned.build()
+    if case.shard is not None and processes is not None:
+        from rectab.swap.torchrec_table import ShardedTable
+
+        table = ShardedTable(planned, [case.shard], torch.device("cpu"))
+    trainer = RecordingTrainer(dataset, table, model, config, progress="off")
+    trainer.losses, trainer.dies_at = [], case.dies_at
+    trained = trainer.fit()
+    if trained is not trained.serving():  # where it was sharded, the whole table
+        trainer.restart(trained.serving(), trainer.model.state_dict())
+    digest = hashlib.sha256(b"".join(t.numpy().tobytes() for t in trainer.model.state_dict().values())).hexdigest()
     rank = 0 if processes is None else processes.rank
     (out / f"{name}.{rank}.txt").write_text(digest)
     logits, metrics = predict(trainer.model, dataset.valid), trainer.evaluate()

@@ -30,7 +30,7 @@ from rectab.training.replicas import check_replicas
 from rectab.training.stage import Stage
 
 LONG = [name for name in worker.CASES if name.split("-")[0] in worker.BUDGETS]
-SHORT = [name for name in worker.CASES if name not in LONG and name != "killed"]
+SHORT = [name for name, case in worker.CASES.items() if name not in LONG and not case.dies_at and not case.shard]
 
 
 def run_worker(out: Path, world: int, names: list[str], timeout: int = 900) -> list[int]:

@@ -9,15 +9,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["ProcessLost", "Processes", "asked_for", "current", "joined", "leads"]
+__all__ = ["ProcessLost", "Processes", "current", "joined", "leads"]
 
 _PATIENCE = timedelta(minutes=30)
 """One process may write a checkpoint or draw breath for minutes. One that ends is noticed at once, not by this."""
@@ -48,6 +49,13 @@ class Processes:
         """(first, last) of so many rows that this process has: from first, before last."""
         return self.rank * rows // self.count, (self.rank + 1) * rows // self.count
 
+    def order_of_parts(self, rows: int, batch_size: int) -> np.ndarray:
+        """int64 [rows]: which row each is, where every process has put its parts of all batches end to end."""
+        starts = range(0, rows, batch_size)
+        others = [replace(self, rank=rank) for rank in range(self.count)]
+        parts = [np.arange(*other.share(min(batch_size, rows - start))) + start for other in others for start in starts]
+        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
     def average(self, *values: Tensor) -> list[Tensor]:
         """Scalars, averaged over the processes; the same bits in each of them."""
         mean = torch.stack([value.detach().float() for value in values])
@@ -76,10 +84,6 @@ class Processes:
                 "needs the same files, settings and version of rectab"
             )
 
-    def wait(self) -> None:
-        """Until all processes have come here."""
-        self.average(torch.zeros(()))
-
 
 _current: Processes | None = None
 
@@ -94,7 +98,7 @@ def leads() -> bool:
     return _current is None or _current.rank == 0
 
 
-def asked_for() -> int:
+def _asked_for() -> int:
     """How many processes the environment speaks of, as torchrun sets it; 1 if of none."""
     if not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
         return 1
@@ -109,13 +113,15 @@ def joined() -> Iterator[Processes | None]:
         ProcessLost: another process has ended, without a word or with an error of its own, which it tells.
     """
     global _current
-    if asked_for() < 2:
+    if _asked_for() < 2:
         yield None
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     with _losses_told():
         dist.init_process_group(backend, timeout=_PATIENCE)
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        if torch.cuda.is_available():
+            torch.cuda.set_device(local_rank % torch.cuda.device_count())
         statistics = dist.new_group(timeout=_PATIENCE)
         _current = Processes(dist.get_rank(), dist.get_world_size(), local_rank, statistics)
         try:

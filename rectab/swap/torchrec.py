@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec import (
@@ -80,6 +81,16 @@ class _Shardable(nn.Module):
                     shard.tensor.copy_(rows[tuple(slice(start, start + size) for start, size in ends)])
             else:
                 weight.copy_(rows)
+
+    @torch.no_grad()
+    def gather_rows_to(self, table: EmbeddingTable) -> None:
+        """As :meth:`copy_rows_to`, once sharded: all processes give their shards, and each gets all rows."""
+        for weight, rows in self._weights_and_rows(table):
+            rows.zero_()
+            for shard in weight.local_shards():
+                ends = zip(shard.metadata.shard_offsets, shard.metadata.shard_sizes, strict=True)
+                rows[tuple(slice(start, start + size) for start, size in ends)] = shard.tensor
+            dist.all_reduce(rows)
 
     @torch.no_grad()
     def copy_rows_to(self, table: EmbeddingTable) -> None:

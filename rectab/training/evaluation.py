@@ -31,7 +31,8 @@ def evaluating(model: CTRModel) -> Iterator[None]:
 
 
 def batches_in_order(model: CTRModel, split: Split, batch_size: int) -> Iterator[Batch]:
-    """All rows of ``split``, in its order, on the model's device."""
+    """All rows of ``split``, in its order, on the model's device; each of several processes its part of a batch."""
+    processes = current()
     return batches_on(
         model.table.device,
         split,
@@ -39,6 +40,7 @@ def batches_in_order(model: CTRModel, split: Split, batch_size: int) -> Iterator
         shuffle_seed=None,
         drop_singleton=False,
         max_history=model.config.max_history,
+        part=None if processes is None else processes.share,
     )
 
 
@@ -48,13 +50,15 @@ def predict(model: CTRModel, split: Split, batch_size: int = 8192) -> np.ndarray
 
     Of several processes each computes its part of them, and all have all.
     """
-    processes, own = current(), split
-    if processes is not None:
-        own = split.restrict(np.arange(*processes.share(len(split))), split.name)
     with evaluating(model):
-        outputs = [model(batch).float() for batch in batches_in_order(model, own, batch_size)]
+        outputs = [model(batch).float() for batch in batches_in_order(model, split, batch_size)]
     logits = torch.cat(outputs) if outputs else torch.empty(0, device=model.table.device)
-    return (logits if processes is None else processes.joined_rows(logits)).cpu().numpy()
+    processes = current()
+    if processes is None:
+        return logits.cpu().numpy()
+    predictions = np.empty(len(split), np.float32)
+    predictions[processes.order_of_parts(len(split), batch_size)] = processes.joined_rows(logits).cpu().numpy()
+    return predictions
 
 
 def evaluate(model: CTRModel, split: Split, batch_size: int = 8192, objective: str = "logloss") -> dict[str, float]:

@@ -7,6 +7,7 @@ import tempfile
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -51,6 +52,7 @@ class OneRun:
     device: torch.device
     begin: float
     rows_in: Path | None = None
+    shard: str | None = None
 
     def train(self, out_dir: Path | None) -> RunResult:
         """Train, and measure the serving form."""
@@ -58,10 +60,10 @@ class OneRun:
         kept = out_dir if leads() else None
         trainer = Trainer(
             self.dataset,
-            self.planned.build() if disk is None else disk.build(self.planned.build),
+            self._table() if disk is None else disk.build(self.planned.build),
             self.model,
             self.config,
-            checkpoints=None if out_dir is None else out_dir / "checkpoints",
+            checkpoints=None if out_dir is None or self.shard is not None else out_dir / "checkpoints",
             progress=self.progress,
             rows_on_disk=disk,
             device=self.device,
@@ -80,6 +82,16 @@ class OneRun:
         if disk is not None:
             disk.finish()
         return result
+
+    def _table(self) -> EmbeddingTable:
+        """The table that is trained; where it is sharded, this process's part of it."""
+        if self.shard is None:
+            return self.planned.build()
+        if find_spec("torchrec") is None:
+            raise ValueError("--shard needs torchrec: pip install torchrec fbgemm-gpu (fbgemm-gpu-cpu without a GPU)")
+        from rectab.swap.torchrec_table import SHARDINGS, ShardedTable
+
+        return ShardedTable(self.planned, SHARDINGS if self.shard == "auto" else (self.shard,), self.device)
 
     def _rows_on_disk(self) -> RowsOnDisk | None:
         """The files of ``rows_in``. Raises ValueError for a run that cannot have its rows there."""

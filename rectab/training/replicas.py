@@ -13,12 +13,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rectab.batch import Batch
 from rectab.models import CTRModel
-from rectab.processes import Processes, sharing
+from rectab.ops.rows import RowStore
+from rectab.processes import Processes, current, sharing
 from rectab.tables.base import EmbeddingTable
 from rectab.tables.registry import find_record
 from rectab.training.config import TrainConfig
 
-__all__ = ["Replicas", "check_replicas"]
+__all__ = ["Replicas", "check_replicas", "check_shards"]
 
 _ALONE = "start it without torchrun"
 
@@ -33,6 +34,8 @@ class Replicas:
 
     def __init__(self, processes: Processes, model: CTRModel) -> None:
         self._count = processes.count
+        own = {f"{name}.{key}" for name, store in _own_rows(model) for key in (*store.tensors, "handle")}
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, own)  # torch's, for torchrec
         # Weights of dense features that the data do not have get no gradient, and DDP waits for one unless told.
         unused = any(p.requires_grad and not p.numel() for p in model.parameters())
         self._model = DistributedDataParallel(model, forward_sync_buffers=False, find_unused_parameters=unused)
@@ -47,6 +50,11 @@ class Replicas:
         """What to minimise here so that all processes together minimise the mean loss of the batch's rows: its average
         over the processes is that mean."""
         return losses.sum() * (self._count / batch.total)
+
+
+def _own_rows(model: CTRModel) -> list[tuple[str, RowStore]]:
+    """Row stores, by their name in the model, of rows that no other process holds."""
+    return [(f"table.{name}", store) for name, store in model.table.row_stores() if not store.gradients.replicated]
 
 
 def check_replicas(method: str, config: TrainConfig, rows_in: bool = False, shared: bool = False) -> None:
@@ -88,3 +96,20 @@ def check_replicas(method: str, config: TrainConfig, rows_in: bool = False, shar
 
 def _learns_from_ids(table: type[EmbeddingTable]) -> bool:
     return table.ids_move or table.learns_in_lookups or table.after_step is not EmbeddingTable.after_step
+
+
+def check_shards(config: TrainConfig) -> None:
+    """Raises ValueError for what cannot be trained where each process holds a part of the rows, with what to do."""
+    if current() is None:
+        raise ValueError(
+            "--shard is of several processes: start it with torchrun --nproc-per-node N -m rectab train ..."
+        )
+    whole = "leave --shard out, so that every process holds all rows, or leave the setting out"
+    for what, asked in (
+        ("train.gradient (other than 'row')", config.gradient != "row"),
+        ("train.clip_norm", config.clip_norm is not None),
+        ("train.restart_rows", config.restart_rows),
+        ("train.embedding_l2_mode 'minibatch'", bool(config.embedding_l2) and config.embedding_l2_mode == "minibatch"),
+    ):
+        if asked:
+            raise ValueError(f"{what} is not for rows that are sharded: {whole}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -23,7 +23,7 @@ from rectab.training.inputs_file import INPUTS_FILE, write_inputs
 from rectab.training.one_run import OneRun
 from rectab.training.precision import reset_peak_memory
 from rectab.training.progress import ProgressMode
-from rectab.training.replicas import check_replicas
+from rectab.training.replicas import check_replicas, check_shards
 from rectab.training.result import RunResult
 from rectab.training.shared import SharedRuns
 
@@ -49,6 +49,7 @@ def train_once(
     explain_rows: int = 0,
     shared: Path | SharedRuns | None = None,
     rows_in: Path | None = None,
+    shard: Literal["auto", "table_wise", "column_wise"] | None = None,
     progress: ProgressMode = "auto",
     device: torch.device | str = "cpu",
     say: Callable[[str], None] | None = None,
@@ -78,6 +79,8 @@ def train_once(
             within ``out_dir`` keeps what its table is encoded of.
         rows_in: folder in which the table's rows and the optimizer's state lie as memory-mapped files while it trains
             (:mod:`rectab.training.rows_on_disk`): they may be larger than memory. None keeps them in memory.
+        shard: of several processes, each holds a part of the rows, as torchrec's planner lays them out: by tables, by
+            columns, or ``auto``, either. None: each holds all of them.
         progress: see :class:`rectab.training.progress.Reporter`.
         device: where it is trained and measured, see :func:`rectab.training.device.resolve_device`. A finished run is
             read back whatever device it was trained on; its result names it.
@@ -95,6 +98,8 @@ def train_once(
     if processes := current():
         check_replicas(method, train_config or TrainConfig(), rows_in is not None, shared is not None)
         processes.agree("data set", f"{dataset.name} ({dataset.fingerprint()})")
+    if shard is not None:
+        check_shards(train_config or TrainConfig())
     config, place = train_config or TrainConfig(), resolve_device(device)
     reset_peak_memory()
     planned = plan(
@@ -126,7 +131,7 @@ def train_once(
         out_dir.mkdir(parents=True, exist_ok=True)
     if isinstance(shared, Path):
         shared = SharedRuns(shared)
-    run = OneRun(dataset, planned, made, config, read_test, explain_rows, progress, place, begin, rows_in)
+    run = OneRun(dataset, planned, made, config, read_test, explain_rows, progress, place, begin, rows_in, shard)
     if get_method(method).trained_as is not None:
         return run.encode(shared, out_dir)
     if shared is None or out_dir is None or not shares_training(method):
