@@ -154,13 +154,15 @@ def test_a_rate_that_breaks_the_table_gives_the_encoded_one_back(
     assert files[0] == files[1]
 
 
-def test_it_is_an_option_of_the_method(dataset: PreparedDataset, run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("widths", [[], [6, 4, 3]])
+def test_it_is_an_option_of_the_method(dataset: PreparedDataset, run: Path, tmp_path: Path, widths: list[int]) -> None:
+    """The two best of several widths are trained, and what comes of it is at least as good as any of them encoded."""
     settings = TrainConfig(batch_size=300, max_epochs=2, lr=0.01, precision="fp32")
     result = train_once(
         dataset,
         method="quantized",
         budget="10%",
-        method_options={"finetune": "moving", "finetune_epochs": 2},
+        method_options={"finetune": "moving", "finetune_epochs": 2, "widths": widths},
         model="fm",
         embedding_dim=6,
         read_test=False,
@@ -172,6 +174,8 @@ def test_it_is_an_option_of_the_method(dataset: PreparedDataset, run: Path, tmp_
     assert result.encoded is not None
     assert result.encoded["finetune"]["epochs"] == 2
     assert result.valid["auc"] >= result.encoded["finetune"]["before"]["auc"]
+    assert len(result.encoded["widths"]) == max(len(widths), 1)
+    assert all(result.valid["auc"] >= each["valid"]["auc"] for each in result.encoded["widths"])
 
 
 def test_settings_are_checked_and_leave_no_trace_where_they_are_not_used() -> None:

@@ -19,7 +19,7 @@ from rectab.processes import leads
 from rectab.tables import Plan, get_method, plan
 from rectab.tables.base import EmbeddingTable
 from rectab.training.artifact import MODEL_FILE, save_model
-from rectab.training.compress.finetune import FineTune, Tuned, fine_tune
+from rectab.training.compress.finetune import FineTune, Tuned, fine_tune_choice
 from rectab.training.compress.folder import write_run
 from rectab.training.compress.results import encoded_result
 from rectab.training.compress.widths import Choice, Widths, open_runs
@@ -151,8 +151,7 @@ class OneRun:
         config = self.planned.config
         if config.finetune == "none":
             return choice, None
-        tuned = fine_tune(choice.encoded, FineTune(config.finetune, config.finetune_epochs, config.distill))
-        return replace(choice, encoded=tuned.encoded), tuned
+        return fine_tune_choice(choice, FineTune(config.finetune, config.finetune_epochs, config.distill))
 
     def _widths(self, shared: SharedRuns, folders: list[Path]) -> Widths:
         written = [(folder, (folder / RESULT_FILE).stat().st_mtime_ns) for folder in folders]

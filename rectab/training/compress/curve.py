@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,7 +18,7 @@ from rectab.quantize.rivals import Shape
 from rectab.tables import Plan, TableOptions, plan
 from rectab.tables.budget import parse_budget
 from rectab.training.compress.encoder import Encoder
-from rectab.training.compress.finetune import FineTune, Tuned, fine_tune, train_full_further
+from rectab.training.compress.finetune import FineTune, Tuned, fine_tune_choice, train_full_further
 from rectab.training.compress.folder import write_run
 from rectab.training.compress.kept import open_kept
 from rectab.training.compress.loss import Search, fewest_bytes, predicted_bytes
@@ -155,8 +154,7 @@ def _written(
     """The point of a budget; its folder is written."""
     tuned: Tuned | None = None
     if finetune is not None:
-        tuned = fine_tune(choice.encoded, finetune)
-        choice = replace(choice, encoded=tuned.encoded)
+        choice, tuned = fine_tune_choice(choice, finetune)
     made, first = choice.encoded, widths.first
     result = encoded_result(choice, widths, _plan(widths, made.budget_bytes), read_test, time.perf_counter())
     if tuned is not None:

@@ -22,11 +22,12 @@ from rectab.tables.quantized import QuantizedTable
 from rectab.tables.quantized.tuned import Codes, TunedTable
 from rectab.training.compress.encoder import Encoded
 from rectab.training.compress.source import FullRun
+from rectab.training.compress.widths import Choice
 from rectab.training.config import TrainConfig
 from rectab.training.result import RunResult
 from rectab.training.trainer import Trainer
 
-__all__ = ["FineTune", "Tuned", "fine_tune", "train_full_further"]
+__all__ = ["FineTune", "Tuned", "fine_tune_choice", "train_full_further"]
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class _Distilling(Trainer):
         return nn.functional.binary_cross_entropy_with_logits(outputs, labels)
 
 
-def fine_tune(made: Encoded, how: FineTune) -> Tuned:
+def _fine_tune(made: Encoded, how: FineTune) -> Tuned:
     """Train what an encoded table holds, and the model around it; ``made`` stays as it is.
 
     Raises:
@@ -127,6 +128,20 @@ def fine_tune(made: Encoded, how: FineTune) -> Tuned:
     kept = after["auc"] > made.valid["auc"]
     encoded = replace(made, model=trainer.model, valid=after) if kept else made
     return Tuned(encoded, how, made.valid, after, kept, time.perf_counter() - begin, trainer.history)
+
+
+def fine_tune_choice(choice: Choice, how: FineTune) -> tuple[Choice, Tuned]:
+    """Train the two best widths, and choose on validation: the wider one, further from what its full table reaches, may
+    gain more.
+
+    Raises:
+        ValueError: a table is not packed in blocks.
+    """
+    both = [choice.encoded] if choice.runner_up is None else [choice.encoded, choice.runner_up]
+    tuned = [_fine_tune(made, how) for made in both]
+    best = max(tuned, key=lambda each: each.encoded.valid["auc"])
+    best = replace(best, seconds=sum(each.seconds for each in tuned))
+    return replace(choice, encoded=best.encoded), best
 
 
 def train_full_further(run: FullRun, how: FineTune) -> dict[str, float]:

@@ -69,10 +69,12 @@ class Choice:
     Attributes:
         encoded: its model and metrics.
         attempts: of every width, in the order of the runs.
+        runner_up: the second best width's; None if there is none.
     """
 
     encoded: Encoded
     attempts: tuple[Attempt, ...]
+    runner_up: Encoded | None = None
 
 
 class Widths:
@@ -112,18 +114,16 @@ class Widths:
     def encode(self, budget: int) -> Choice:
         """Encode every width to ``budget`` bytes. Raises InfeasibleBudget if none fits."""
         self.check(budget)
-        best: Encoded | None = None
+        made: list[Encoded] = []
         attempts = []
         for encoder in self.encoders:
             if budget < encoder.smallest_bytes:
                 attempts.append(Attempt(encoder.run.embedding_dim, None, None, None, {}))
                 continue
-            made = encoder.encode(budget)
-            attempts.append(_attempt(made))
-            if best is None or made.valid["auc"] > best.valid["auc"]:
-                best = made
-        assert best is not None
-        return Choice(best, tuple(attempts))
+            encoded = encoder.encode(budget)
+            attempts.append(_attempt(encoded))
+            made = sorted([*made, encoded], key=lambda each: -each.valid["auc"])[:2]
+        return Choice(made[0], tuple(attempts), made[1] if len(made) > 1 else None)
 
     def keep(self, folder: Path) -> Choice:
         """Encode the one run in the blocks and codebooks of an encoded run.
