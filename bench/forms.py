@@ -15,7 +15,8 @@ FORMS = (
     *("full", "full:int8", "full:int4", "quantized:10%", "quantized:1%"),
     *("unified", "hashed", "optembed", "dnis"),
 )
-"""A method, at 10 % of the full table's bytes; ``full`` and a row format; or ``quantized`` and a share."""
+"""A method, at 10 % of the full table's bytes; ``full`` and a row format; ``quantized`` and a share; ``dnis`` and the
+form that it is to end in."""
 
 
 def served(name: str, workload: Workload) -> EmbeddingTable:
@@ -23,9 +24,10 @@ def served(name: str, workload: Workload) -> EmbeddingTable:
     method, _, rest = name.partition(":")
     if method == "quantized" and rest:
         return packed_table(workload, float(rest.removesuffix("%")) / 100).eval()
-    held = TableOptions(rows=rest) if rest else None
-    budget = None if get_method(method).fills == "one" else "10%"
-    table = plan(method, schema_of(workload, counts=True).vocabularies, workload.row_dim, budget, options=held).build()
+    told = {"form": rest} if method == "dnis" and rest else {}
+    held = TableOptions(rows=rest) if rest and not told else None
+    budget, vocabularies = None if get_method(method).fills == "one" else "10%", schema_of(workload, True).vocabularies
+    table = plan(method, vocabularies, workload.row_dim, budget, options=held, **told).build()
     if get_method(method).size_after_training:
         _grow_by_traffic(table)
     return table.serving().eval()

@@ -147,16 +147,23 @@ def test_kept_entries_are_encoded_within_the_budget(method: str) -> None:
     assert served.learned() == pruned.learned()
 
 
-@pytest.mark.parametrize("method", ["cafe", "quantized"])
-def test_methods_that_end_in_another_form_are_refused_by_name(method: str) -> None:
-    with pytest.raises(ValueError, match=f"{method} ends in a table of another form"):
-        plan(method, counted(300, 40), 8, "60%", options=TableOptions(rows="ptq8"))
+def test_a_method_that_chooses_bits_itself_refuses_both_kinds_by_name() -> None:
+    for rows in ("ptq8", "lsq8"):
+        with pytest.raises(ValueError, match="quantized chooses the bits of its rows after training"):
+            plan("quantized", counted(300, 40), 8, "60%", options=TableOptions(rows=rows))
 
 
-@pytest.mark.parametrize("method", ["dnis", "optembed"])
-def test_methods_that_know_their_size_after_training_learn_no_steps(method: str) -> None:
-    with pytest.raises(ValueError, match="use ptq8"):
-        plan(method, counted(300, 40), 8, "20%", options=TableOptions(rows="lsq8"))
+@pytest.mark.parametrize("method", ["dpq", "mgqe", "mlet"])
+def test_methods_that_make_their_rows_when_training_ends_learn_no_steps(method: str) -> None:
+    with pytest.raises(ValueError, match=f"{method} makes the rows .* use ptq8"):
+        plan(method, counted(300, 40), 8, "60%", options=TableOptions(rows="lsq8"))
+
+
+@pytest.mark.parametrize("method", ["dnis", "optembed", "pruned"])
+def test_a_stage_that_searches_trains_floats_and_what_is_left_learns_steps(method: str) -> None:
+    table = plan(method, counted(300, 40), 8, "20%", options=TableOptions(rows="lsq4")).build()
+    assert all(store.steps is None for _, store in table.row_stores())
+    assert all(isinstance(store.steps, LearnedSteps) for _, store in table.serving().row_stores())
 
 
 def test_codes_are_not_trained_and_a_half_keeps_their_step() -> None:

@@ -56,6 +56,23 @@ def test_ranks_equal_a_count(num_ids: int, count: int, form: str, kernel: Kernel
     assert buffer_bytes(ids) == IdSet.bytes_of(num_ids, count)
 
 
+@pytest.mark.parametrize("first", [0, 256, 40_000, 69_999])
+@pytest.mark.parametrize("count", [1, 255, 256, 257, 900])
+def test_ranks_where_members_lie_side_by_side(first: int, count: int) -> None:
+    """As they do where ids are numbered by frequency: buckets that are full, long lists, the list's very end."""
+    run = torch.arange(first, min(first + count, 70_000))
+    few, many = torch.tensor([0, 300, 65_536, 69_998]), draw(70_000, 3_000)
+    for members in (run, torch.cat([run, few]).unique(), torch.cat([run, many]).unique()):
+        ids = IdSet(70_000, len(members)).fill(members)
+        every = torch.arange(70_000)
+        with use_kernel("torch"):
+            expected = ids.rank(every)
+        with use_kernel("numba"):
+            found = ids.rank(every)
+        assert torch.equal(found[0], expected[0])
+        assert torch.equal(found[1], expected[1])
+
+
 @pytest.mark.parametrize("kernel", ["numba", "torch"])
 @pytest.mark.parametrize("span", [2, 16, 300])
 @pytest.mark.parametrize("count", [0, 60, 3_000, 40_000, 69_999, 70_000])
@@ -137,12 +154,13 @@ RAGGED = [
     pytest.param([5, 3, 0], [(0, 1, 2, 3), (0, 1), ()], id="prefixes"),
     pytest.param([5, 3], [(0, 1, 2), (0, 1, 2)], id="equal"),
     pytest.param([4, 2, 0, 7], [(1, 5), (0, 2, 3, 4), (), (7,)], id="any"),
+    pytest.param([4, 2, 3], [(1, 17, 36), tuple(range(37)), (2, 16)], id="wide"),
 ]
 
 
 @pytest.mark.parametrize(("num_rows", "columns"), RAGGED)
 def test_ragged_rows_give_what_was_put_in(num_rows: list[int], columns: list[tuple[int, ...]]) -> None:
-    dim, options = 8, TableOptions(gradient="row")
+    dim, options = max(8, 1 + max(max(kept, default=0) for kept in columns)), TableOptions(gradient="row")
     rows = RaggedRows(num_rows, columns, dim, options)
     held = [p for _, p in parameters_held(rows)]
     assert sum(p.numel() for p in held) == sum(n * len(c) for n, c in zip(num_rows, columns, strict=True))

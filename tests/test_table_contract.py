@@ -476,7 +476,7 @@ print(table(torch.tensor([0, 1, 77]), 1).tolist())
 def test_the_format_of_rows_halves_them(method: TableMethod, vocabularies: list[Vocabulary]) -> None:
     config = small(method, vocabularies).config
     if method.without_rows:
-        with pytest.raises(ValueError, match=f"{method.name} holds no rows that could be held as bf16"):
+        with pytest.raises(ValueError, match=f"{method.name} takes no row format, as it holds"):
             plan(method.name, vocabularies, DIM, "25%", options=TableOptions(rows="bf16"))
         return
     size = {}

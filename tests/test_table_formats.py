@@ -8,10 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rectab.ops.formats import formats, served_format
+from rectab.ops import RowStore
+from rectab.ops.formats import LatentFormat, formats, get_format, served_format
+from rectab.ops.steps import LearnedSteps
 from rectab.optim import RowAdam
 from rectab.schema import Vocabulary
 from rectab.tables import EmbeddingTable, TableMethod, TableOptions, get_method, load_table, methods, plan, save_table
+from rectab.tables.format_list import formats_to_json
 
 DIM = 8
 
@@ -27,10 +30,19 @@ def takes(method: TableMethod, rows: str) -> bool:
 TRAINED = [row_format.name for row_format in formats() if row_format.trains and row_format.name != "fp64"]
 ALWAYS = {(m.name, rows) for m in methods() for rows in ("fp32", "int8")}
 ALWAYS |= {(method, rows) for method in ("full", "unified") for rows in TRAINED}
+LATENT = [name for name in TRAINED if isinstance(get_format(name), LatentFormat)]
 PAIRS = [
     pytest.param(m.name, rows, id=f"{m.name}-{rows}", marks=() if (m.name, rows) in ALWAYS else pytest.mark.slow)
     for m in methods()
     for rows in TRAINED
+    if takes(m, rows)
+]
+
+
+ENCODED = [
+    pytest.param(m.name, rows, id=f"{m.name}-{rows}", marks=() if rows in ("ptq8", "lsq4") else pytest.mark.slow)
+    for m in methods()
+    for rows in LATENT
     if takes(m, rows)
 ]
 
@@ -106,3 +118,65 @@ def test_it_exports_in_its_format(method: str, rows: str, vocabularies: list[Voc
         program = torch.export.export(Lookup(), (ids_of(vocabularies),), dynamic_shapes={"ids": {0: batch}})
         got, expected = program.module()(ids_of(vocabularies, 5)), table(ids_of(vocabularies, 5), columns)
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-7)
+
+
+def trained(table: EmbeddingTable, vocabularies: list[Vocabulary], steps: int = 6) -> EmbeddingTable:
+    """After steps towards random vectors, in training mode; now in evaluation mode."""
+    ids, columns, size = ids_of(vocabularies), torch.arange(len(vocabularies)), table.options.init_std
+    wanted = torch.randn(*ids.shape, DIM, generator=torch.Generator().manual_seed(1)) * size
+    optimizers: list[torch.optim.Optimizer] = [RowAdam(table.row_stores(), lr=0.1 * size)]
+    if dense := list(table.dense_parameters()):
+        optimizers.append(torch.optim.Adam(dense, lr=0.01))
+    rows = next(o for o in optimizers if isinstance(o, RowAdam))
+    for step in range(1, steps + 1):
+        (table.train()(ids, columns) - wanted).square().mean().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        table.after_step(10 * step, rows)
+    return table.eval()
+
+
+@pytest.mark.parametrize(("method", "rows"), ENCODED)
+def test_what_it_is_encoded_to_is_within_its_plan(method: str, rows: str, vocabularies: list[Vocabulary]) -> None:
+    budget = None if get_method(method).fills == "one" else "30%"
+    planned = plan(method, vocabularies, DIM, budget, options=TableOptions(rows=rows))
+    served = trained(planned.build(), vocabularies).serving().serving()
+    assert served.options.rows == served_format(rows).name
+    assert served.ledger().bytes <= planned.serving.bytes
+    held = {store.format.name for store in served.modules() if isinstance(store, RowStore)}
+    assert held <= {served.options.rows}
+
+
+@pytest.mark.parametrize(("method", "rows"), [p for p in ENCODED if p.values[1].startswith("lsq")])  # type: ignore
+def test_rows_of_learned_steps_are_served_as_training_saw_them(
+    method: str, rows: str, vocabularies: list[Vocabulary]
+) -> None:
+    """Of methods with stages, the last one's."""
+    table = trained(table_of(method, rows, vocabularies, init_std=0.1), vocabularies)
+    if get_method(method).needs_own_trainer:
+        table = trained(table.serving(), vocabularies)
+    stores = {name: store for name, store in table.named_modules() if isinstance(store, RowStore)}
+    served = table.serving().eval()
+    learned = {name: store.steps for name, store in stores.items() if isinstance(store.steps, LearnedSteps)}
+    assert learned
+    for name, steps in learned.items():
+        torch.testing.assert_close(served.get_submodule(name).steps.step, steps.step.detach())  # type: ignore
+    if len(learned) < len(stores):
+        return  # rows that start at 0 are encoded as they are in the end
+    ids, columns = ids_of(vocabularies), torch.arange(len(vocabularies))
+    torch.testing.assert_close(served(ids, columns), table(ids, columns).detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_few_pairs_are_refused_and_each_says_what_to_do_instead() -> None:
+    entries = formats_to_json()
+    refused = [(method, entry["name"], why) for entry in entries for method, why in entry["refused_by"].items()]
+    assert 0 < len(refused) <= 15
+    for method, rows, why in refused:
+        assert method in why
+        assert "use " in why or "leave rows at fp32" in why
+        with pytest.raises(ValueError, match="rows"):
+            get_method(method).check_rows(rows)
+    without = [method for method in methods() if method.without_rows]
+    assert [method.name for method in without if takes(method, "int8")] == []
+    assert len(without) <= 2

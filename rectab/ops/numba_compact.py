@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 from numba import prange
 
 from rectab.jit import compiled, parallel
-from rectab.ops.numba_values import copy_bytes, prefetch_address
+from rectab.ops.numba_lanes import expand_lanes, store_lanes
+from rectab.ops.numba_values import prefetch_address
+from rectab.ops.numba_vectors import LANES, splat
 
 __all__ = ["gather_ragged"]
 
@@ -19,23 +22,24 @@ _FLOAT = 4
 @compiled
 def _gather_ragged(thread, threads, group, position, kept, groups, out, outside):
     begin, end = thread * group.size // threads, (thread + 1) * group.size // threads
-    (starts, widths, limits), dim = groups, out.shape[1]
+    (starts, widths, limits, columns, counts), dim = groups, out.shape[1]
     for i in range(begin, end):
         if i + _AHEAD < end and kept[i + _AHEAD]:
             g = group[i + _AHEAD]
             prefetch_address(starts[g] + position[i + _AHEAD] * widths[g] * _FLOAT)
-        width = 0
-        if kept[i]:
-            g = group[i]
-            if position[i] < 0 or position[i] >= limits[g]:
-                outside[1] = position[i]
-                outside[0] = 1
-                return
-            width = widths[g]
-            size = width * _FLOAT
-            copy_bytes(starts[g] + position[i] * size, out.ctypes.data + i * dim * _FLOAT, size)
-        for j in range(width, dim):
-            out[i, j] = 0.0
+        if not kept[i]:
+            for j in range(0, dim, LANES):
+                store_lanes(out, i, j, splat(np.float32(0.0)))
+            continue
+        g = group[i]
+        if position[i] < 0 or position[i] >= limits[g]:
+            outside[1] = position[i]
+            outside[0] = 1
+            return
+        source = starts[g] + position[i] * widths[g] * _FLOAT
+        for block in range(columns.shape[1]):
+            store_lanes(out, i, block * LANES, expand_lanes(source, columns[g, block]))
+            source += counts[g, block] * _FLOAT
 
 
 @parallel
@@ -45,8 +49,9 @@ def gather_ragged(threads, group, position, kept, groups, out, outside):
     Args:
         group, position: int64 [n]; of a row, and its place in the group.
         kept: bool [n]; false gives zeros.
-        groups: int64 [G] each: the address of every group's first row, floats of its rows (the others of a vector are
-            zero), and how many it has.
+        groups: int64 [G] each: the address of every group's first row, floats of its rows, and how many it has; uint64
+            [G, blocks]: bit k of block b says whether a row has dimension 16 b + k, others are zero; and int64 of that
+            shape: how many bits there are.
         outside: set to (1, the place) where one is outside of its group.
     """
     for thread in prange(threads):

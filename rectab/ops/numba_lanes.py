@@ -13,12 +13,14 @@ from __future__ import annotations
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
 from rectab.ops.numba_values import LOW_16, copy_row, load, mix, round_to_bf16, round_to_fp16
 from rectab.ops.numba_vectors import FLOATS, INLINE, LANES, index, lanes_type, shuffle, splat
 
 __all__ = [
+    "expand_lanes",
     "load_lanes",
     "read_block",
     "scratch",
@@ -61,6 +63,22 @@ def _store_floats(context, address, value):
         return context.get_dummy_value()
 
     return types.void(types.intp, lanes_type), generate
+
+
+@intrinsic
+def expand_lanes(context, address, mask):
+    """Lanes: one after another the fp32 from ``address`` on where ``mask`` has a bit, 0 elsewhere. Nothing is read
+    behind the last of them."""
+
+    def generate(context, builder, signature, arguments):
+        bits = builder.bitcast(builder.trunc(arguments[1], ir.IntType(LANES)), ir.VectorType(ir.IntType(1), LANES))
+        pointer = builder.inttoptr(arguments[0], ir.FloatType().as_pointer())
+        function_type = ir.FunctionType(FLOATS, [pointer.type, bits.type, FLOATS])
+        name = f"llvm.masked.expandload.v{LANES}f32"
+        function = cgutils.get_or_insert_function(builder.module, function_type, name)
+        return builder.call(function, [pointer, bits, ir.Constant(FLOATS, [0.0] * LANES)])
+
+    return lanes_type(types.intp, types.uint64), generate
 
 
 @intrinsic

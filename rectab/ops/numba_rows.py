@@ -10,7 +10,7 @@ from numba import njit, prange
 
 from rectab.jit import compiled, parallel
 from rectab.ops.numba_lanes import load_lanes, store_lanes, take_row
-from rectab.ops.numba_values import mix, owner_of, prefetch, spread
+from rectab.ops.numba_values import copy_bytes, mix, owner_of, prefetch, prefetch_address, spread
 from rectab.ops.numba_vectors import LANES, multiply_add, splat, sum_lanes
 
 _U32 = np.uint64(32)
@@ -18,6 +18,8 @@ _LOW_32 = np.uint64(0xFFFFFFFF)
 _AHEAD = 32  # rows asked for before they are needed
 SUMMED_ROWS = 256
 """Rows of a block of :func:`square_sums`."""
+BLOCK = 64
+"""Ids that :func:`gather_hashed` hashes at once."""
 
 
 @njit(inline="always")
@@ -78,6 +80,44 @@ def _gather(thread, threads, weight, rows, out, outside):
 def gather(threads, weight, rows, out, outside):
     for thread in prange(threads):
         _gather(thread, threads, weight, rows, out, outside)
+
+
+@compiled
+def _gather_hashed(thread, threads, weight, ids, salts, bases, num_rows, out):
+    chunks, period, size = salts.shape[0], salts.shape[1] - BLOCK, weight.shape[1] * weight.itemsize
+    begin, end = thread * ids.size // threads, (thread + 1) * ids.size // threads
+    source, target = weight.ctypes.data, out.ctypes.data + begin * chunks * size
+    found = np.empty((2, chunks, BLOCK), np.int64)
+    for first in range(begin, end + BLOCK, BLOCK):
+        turn, column, count = (first - begin) // BLOCK & 1, first % period, min(BLOCK, end - first)
+        for c in range(chunks):
+            for k in range(count):  # in vector registers
+                row = bases[c, column + k] + hash_row(ids[first + k], salts[c, column + k], num_rows)
+                found[turn, c, k] = source + row * size
+        for k in range(count):
+            for c in range(chunks):
+                prefetch_address(found[turn, c, k])
+        if first == begin:
+            continue
+        for k in range(min(BLOCK, end - first + BLOCK)):  # of the block before, which is near by now
+            for c in range(chunks):
+                copy_bytes(found[1 - turn, c, k], target, size)
+                target += size
+
+
+@parallel
+def gather_hashed(threads, weight, ids, salts, bases, num_rows, out):
+    """Fill ``out`` [n, chunks * width] with the rows that every id is hashed to, side by side.
+
+    Args:
+        weight: [rows, width].
+        ids: int64 [n].
+        salts: int64 [chunks, period + BLOCK]: that of the ids 0, 1, ... modulo the period, so many of them once more.
+        bases: as ``salts``: the first of the rows that are hashed into.
+        num_rows: how many those are.
+    """
+    for thread in prange(threads):
+        _gather_hashed(thread, threads, weight, ids, salts, bases, num_rows, out)
 
 
 @compiled

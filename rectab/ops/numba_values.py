@@ -86,7 +86,7 @@ def _chunk_copier(size):
     return copy_chunk
 
 
-_copy_64, _copy_8, _copy_2 = (_chunk_copier(size) for size in (64, 8, 2))
+_copy_64, _copy_32, _copy_16, _copy_8, _copy_2 = (_chunk_copier(size) for size in (64, 32, 16, 8, 2))
 
 
 @njit(forceinline=True)
@@ -103,7 +103,13 @@ def copy_bytes(start, end, size):
     while at + 64 <= size:
         _copy_64(end + at, start + at)
         at += 64
-    while at + 8 <= size:
+    if at + 32 <= size:
+        _copy_32(end + at, start + at)
+        at += 32
+    if at + 16 <= size:
+        _copy_16(end + at, start + at)
+        at += 16
+    if at + 8 <= size:
         _copy_8(end + at, start + at)
         at += 8
     while at < size:

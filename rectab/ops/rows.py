@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from rectab.ops.dispatch import is_eager, kernels_for
-from rectab.ops.formats import CodesFormat, FloatFormat, LatentFormat, RowFormat, float_format, get_format
+from rectab.ops.formats import CodesFormat, FloatFormat, RowFormat, float_format, get_format
 from rectab.ops.gradients import RowGradients, new_handle
 from rectab.ops.memory import holds_rows
-from rectab.ops.steps import HeldSteps, LearnedSteps
+from rectab.ops.steps import HeldSteps, LearnedSteps, StepsFrom, new_steps
 
 __all__ = ["Gradient", "RowStore"]
 
@@ -47,6 +47,8 @@ class RowStore(nn.Module):
         rows: the row format, or its name, see :func:`rectab.ops.formats.formats`.
         device: where the rows are; ``meta`` allocates nothing.
         groups: rows of every group that shares a step, for formats of such steps; None for one group of all rows.
+        steps: from when on formats of learned steps learn them: the ``start``, if rows are not 0 then; when the rows
+            are ``filled``, by whoever fills them (:meth:`fit_steps`); ``never``: they train as plain floats.
 
     Raises:
         ValueError: an option is not valid, or the format and the gradient do not go together.
@@ -66,6 +68,7 @@ class RowStore(nn.Module):
         rows: str | RowFormat = "fp32",
         device: torch.device | str | None = None,
         groups: Sequence[int] | None = None,
+        steps: StepsFrom = "start",
     ) -> None:
         super().__init__()
         if num_rows < 1 or row_dim < 1:
@@ -91,7 +94,8 @@ class RowStore(nn.Module):
                 self.register_buffer(name, tensor)
         if gradient == "row":
             self.handle = new_handle(device, self.format.trains)
-        self.steps = _new_steps(self.format, groups or (num_rows,), row_dim, device, init_std)
+        learns = steps == "filled" or (steps == "start" and init_std > 0)
+        self.steps = new_steps(self.format, groups or (num_rows,), row_dim, device, learns)
         if self.device.type != "meta" and not holds_rows(next(iter(tensors.values()))):
             self._initialise(init_std, generator)
 
@@ -186,6 +190,13 @@ class RowStore(nn.Module):
 
     # Lookups.
 
+    @property
+    def reads_plainly(self) -> bool:
+        """Whether a lookup is nothing but a copy of fp32 rows: no gradient is recorded, no step is made up for."""
+        recorded = torch.is_grad_enabled() and self.trained
+        plain = self.format.name == "fp32" and self.dtype == torch.float32 and self.before_lookup is None
+        return plain and not recorded
+
     def forward(self, rows: Tensor) -> Tensor:
         """int64 [*] row numbers -> [*, row_dim] of :attr:`dtype`, with a gradient.
 
@@ -253,17 +264,6 @@ class RowStore(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.num_rows}, {self.row_dim}, rows={self.format.name!r}, gradient={self.gradient!r}"
-
-
-def _new_steps(
-    row_format: RowFormat, groups: Sequence[int], row_dim: int, device: torch.device | str | None, init_std: float
-) -> HeldSteps | LearnedSteps | None:
-    """Rows that start at 0 have no size that a step could begin with: they train as floats, and are encoded then."""
-    if isinstance(row_format, CodesFormat):
-        return HeldSteps(groups, device)
-    if isinstance(row_format, LatentFormat) and row_format.learned and init_std > 0:
-        return LearnedSteps(groups, row_format.served.grid, row_dim, device)
-    return None
 
 
 def _check_gradient(row_format: RowFormat, gradient: Gradient) -> None:

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from rectab.ops.formats import CodesFormat, LatentFormat, RowFormat
 from rectab.ops.grids import Grid
 
-__all__ = ["HeldSteps", "LearnedSteps"]
+__all__ = ["HeldSteps", "LearnedSteps", "StepsFrom", "new_steps"]
+
+StepsFrom = Literal["start", "filled", "never"]
 
 _SHARES = tuple(2.0 ** (-k / 4) for k in range(25))
 _SAMPLE = 1 << 14
@@ -108,7 +111,7 @@ class LearnedSteps(_Groups):
         """
         asked = read = 0.0
         for group, rows in enumerate(weight.split(self.sizes)):
-            sample = rows[:_SAMPLE].float()
+            sample = rows[:: max(1, rows.shape[0] // _SAMPLE)].float()
             step = self._best(sample)
             self.log_step[group] = step.log()
             asked += float(sample.square().sum())
@@ -120,6 +123,17 @@ class LearnedSteps(_Groups):
         steps = largest * torch.tensor(_SHARES, device=rows.device)
         errors = [(self.grid.values(self.grid.nearest(rows, s), s) - rows).square().sum() for s in steps]
         return steps[int(torch.stack(errors).argmin())]
+
+
+def new_steps(
+    row_format: RowFormat, groups: Sequence[int], row_dim: int, device: torch.device | str | None, learns: bool
+) -> HeldSteps | LearnedSteps | None:
+    """Those of a store: none of formats without, and none of rows that train as floats and are encoded then."""
+    if isinstance(row_format, CodesFormat):
+        return HeldSteps(groups, device)
+    if isinstance(row_format, LatentFormat) and row_format.learned and learns:
+        return LearnedSteps(groups, row_format.served.grid, row_dim, device)
+    return None
 
 
 class _Quantise(torch.autograd.Function):

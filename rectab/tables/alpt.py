@@ -189,7 +189,7 @@ register(
         fills="steps",
         group="quantisation",
         serves_any_id=True,
-        without_rows=True,
+        holds="whole numbers of 8, 6 or 4 bits with learned steps (option bits)",
         row_gradients_only=True,
     )
 )

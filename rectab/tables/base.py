@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rectab.ops import RowStore, served_format
-from rectab.ops.dispatch import in_graph, is_eager
+from rectab.ops.dispatch import is_eager
 from rectab.schema import Vocabulary
 from rectab.tables.addressing import Address
 from rectab.tables.findings import Finding
@@ -23,12 +23,7 @@ from rectab.tables.fit import FitTarget, fit_table
 from rectab.tables.ledger import Ledger, measure, measure_tensors, parameters_held, state_of
 from rectab.tables.options import TableOptions
 from rectab.tables.served_rows import with_rows_served
-from rectab.tables.unseen import (
-    check_vocabulary,
-    guard_outside,
-    place_unseen,
-    refuse_outside,
-)
+from rectab.tables.unseen import check_vocabulary, guard_outside, place_unseen, refuse_outside, vocabulary_tensor
 
 if TYPE_CHECKING:
     from rectab.optim import RowOptimizer, RowRule
@@ -103,6 +98,9 @@ class EmbeddingTable(nn.Module, Generic[ConfigT]):
 
     def lookup(self, ids: Tensor, vocabulary: Tensor) -> Tensor:
         """int64 [*] ids, int64 vocabulary indices broadcastable to ids -> float [*, D]."""
+        at_once = self.gathered(ids, vocabulary)
+        if at_once is not None:
+            return at_once
         parts = [store(rows) for store, rows in self.reads(ids, vocabulary)]
         if self.combine == "concat":
             flat = [part.flatten(-2) for part in parts]
@@ -113,6 +111,10 @@ class EmbeddingTable(nn.Module, Generic[ConfigT]):
     def reads(self, ids: Tensor, vocabulary: Tensor) -> list[tuple[RowStore, Tensor]]:
         """(store, its rows int64 [*, k] of every id), in the order of the chunks; arguments as for :meth:`lookup`."""
         raise NotImplementedError(f"{type(self).__name__} implements neither reads nor lookup")
+
+    def gathered(self, ids: Tensor, vocabulary: Tensor) -> Tensor | None:
+        """What :meth:`lookup` gives by :meth:`reads`, in one kernel; None without one, or where a gradient is kept."""
+        return None
 
     def forward(self, ids: Tensor, vocabulary: Tensor | int, left_out: Tensor | None = None) -> Tensor:
         """Vectors of ids.
@@ -137,7 +139,7 @@ class EmbeddingTable(nn.Module, Generic[ConfigT]):
         ids, zeros = self._placed(ids, vocabulary)
         if zeros is not None:
             left_out = zeros if left_out is None else left_out | zeros
-        columns = vocabulary if isinstance(vocabulary, Tensor) else _columns(vocabulary, ids)
+        columns = vocabulary if isinstance(vocabulary, Tensor) else vocabulary_tensor(vocabulary, ids)
         try:
             return self.lookup(ids, columns) if left_out is None else self._lookup_without(left_out, ids, columns)
         except IndexError:
@@ -294,9 +296,3 @@ class EmbeddingTable(nn.Module, Generic[ConfigT]):
 
     def extra_repr(self) -> str:
         return f"vocabularies={len(self.vocabularies)}, embedding_dim={self.embedding_dim}, config={self.config}"
-
-
-def _columns(vocabulary: int, ids: Tensor) -> Tensor:
-    if is_eager(ids) or in_graph():
-        return torch.full((), vocabulary, device=ids.device)  # filled there: a copy from the host would be waited for
-    return torch.full_like(ids, vocabulary)  # indexing by a scalar would ask a meta or fake tensor for its value

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from rectab.ops import RowStore, address_rows
 from rectab.ops.dispatch import is_eager, kernels_for
+from rectab.ops.steps import LearnedSteps
 from rectab.schema import Vocabulary
 from rectab.tables.base import EmbeddingTable, TableOptions
 from rectab.tables.findings import Finding
 
-__all__ = ["CompactTable", "RaggedRows", "gather_present", "index_dtype", "reads_plainly"]
+__all__ = ["CompactTable", "RaggedRows", "gather_present", "index_dtype"]
 
 ConfigT = TypeVar("ConfigT")
 
@@ -86,13 +87,6 @@ def gather_present(store: RowStore, rows: Tensor, present: Tensor) -> Tensor:
     return store(rows.where(present, 0)).masked_fill(~present.unsqueeze(-1), 0.0)
 
 
-def reads_plainly(store: RowStore) -> bool:
-    """Whether a lookup is nothing but a copy of fp32 rows: no gradient is recorded, no step is made up for."""
-    recorded = torch.is_grad_enabled() and store.trained
-    plain = store.format.name == "fp32" and store.dtype == torch.float32 and store.before_lookup is None
-    return plain and not recorded
-
-
 class RaggedRows(nn.Module):
     """Groups of rows; the rows of group g hold only the dimensions ``columns[g]``. Groups of equal width share a store.
 
@@ -130,7 +124,7 @@ class RaggedRows(nn.Module):
         }
         self.stores = nn.ModuleDict(
             {
-                str(width): options.row_store(rows, width, init_std=0.0, groups=groups[width])
+                str(width): options.row_store(rows, width, init_std=0.0, groups=groups[width], steps="filled")
                 for width, rows in sorted(rows_of_width.items())
             }
         )
@@ -201,7 +195,7 @@ class RaggedRows(nn.Module):
         gather = (
             getattr(kernels_for(self.width.device), "gather_ragged", None) if is_eager(group, position, kept) else None
         )
-        if gather is None or not self.prefixes or not all(reads_plainly(store) for store in stores):
+        if gather is None or not all(store.reads_plainly for store in stores):
             return None
         weights = {store.row_dim: store.weight for store in stores}
         some = stores[0].weight  # of a group without rows, which is never read
@@ -209,7 +203,7 @@ class RaggedRows(nn.Module):
             (weights[len(kept)] if kept else some, first, count)
             for kept, first, count in zip(self.columns, self._first_rows, self.num_rows, strict=True)
         ]
-        found: Tensor = gather(group, position, kept, groups, self.embedding_dim)
+        found: Tensor = gather(group, position, kept, groups, self.columns, self.embedding_dim)
         return found
 
     def _sorted(self, width: Tensor, rows: Tensor) -> Tensor:
@@ -252,3 +246,16 @@ class RaggedRows(nn.Module):
         store = self.stores[str(len(kept))]
         assert isinstance(store, RowStore)
         store.write(slice(first, first + vectors.shape[0]), vectors[:, kept])
+
+    def fit_steps(self) -> None:
+        """Begin learned steps, once every group is filled."""
+        for store in self._stores():
+            store.fit_steps()
+
+    @torch.no_grad()
+    def take_steps(self, steps: LearnedSteps) -> None:
+        """Go on with steps that were learned of the same groups."""
+        for store in self._stores():
+            if isinstance(store.steps, LearnedSteps):
+                groups = [group for group, kept in enumerate(self.columns) if len(kept) == store.row_dim]
+                store.steps.log_step.copy_(steps.log_step[groups])

@@ -84,7 +84,8 @@ class SharedBlocksTable(EmbeddingTable[SharedBlocksConfig]):
         self.register_buffer("first_block", torch.tensor(first, dtype=torch.int64, device=device))
         integer = index_dtype(config.kept)
         self.register_buffer("reads_block", torch.zeros(sum(self.blocks), dtype=integer, device=device))
-        self.store = self.options.row_store(config.kept * config.block, embedding_dim, init_std=0.0)
+        rows = config.kept * config.block
+        self.store = self.options.row_store(rows, embedding_dim, init_std=0.0, steps="filled")
         self.findings: tuple[Finding, ...] = ()
 
     def reads(self, ids: Tensor, vocabulary: Tensor) -> list[tuple[RowStore, Tensor]]:
@@ -115,10 +116,11 @@ class DedupTable(RangeTable[DedupConfig]):
         config: DedupConfig,
         options: TableOptions | None = None,
     ) -> None:
-        super().__init__(vocabularies, embedding_dim, config, options, [v.num_embeddings for v in vocabularies], 0)
+        sizes = [v.num_embeddings for v in vocabularies]
+        super().__init__(vocabularies, embedding_dim, config, options, sizes, seed=0, learns_steps=False)
 
     def planned_serving(self) -> Ledger:
-        return self._shared(replace(self.options, device="meta")).ledger()
+        return self._shared(replace(self.options, device="meta")).planned_serving()
 
     def _shared(self, options: TableOptions) -> SharedBlocksTable:
         config = SharedBlocksConfig(self.config.kept, self.config.block)
@@ -139,6 +141,7 @@ class DedupTable(RangeTable[DedupConfig]):
         kept = leader == torch.arange(len(leader), device=leader.device)
         table.reads_block.copy_((kept.cumsum(0) - 1)[leader])
         table.store.write(slice(None), blocks[kept].flatten(0, 1))
+        table.store.fit_steps()
         shares = (float(part.double().mean()) for part in kept.split(table.blocks))
         named = dict(zip((v.name for v in self.vocabularies), shares, strict=True))
         note = "Per cent of every vocabulary's blocks that are held; the others read one of these, or of another's."

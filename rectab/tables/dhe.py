@@ -195,6 +195,6 @@ register(
         family=dhe_family,
         fills="steps",
         serves_any_id=True,
-        without_rows=True,
+        holds="the weights of networks",
     )
 )

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from rectab.schema import Vocabulary
-from rectab.tables.base import TableOptions
+from rectab.tables.base import EmbeddingTable, TableOptions
 from rectab.tables.family import Family
 from rectab.tables.product import CodesConfig, CodesTable, coded_vocabularies, divisors, group_sizes
 from rectab.tables.ranges import RangeTable
@@ -167,14 +167,14 @@ class DPQTable(RangeTable[ConfigT]):
         read: Tensor = _StraightThrough.apply(vectors, centroids, self.config.pull)
         return read
 
-    def serving(self) -> CodesTable:
+    def serving(self) -> EmbeddingTable:
         """The codes that rows read now."""
         options = self.options
         table = build_table("dpq.codes", self.vocabularies, self.embedding_dim, self.codes, options)
         assert isinstance(table, CodesTable)
         if self.device.type != "meta":
             self._encode(table)
-        return table
+        return table.serving()
 
     @torch.no_grad()
     def _encode(self, table: CodesTable) -> None:
@@ -274,5 +274,6 @@ register(
         family=dpq_family,
         fills="steps",
         needs_full_table=True,
+        makes_rows=True,
     )
 )

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rectab.schema import Vocabulary
 from rectab.tables.base import TableOptions
-from rectab.tables.compact import CompactTable, gather_present, reads_plainly
+from rectab.tables.compact import CompactTable, gather_present
 from rectab.tables.idset import IdSet
 from rectab.tables.registry import bytes_of
 
@@ -55,14 +55,14 @@ class EntriesTable(CompactTable[ConfigT]):
         super().__init__(vocabularies, embedding_dim, config, options)
         device = self.options.device
         self.entries = IdSet(self.num_ids * embedding_dim, config.num_entries, span=embedding_dim, device=device)
-        self.store = self.options.row_store(config.num_entries, 1, init_std=0.0)
+        self.store = self.options.row_store(config.num_entries, 1, init_std=0.0, steps="filled")
 
     def lookup(self, ids: Tensor, vocabulary: Tensor) -> Tensor:
         dim = self.embedding_dim
         first = self.number_ids(ids, vocabulary) * dim
         if torch.compiler.is_compiling():
             return self._lookup_in_fixed_shapes(first)
-        if reads_plainly(self.store):
+        if self.store.reads_plainly:
             found = self.entries.gather(first.reshape(-1), dim, self.store.weight.view(-1))
             if found is not None:
                 return found.view(*ids.shape, dim)
@@ -84,6 +84,7 @@ class EntriesTable(CompactTable[ConfigT]):
         """Take entries, int64 [num_entries] ascending, of a full table [N, D]."""
         self.entries.fill(entries)
         self.store.write(slice(0, entries.numel()), rows.reshape(-1)[entries].unsqueeze(1))
+        self.store.fit_steps()
 
 
 def entries_bytes(

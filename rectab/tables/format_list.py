@@ -7,7 +7,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from rectab.ops.formats import FloatFormat, LatentFormat, RowFormat, formats, get_format, served_format
+from rectab.ops.formats import FloatFormat, RowFormat, formats, served_format
 from rectab.tables.registry import methods
 
 __all__ = ["formats_renderable", "formats_to_json"]
@@ -16,7 +16,7 @@ _WIDTH = 16
 
 
 def formats_to_json() -> list[dict[str, Any]]:
-    """One entry a format; ``refused_by`` gives the reason by method."""
+    """One entry a format; ``refused_by`` gives the reason by method, those that take no format left out."""
     return [
         {
             "name": row_format.name,
@@ -41,12 +41,13 @@ def _refusals(row_format: RowFormat) -> dict[str, str]:
         try:
             method.check_rows(row_format.name)
         except ValueError as error:
-            reasons[method.name] = str(error)
+            if not method.without_rows:
+                reasons[method.name] = str(error)
     return reasons
 
 
 def formats_renderable() -> list[Table | str]:
-    """For a terminal: one row a format, and why some methods refuse some."""
+    """For a terminal: one row a format, which methods take none, and which pairs are refused and why."""
     entries = formats_to_json()
     table = Table(title="Row formats", title_justify="left", box=box.SIMPLE)
     for column in ("rows", f"bytes of a row, D = {_WIDTH}", "of fp32", "gradients", "refused by"):
@@ -60,15 +61,12 @@ def formats_renderable() -> list[Table | str]:
             ", ".join(entry["gradients"]),
             ", ".join(entry["refused_by"]),
         )
-    reasons = {
-        f"{method}: holds no rows that a format could be chosen for"
-        for entry in entries
-        for method in entry["refused_by"]
-        if not isinstance(get_format(entry["name"]), LatentFormat)
-    }
     coded = "Rows of few bits have no gradient that torch's own optimizers could take: row gradients only."
-    latent = (
-        "ptq*, lsq*: floats while they train; bytes are of the codes that they are served in. Methods that end in a "
-        "table of another form refuse both, those that know their size after training lsq*."
-    )
-    return [table, coded, latent, *sorted(reasons)]
+    latent = "ptq*, lsq*: floats while they train; bytes are of the codes that they are served in."
+    without = [
+        f"{method.name} takes no row format, as it holds {method.holds}." for method in methods() if method.holds
+    ]
+    refused = [(reason, entry["name"]) for entry in entries for reason in entry["refused_by"].values()]
+    names = {reason: ", ".join(name for r, name in refused if r == reason) for reason, _ in refused}
+    pairs = [f"{reason} ({those})." for reason, those in names.items()]
+    return [table, coded, latent, *without, f"Refused pairs of method and format: {len(refused)}.", *pairs]

@@ -8,7 +8,11 @@ from __future__ import annotations
 import numpy as np
 
 from rectab.jit import compiled, kernel
+from rectab.ops.numba_lanes import expand_lanes, store_lanes
+from rectab.ops.numba_payload import inlined
 from rectab.ops.numba_values import prefetch_address
+from rectab.ops.numba_vectors import LANES
+from rectab.tables.numba_masks import at_once, below, count_bits, offsets_within
 
 __all__ = [
     "gather_in_bitmap",
@@ -22,33 +26,35 @@ __all__ = [
 
 
 _BLOCK = 64  # ids that are searched together
-_COUNTED = 32
 
 
-@compiled
-def _popcount(x: np.uint64) -> np.int64:
-    x = x - ((x >> np.uint64(1)) & np.uint64(0x5555555555555555))
-    x = (x & np.uint64(0x3333333333333333)) + ((x >> np.uint64(2)) & np.uint64(0x3333333333333333))
-    x = (x + (x >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
-    return np.int64((x * np.uint64(0x0101010101010101)) >> np.uint64(56))
+@inlined
+def _first_not_below(lows: np.ndarray, start: np.int64, stop: np.int64, low: np.int64, size: np.int64) -> np.int64:
+    """The first of the rising ``lows[start:stop]``, of a bucket of ``size`` ids, not below ``low``; or ``stop``.
 
-
-@compiled
-def _first_not_below(lows: np.ndarray, start: np.int64, stop: np.int64, low: np.int64) -> np.int64:
-    """The first of the rising ``lows[start:stop]`` that is not below ``low``, or ``stop``.
-
-    Few are counted, which takes vector registers; of many, half are left out at a time, without a branch on what is
-    compared, which would be mispredicted every second time.
+    Those below are counted, a vector register at a time: a search by halves waits for its own guesses. Ids are numbered
+    by frequency, so many that are looked up lie where everything is a member.
     """
     count = stop - start
-    while count > _COUNTED:
+    if count == size:
+        return start + low
+    width = at_once(lows)
+    while count > 4 * width:
         half = count >> 1
         start += half * np.int64(np.int64(lows[start + half - 1]) < low)
         count -= half
-    below, bound = np.int32(0), np.int32(low)
-    for k in range(start, start + count):
-        below += np.int32(np.int32(lows[k]) < bound)
-    return start + np.int64(below)
+    end, last, found = start + count, len(lows) - width, start
+    if last < 0:  # a short list
+        while found < end and np.int64(lows[found]) < low:
+            found += 1
+        return found
+    for at in range(start, end, width):
+        place = min(at, last)
+        bits = below(lows, place, low) >> np.uint64(at - place)
+        if end - at < width:
+            bits &= (np.uint64(1) << np.uint64(end - at)) - np.uint64(1)
+        found += count_bits(bits)
+    return found
 
 
 @kernel
@@ -63,22 +69,16 @@ def rank_in_bitmap(words: np.ndarray, ranks: np.ndarray, ids: np.ndarray, rank: 
         word, bit = ids[i] >> 6, np.uint64(ids[i] & 63)
         count = np.int64(ranks[word >> 2])
         for before in range(word & ~3, word):
-            count += _popcount(words[before])
-        rank[i] = count + _popcount(words[word] & ((np.uint64(1) << bit) - np.uint64(1)))
+            count += count_bits(words[before])
+        rank[i] = count + count_bits(words[word] & ((np.uint64(1) << bit) - np.uint64(1)))
         member[i] = (words[word] >> bit) & np.uint64(1) != 0
 
 
 @compiled
 def _ask_for_buckets(lows: np.ndarray, ranks: np.ndarray, low_bits: int, ids: np.ndarray, begin: int, end: int) -> None:
-    """Have the members of every id's bucket brought near, all of a block at once, before they are searched."""
-    size = lows.itemsize
+    """Have the first members of every id's bucket brought near, all of a block at once, before they are searched."""
     for i in range(begin, end):
-        prefetch_address(ranks.ctypes.data + (ids[i] >> low_bits) * 4)
-    for i in range(begin, end):
-        bucket = ids[i] >> low_bits
-        first, last = np.int64(ranks[bucket]), np.int64(ranks[bucket + 1])
-        for line in range(lows.ctypes.data + first * size, lows.ctypes.data + min(last, first + 256) * size, 64):
-            prefetch_address(line)
+        prefetch_address(lows.ctypes.data + np.int64(ranks[ids[i] >> low_bits]) * lows.itemsize)
 
 
 @kernel
@@ -98,7 +98,7 @@ def rank_in_list(
         for i in range(begin, block_end):
             bucket, low = ids[i] >> low_bits, ids[i] & ((1 << low_bits) - 1)
             end = np.int64(ranks[bucket + 1])
-            start = _first_not_below(lows, np.int64(ranks[bucket]), end, low)
+            start = _first_not_below(lows, np.int64(ranks[bucket]), end, low, 1 << low_bits)
             rank[i] = start
             member[i] = start < end and np.int64(lows[start]) == low
 
@@ -174,24 +174,17 @@ def gather_in_bitmap(
     words: np.ndarray, ids: np.ndarray, length: int, start: np.ndarray, values: np.ndarray, out: np.ndarray
 ) -> None:
     """As :func:`gather_in_list`; ``start`` int64 [n] is the rank of every range's first id."""
-    one, mask = np.uint64(1), np.uint64(63)
     for i in range(len(ids)):
-        for j in range(length):
-            out[i, j] = 0.0
-        found, offset = start[i], 0
-        while offset < length:
-            first = ids[i] + offset
-            shift = np.uint64(first) & mask
-            here = min(64 - np.int64(shift), length - offset)
-            word = words[first >> 6] >> shift
-            if here < 64:
-                word &= (one << np.uint64(here)) - one
-            while word != 0:
-                lowest = word & (~word + one)
-                out[i, offset + _popcount(lowest - one)] = values[found]
-                found += 1
-                word ^= lowest
-            offset += here
+        found = start[i]
+        for j in range(0, length, LANES):
+            first, here = ids[i] + j, min(length - j, LANES)
+            shift = np.uint64(first & 63)
+            mask = words[first >> 6] >> shift
+            if (first & 63) + here > 64:  # the word behind
+                mask |= words[(first >> 6) + 1] << (np.uint64(64) - shift)
+            mask &= (np.uint64(1) << np.uint64(here)) - np.uint64(1)
+            store_lanes(out, i, j, expand_lanes(values.ctypes.data + found * 4, mask))
+            found += count_bits(mask)
 
 
 @kernel
@@ -217,40 +210,36 @@ def gather_in_list(
         _ask_for_buckets(lows, ranks, low_bits, ids, begin, block_end)
         for i in range(begin, block_end):
             bucket, low = ids[i] >> low_bits, ids[i] & (size - 1)
-            start = _first_not_below(lows, np.int64(ranks[bucket]), np.int64(ranks[bucket + 1]), low)
+            start = _first_not_below(lows, np.int64(ranks[bucket]), np.int64(ranks[bucket + 1]), low, size)
             first[i - begin] = start
             prefetch_address(values.ctypes.data + start * 4)
             prefetch_address(values.ctypes.data + start * 4 + 60)
         for i in range(begin, block_end):
-            bucket, low = ids[i] >> low_bits, ids[i] & (size - 1)
-            _write_range(lows, ranks, bucket, low, size, first[i - begin], values, out[i])
+            bucket, low, found = ids[i] >> low_bits, ids[i] & (size - 1), first[i - begin]
+            for j in range(0, length, LANES):
+                here = min(length - j, LANES)
+                mask = _members(lows, ranks, bucket, low + j, size, found, here)
+                store_lanes(out, i, j, expand_lanes(values.ctypes.data + found * 4, mask))
+                found += count_bits(mask)
 
 
-@compiled
-def _write_range(
-    lows: np.ndarray,
-    ranks: np.ndarray,
-    bucket: int,
-    low: int,
-    size: int,
-    start: int,
-    values: np.ndarray,
-    out: np.ndarray,
-) -> None:
-    """The range that starts at ``low`` of a bucket, whose first member that is not below it is number ``start``."""
-    length, end = len(out), np.int64(ranks[bucket + 1])
-    last, behind = start + length - 1, low + length
-    if last < end and np.int64(lows[last]) == behind - 1:  # they rise, so all of the range are members
-        for j in range(length):
-            out[j] = values[start + j]
-        return
-    for j in range(length):
-        out[j] = 0.0
-    while start < end and np.int64(lows[start]) < behind:
-        out[np.int64(lows[start]) - low] = values[start]
+@inlined
+def _members(lows: np.ndarray, ranks: np.ndarray, bucket: int, low: int, size: int, found: int, here: int) -> np.uint64:
+    """Bit k: whether ``low + k`` of a bucket is a member, k below ``here``; ``found``: its first not below ``low``."""
+    mask = _listed(lows, found, np.int64(ranks[bucket + 1]), low, here)
+    if low + here > size:  # the range runs into the next bucket
+        behind = max(found, np.int64(ranks[bucket + 1]))
+        mask |= _listed(lows, behind, np.int64(ranks[bucket + 2]), low - size, here)
+    return mask
+
+
+@inlined
+def _listed(lows: np.ndarray, start: int, stop: int, base: int, here: int) -> np.uint64:
+    """Bit ``lows[k] - base`` for every k of ``start .. stop - 1`` where that is in ``0 .. here - 1``."""
+    if start + LANES <= len(lows):
+        return offsets_within(lows, start, stop - start, base, here)
+    mask = np.uint64(0)
+    while start < stop and np.int64(lows[start]) - base < here:
+        mask |= np.uint64(1) << np.uint64(np.int64(lows[start]) - base)
         start += 1
-    if behind > size:  # the range runs into the next bucket
-        end = np.int64(ranks[bucket + 2])
-        while start < end and np.int64(lows[start]) < behind - size:
-            out[np.int64(lows[start]) + size - low] = values[start]
-            start += 1
+    return mask

@@ -73,7 +73,8 @@ class MagnitudeTable(RangeTable[ConfigT]):
         config: ConfigT,
         options: TableOptions | None = None,
     ) -> None:
-        super().__init__(vocabularies, embedding_dim, config, options, [v.num_embeddings for v in vocabularies], seed=0)
+        sizes = [v.num_embeddings for v in vocabularies]
+        super().__init__(vocabularies, embedding_dim, config, options, sizes, seed=0, learns_steps=False)
 
     def rows(self) -> Tensor:
         """float [N, D]: a copy of the rows as they would be served."""

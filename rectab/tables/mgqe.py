@@ -143,5 +143,6 @@ register(
         fills="steps",
         needs_counts=True,
         needs_full_table=True,
+        makes_rows=True,
     )
 )

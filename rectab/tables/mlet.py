@@ -83,14 +83,14 @@ class MLETTable(RangeTable[MLETConfig]):
     def serving(self) -> EmbeddingTable:
         served = NarrowTable(self.vocabularies, self.embedding_dim, NarrowConfig(self.config.width), self.options)
         if self.device.type == "meta":
-            return served
+            return served.serving()
         start = 0
         for matrix, size in zip(self.matrix, self.range_sizes, strict=True):
             for part in slices_of(size, _ROWS_AT_A_TIME):
                 rows = slice(start + part.start, start + part.stop)
                 served.store.write(rows, self.store.read(rows) @ matrix.to(self.store.dtype))
             start += size
-        return served
+        return served.serving()
 
     @torch.no_grad()
     def start_from(self, targets: Sequence[FitTarget], seed: int = 0) -> None:
@@ -123,5 +123,6 @@ register(
         family=mlet_family,
         fills="steps",
         needs_full_table=True,
+        makes_rows=True,
     )
 )

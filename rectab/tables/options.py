@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from rectab.ops import CodesFormat, Gradient, RowStore, get_format, served_format
-from rectab.ops.steps import HeldSteps
+from rectab.ops.steps import HeldSteps, StepsFrom
 from rectab.tables.unseen import Unseen, check_unseen
 
 __all__ = ["TableOptions"]
@@ -53,6 +53,7 @@ class TableOptions:
         init_std: float,
         generator: torch.Generator | None = None,
         groups: Sequence[int] | None = None,
+        steps: StepsFrom = "start",
     ) -> RowStore:
         """A store held and trained so; arguments as for :class:`rectab.ops.RowStore`."""
         return RowStore(
@@ -64,6 +65,7 @@ class TableOptions:
             rows=self.rows,
             device=self.device,
             groups=groups,
+            steps=steps,
         )
 
     def __post_init__(self) -> None:

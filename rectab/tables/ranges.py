@@ -27,7 +27,8 @@ class RangeTable(EmbeddingTable[ConfigT]):
     vocabularies moves no rows within a range.
 
     Rows are D wide and start with the options' standard deviation, unless a method says otherwise (``row_dim``,
-    ``init_gain``) and makes them so in its ``lookup``.
+    ``init_gain``) and makes them so in its ``lookup``. Without ``learns_steps`` formats of learned steps hold plain
+    floats: those of a stage that searches or prunes, after which the rows that are left learn steps.
 
     Memory: (sum of num_rows) * (bytes of a row), and per vocabulary a first row, a number of rows and, if any is
     hashed, a salt.
@@ -48,6 +49,7 @@ class RangeTable(EmbeddingTable[ConfigT]):
         seed: int,
         row_dim: int | None = None,
         init_gain: float = 1.0,
+        learns_steps: bool = True,
     ) -> None:
         super().__init__(vocabularies, embedding_dim, config, options)
         if len(num_rows) != len(self.vocabularies) or min(num_rows) < 1:
@@ -68,12 +70,17 @@ class RangeTable(EmbeddingTable[ConfigT]):
             salts = [salt_of(seed, vocabulary.name) for vocabulary in self.vocabularies]
             self.register_buffer("salt", torch.tensor(salts, dtype=torch.int64, device=device))
         generator = torch.Generator().manual_seed(self.options.seed)
-        std = init_gain * self.options.init_std
+        std, self.learns_steps = init_gain * self.options.init_std, learns_steps
         self.store = self._new_store(total, row_dim or embedding_dim, std, generator)
 
     def _new_store(self, num_rows: int, row_dim: int, init_std: float, generator: torch.Generator) -> RowStore:
         return self.options.row_store(
-            num_rows, row_dim, init_std=init_std, generator=generator, groups=self.range_sizes
+            num_rows,
+            row_dim,
+            init_std=init_std,
+            generator=generator,
+            groups=self.range_sizes,
+            steps="start" if self.learns_steps else "never",
         )
 
     def address(self, ids: Tensor, vocabulary: Tensor) -> Tensor:

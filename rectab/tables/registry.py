@@ -75,8 +75,10 @@ class TableMethod:
             fitted one (unless it keeps that one whole). Without the flag the contract refuses both.
         needs_counts: needs training counts of ids.
         needs_full_table: holds the full table while it trains.
-        without_rows: no row format can be chosen for it: no row store holds its vectors, or the method says itself how
-            they are held. It takes fp32 alone, the name of "as it is".
+        holds: what it holds instead of rows in a format that could be chosen, for people to read; empty for all others.
+            Such a method takes fp32 alone, the name of "as it is".
+        makes_rows: what it serves is computed of its rows when training ends (codes, a product): it takes no format
+            whose steps are learned.
         row_gradients_only: its rows are updated by row optimizers alone.
         trained_as: the method whose training it shares, see the module's text; None if it has its own.
         revision: of what training gives; raise it when the same config trains to other numbers, so that a sweep does
@@ -97,7 +99,8 @@ class TableMethod:
     serves_any_id: bool = False
     needs_counts: bool = False
     needs_full_table: bool = False
-    without_rows: bool = False
+    holds: str = ""
+    makes_rows: bool = False
     row_gradients_only: bool = False
     trained_as: str | None = None
     revision: int = 1
@@ -109,20 +112,28 @@ class TableMethod:
 
     def capabilities(self) -> dict[str, bool]:
         """The flags, by name."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.type in (bool, "bool")}
+        flags = {f.name: getattr(self, f.name) for f in fields(self) if f.type in (bool, "bool")}
+        return flags | {"without_rows": self.without_rows}
+
+    @property
+    def without_rows(self) -> bool:
+        """Whether no row format can be chosen for it."""
+        return bool(self.holds)
 
     def check_rows(self, rows: str) -> None:
         """Raises ValueError for a row format that the method cannot be held in."""
         if rows != "fp32" and self.without_rows:
-            raise ValueError(f"{self.name} holds no rows that could be held as {rows}; leave rows at fp32 for it")
+            raise ValueError(f"{self.name} takes no row format, as it holds {self.holds}; leave rows at fp32 for it")
         held = get_format(rows)
         if not isinstance(held, LatentFormat):
             return
-        elsewhere = self.family is not None and not self.size_after_training and _ends_elsewhere(self.table)
-        if self.trained_as is not None or elsewhere:
-            raise ValueError(f"{self.name} ends in a table of another form, whose rows {rows} would not encode")
-        if self.size_after_training and held.learned:
-            raise ValueError(f"{self.name} learns steps of no rows: what it keeps is known after training; use ptq8")
+        if self.trained_as is not None:
+            raise ValueError(f"{self.name} chooses the bits of its rows after training; leave rows at fp32 for it")
+        if self.makes_rows and held.learned:
+            raise ValueError(
+                f"{self.name} makes the rows that it serves when training ends, so none could learn their steps; "
+                "use ptq8, ptq4 or ptq2"
+            )
 
     def check_gradient(self, gradient: str) -> None:
         """Raises ValueError for gradients that the method's rows do not have."""
@@ -162,11 +173,6 @@ class TableMethod:
         if self.needs_counts and uncounted:
             raise ValueError(f"{self.name} needs training counts of ids; vocabularies {uncounted} have none")
         return self.family(vocabularies, embedding_dim, options, **read)
-
-
-def _ends_elsewhere(table: type[EmbeddingTable]) -> bool:
-    """Whether tables of this class are served as something else than themselves."""
-    return table.serving is not EmbeddingTable.serving
 
 
 _RECORDS: dict[str, TableMethod] = {}

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rectab.ops import MAX_ROWS, RowStore, hash_rows, salt_of
+from rectab.ops.dispatch import find_kernel, is_eager
 from rectab.schema import Vocabulary
 from rectab.tables.addressing import Address
 from rectab.tables.base import EmbeddingTable, TableOptions
@@ -94,6 +95,21 @@ class UnifiedTable(EmbeddingTable[UnifiedConfig]):
 
     def reads(self, ids: Tensor, vocabulary: Tensor) -> list[tuple[RowStore, Tensor]]:
         return [(self.store, self.address(ids, vocabulary))]
+
+    def gathered(self, ids: Tensor, vocabulary: Tensor) -> Tensor | None:
+        """Hashes are computed while the rows of ids before are on their way from memory."""
+        gather = find_kernel("gather", "hashed", ids.device) if is_eager(ids, vocabulary) else None
+        if gather is None or not self.store.reads_plainly:
+            return None
+        if vocabulary.shape != ids.shape[ids.dim() - vocabulary.dim() :]:
+            vocabulary = vocabulary.expand(ids.shape)
+        owners = vocabulary.reshape(-1)
+        if not owners.numel():
+            return None
+        pairs = owners.unsqueeze(1) * self.config.num_chunks + self._chunks(ids)
+        bases = pairs % self.config.num_tables * self.config.rows_per_table
+        found: Tensor = gather(self.store.weight, ids, self.salt[owners], bases, self.config.rows_per_table)
+        return found
 
     def addresses(self) -> tuple[Address, ...]:
         config, names = self.config, [v.name for v in self.vocabularies]

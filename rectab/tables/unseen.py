@@ -27,6 +27,7 @@ __all__ = [
     "guard_outside",
     "place_unseen",
     "refuse_outside",
+    "vocabulary_tensor",
 ]
 
 Unseen = Literal["hash", "shared", "zero", "error"]
@@ -127,3 +128,10 @@ def _message(ids: Tensor, vocabulary: Tensor | int, outside: Tensor, vocabularie
         f"id {first} is outside vocabulary {found.name!r}, which has ids 0..{found.num_embeddings - 1}; map it before "
         "the lookup, or choose unseen='hash', 'shared' or 'zero'"
     )
+
+
+def vocabulary_tensor(vocabulary: int, ids: Tensor) -> Tensor:
+    """The index as a tensor that is broadcastable to ``ids``."""
+    if is_eager(ids) or in_graph():
+        return torch.full((), vocabulary, device=ids.device)  # filled there: a copy from the host would be waited for
+    return torch.full_like(ids, vocabulary)  # indexing by a scalar would ask a meta or fake tensor for its value

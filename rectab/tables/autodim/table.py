@@ -48,7 +48,8 @@ class AutoDimTable(RangeTable[AutoDimConfig]):
         config: AutoDimConfig,
         options: TableOptions | None = None,
     ) -> None:
-        super().__init__(vocabularies, embedding_dim, config, options, [v.num_embeddings for v in vocabularies], seed=0)
+        sizes = [v.num_embeddings for v in vocabularies]
+        super().__init__(vocabularies, embedding_dim, config, options, sizes, seed=0, learns_steps=False)
         self.candidates = config.candidates(embedding_dim)
         count, choices, device = len(self.vocabularies), len(self.candidates), self.options.device
         self.alpha = nn.Parameter(torch.zeros(count, choices, device=device))

@@ -41,7 +41,7 @@ class OwnOrSharedTable(RangeTable[CafeConfig]):
         if not self.by_hash:
             for name, values in ("first_id", [0, *accumulate(sizes[:-1])]), ("shared_ids", sizes):
                 self.register_buffer(name, torch.tensor(values, dtype=torch.int32, device=self.options.device))
-        self.own = self.options.row_store(config.own, embedding_dim, init_std=0.0)
+        self.own = self.options.row_store(config.own, embedding_dim, init_std=0.0, steps="filled")
 
     def keys(self, ids: Tensor, vocabulary: Tensor) -> Tensor:
         """int64 [*] -> int64 [*]: what tells an id from all others; -1 for one that owns no row, ever."""
@@ -93,6 +93,12 @@ class CompactCafeTable(OwnOrSharedTable):
         super().__init__(vocabularies, embedding_dim, config, options)
         last = torch.iinfo(self.key_dtype).max  # of a row that nobody owns
         self.register_buffer("key", torch.full((config.own,), last, dtype=self.key_dtype, device=self.options.device))
+
+    def serving(self) -> CompactCafeTable:
+        served = super().serving()
+        assert isinstance(served, CompactCafeTable)
+        served.findings = self.findings
+        return served
 
     def learned(self) -> tuple[Finding, ...]:
         return self.findings

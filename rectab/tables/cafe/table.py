@@ -12,7 +12,7 @@ from torch import Tensor
 from rectab.ops import salt_of
 from rectab.optim import RowOptimizer
 from rectab.schema import Vocabulary
-from rectab.tables.base import TableOptions
+from rectab.tables.base import EmbeddingTable, TableOptions
 from rectab.tables.cafe.config import CafeConfig
 from rectab.tables.cafe.serving import CompactCafeTable, OwnOrSharedTable
 from rectab.tables.cafe.sketch import HotSketch
@@ -61,7 +61,10 @@ class CafeTable(OwnOrSharedTable):
             self.sketch.insert(keys[kept], shared[kept], norms[kept] / norms[kept].mean().clamp(min=1e-30))
         if step % self.config.every == 0:
             self.sketch.decay(self.config.decay)
+            first = not bool((self.sketch.row >= 0).any())
             self._move(*self.sketch.exchange(self.config.threshold), optimizer)
+            if first:
+                self.own.fit_steps()
 
     def _move(self, slots: Tensor, rows: Tensor, optimizer: RowOptimizer | None) -> None:
         """Own rows become what the shared rows of the ids in these slots are."""
@@ -80,7 +83,7 @@ class CafeTable(OwnOrSharedTable):
         return torch.searchsorted(self.first_id, numbers, right=True) - 1
 
     @torch.no_grad()
-    def serving(self) -> CompactCafeTable:
+    def serving(self) -> EmbeddingTable:
         table = CompactCafeTable(self.vocabularies, self.embedding_dim, self.config, self.options)
         if self.store.device.type != "meta":
             key, row = self.sketch.key.view(-1), self.sketch.row.view(-1)
@@ -90,8 +93,11 @@ class CafeTable(OwnOrSharedTable):
             for name, tensor in self.store.tensors.items():
                 table.store.tensors[name].copy_(tensor)
                 table.own.tensors[name][: slots.numel()] = self.own.tensors[name][row[slots].long()]
+            for held, made in (self.store, table.store), (self.own, table.own):
+                if held.steps is not None and made.steps is not None:
+                    made.steps.load_state_dict(held.steps.state_dict())
             table.findings = self.learned()
-        return table
+        return table.serving()
 
     def learned(self) -> tuple[Finding, ...]:
         if self.by_hash:

@@ -54,6 +54,7 @@ class StructuredDNISTable(CompactTable[StructuredDNISConfig]):
         self.blocks.fill(blocks.clamp(max=kept))
         for block in range(kept):
             self.rows.fill(block, rows[blocks == block])
+        self.rows.fit_steps()
 
 
 class SparseDNISTable(EntriesTable[SparseDNISConfig]):

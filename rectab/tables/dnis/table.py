@@ -50,7 +50,8 @@ class DNISTable(RangeTable[DNISConfig]):
         config: DNISConfig,
         options: TableOptions | None = None,
     ) -> None:
-        super().__init__(vocabularies, embedding_dim, config, options, [v.num_embeddings for v in vocabularies], seed=0)
+        sizes = [v.num_embeddings for v in vocabularies]
+        super().__init__(vocabularies, embedding_dim, config, options, sizes, seed=0, learns_steps=False)
         device = self.options.device
         self.register_buffer("block", assign_blocks(self.vocabularies, config.blocks, device))
         self.alpha = nn.Parameter(torch.ones(len(config.blocks), embedding_dim, device=device))

@@ -72,6 +72,7 @@ class CompactOptEmbedTable(CompactTable[CompactOptEmbedConfig]):
                 vectors = torch.cat([vectors, shared.read(slice(index, index + 1))])
             if vectors.shape[0]:
                 self.rows.fill(index, vectors)
+        self.rows.fit_steps()
 
 
 def compact_bytes(

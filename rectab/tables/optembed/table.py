@@ -55,7 +55,8 @@ class OptEmbedTable(RangeTable[OptEmbedConfig]):
         config: OptEmbedConfig,
         options: TableOptions | None = None,
     ) -> None:
-        super().__init__(vocabularies, embedding_dim, config, options, [v.num_embeddings for v in vocabularies], seed=0)
+        sizes = [v.num_embeddings for v in vocabularies]
+        super().__init__(vocabularies, embedding_dim, config, options, sizes, seed=0, learns_steps=False)
         count, device = len(self.vocabularies), self.options.device
         self.register_buffer("widths", torch.full((count,), embedding_dim, device=device))
         self.register_buffer("shift", torch.zeros((), device=device))

@@ -61,7 +61,8 @@ def _bytes_of(kept: Tensor, vocabularies: Sequence[Vocabulary], options: TableOp
     dim = kept.shape[1]
     columns = [row.nonzero().squeeze(1).tolist() for row in kept]
     sizes = [v.num_embeddings * bool(c) for v, c in zip(vocabularies, columns, strict=True)]
-    return RaggedRows.bytes_of(sizes, columns, dim, options) + int(len(vocabularies) * options.row_bytes(dim))
+    means = int(len(vocabularies) * options.row_bytes(dim)) + options.step_bytes(1)
+    return RaggedRows.bytes_of(sizes, columns, dim, options) + means
 
 
 def kept_within(

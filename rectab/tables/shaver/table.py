@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from rectab.ops.steps import LearnedSteps
 from rectab.schema import Vocabulary
 from rectab.tables.base import EmbeddingTable, TableOptions
 from rectab.tables.findings import grid
@@ -131,6 +132,8 @@ class ShaverTable(RangeTable[ShaverConfig]):
         for index, rows in enumerate(self.store.read(slice(None)).split(self.range_sizes)):
             if columns[index]:
                 table.rows.fill(index, rows)
+        if isinstance(self.store.steps, LearnedSteps):
+            table.rows.take_steps(self.store.steps)
         table.mean.write(slice(None), means.masked_fill(kept.to(means.device), 0.0))
         note = "What a block of a vocabulary and a dimension is worth, as a share of the most; of those gone, 0."
         shown = (values.clamp(min=0) / values.max().clamp(min=1e-30)).where(kept, 0.0)
