@@ -8,6 +8,7 @@ memory does not see.
 from __future__ import annotations
 
 import json
+import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -82,6 +83,8 @@ class MappedFiles:
                 file.truncate(size)
         self._made.append(entry)
         mapped = np.memmap(path, dtype=np.uint8, mode="r+", shape=(size,))
+        if hasattr(mmap, "MADV_RANDOM"):  # a row is asked for, not those behind it, which would take others' place
+            mapped._mmap.madvise(mmap.MADV_RANDOM)  # type: ignore[attr-defined]
         tensor = torch.from_numpy(mapped).view(dtype).view(*shape)
         self._maps[tensor.data_ptr()] = mapped
         return tensor

@@ -31,6 +31,9 @@ __all__ = ["RowsOnDisk", "page_ins"]
 
 MadeT = TypeVar("MadeT")
 
+_READERS = 8  # a disk answers as many questions at once as it is asked
+_ROWS_A_READER = 2048
+
 
 def page_ins() -> int:
     """Pages that this process has had to read from a disk so far; 0 where the system does not tell."""
@@ -58,7 +61,7 @@ class RowsOnDisk:
         self._generation = 0
         self._since: RowJournal | None = None
         self._optimizer: RowOptimizer | None = None
-        self._pool = ThreadPoolExecutor(max_workers=1)
+        self._pool = ThreadPoolExecutor(max_workers=_READERS)
 
     def build(self, make: Callable[[], MadeT]) -> MadeT:
         """What ``make`` gives, its rows in the files."""
@@ -152,7 +155,7 @@ class RowsOnDisk:
     # Coming batches.
 
     def prefetched(self, source: Iterator[Batch], model: CTRModel) -> Iterator[Batch]:
-        """The same batches; the rows of the next one are read while the step of the one before it runs."""
+        """The same batches; while the step of one runs, the rows of the next are read, many at once."""
 
         def send(batch: Batch) -> Batch:
             self._pool.submit(self._touch, batch, model)
@@ -173,5 +176,6 @@ class RowsOnDisk:
             lookups.append((batch.histories[feature.name].values, index))
         for ids, vocabulary in lookups:
             for store, rows in table.reads(ids, vocabulary.expand(ids.shape)):
-                for tensor in self._rows[by_store[id(store)]]:
-                    tensor.view(len(tensor), -1)[:, 0].index_select(0, rows.reshape(-1))
+                for part in rows.unique().split(_ROWS_A_READER):
+                    for tensor in self._rows[by_store[id(store)]]:
+                        self._pool.submit(torch.index_select, tensor.view(len(tensor), -1)[:, 0].detach(), 0, part)
