@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 from threading import local
 
 import numpy as np
@@ -17,7 +16,6 @@ from torch import Tensor
 
 from rectab.ops import numba_bags as bag_kernels
 from rectab.ops import numba_coded as coded_kernels
-from rectab.ops import numba_compact as compact_kernels
 from rectab.ops import numba_fused as fused_kernels
 from rectab.ops import numba_rows as row_kernels
 from rectab.ops.numba_optim import (
@@ -28,8 +26,8 @@ from rectab.ops.numba_optim import (
     sgd_refresh,
     sgd_update,
 )
+from rectab.ops.numba_served import gather_hashed, gather_ragged
 from rectab.ops.numba_support import as_array, flat_rows, launch, launch_lookup, raise_if_outside, thread_count
-from rectab.ops.numba_vectors import LANES
 
 __all__ = [
     "adagrad_refresh",
@@ -85,27 +83,6 @@ def gather(weight: Tensor, rows: Tensor, dtype: torch.dtype) -> Tensor:
     return out.view(*rows.shape, weight.shape[1]).to(dtype)
 
 
-def gather_hashed(weight: Tensor, ids: Tensor, salts: Tensor, bases: Tensor, num_rows: int) -> Tensor:
-    """The rows that ids are hashed to, in one pass.
-
-    Args:
-        weight: fp32 [N, width].
-        ids: int64 [*].
-        salts: int64 [period, chunks], for the ids 0, 1, ... of all, modulo the period.
-        bases: int64 of the same shape: the first of the ``num_rows`` rows that are hashed into.
-
-    Returns:
-        fp32 [*, chunks * width].
-    """
-    flat, (period, chunks) = flat_rows(ids), salts.shape
-    columns = np.arange(period + row_kernels.BLOCK) % period
-    tiled = (np.ascontiguousarray(each.numpy().T[:, columns]) for each in (salts, bases))
-    out = torch.empty(flat.size, chunks * weight.shape[1])
-    threads = thread_count(out.numel())
-    launch_lookup(row_kernels.gather_hashed, threads, as_array(weight), flat, *tiled, num_rows, out.numpy())
-    return out.view(*ids.shape, out.shape[1])
-
-
 def coded_gather(codes: Tensor, scale: Tensor, rows: Tensor, row_dim: int, bits: int, offset: float) -> Tensor:
     """Rows held as codes: int8 [N, row_dim], or uint8 streams of ``bits`` bits a code, 0 bits for ternary digits.
 
@@ -155,46 +132,6 @@ def fused_gather(fused: Tensor, rows: Tensor, row_dim: int, bits: int) -> Tensor
     launch_lookup(kernel, threads, as_array(fused), bits, flat, out.numpy(), outside)
     raise_if_outside(outside, fused.shape[0])
     return out.view(*rows.shape, row_dim)
-
-
-def gather_ragged(
-    group: Tensor,
-    position: Tensor,
-    kept: Tensor,
-    groups: Sequence[tuple[Tensor, int, int]],
-    dimensions: tuple[tuple[int, ...], ...],
-    row_dim: int,
-) -> Tensor:
-    """Rows that hold some dimensions of their vectors; the others are zero.
-
-    Args:
-        group, position: int64 [*], of a row, and its place in the group.
-        kept: bool [*]; false gives zeros, wherever the row would be.
-        groups: for every group the fp32 rows it lies in, which of them is its first, and how many it has.
-        dimensions: of every group: those that its rows hold, ascending.
-        row_dim: D.
-
-    Returns:
-        fp32 [*, D]. Raises IndexError for a row outside its group.
-    """
-    out, outside = torch.empty(group.numel(), row_dim), np.zeros(2, dtype=np.int64)
-    layout = [(rows.data_ptr() + 4 * first * rows.shape[1], rows.shape[1], count) for rows, first, count in groups]
-    columns = (np.ascontiguousarray(column) for column in np.array(layout, np.int64).T)
-    told = (*columns, *_bits_of(dimensions, row_dim))
-    arrays = (flat_rows(group), flat_rows(position), kept.reshape(-1).contiguous().numpy(), told)
-    launch_lookup(compact_kernels.gather_ragged, thread_count(out.numel()), *arrays, out.numpy(), outside)
-    if outside[0]:
-        raise IndexError(f"row {int(outside[1])} is outside its group")
-    return out.view(*group.shape, row_dim)
-
-
-@lru_cache(maxsize=64)
-def _bits_of(dimensions: tuple[tuple[int, ...], ...], row_dim: int) -> tuple[np.ndarray, np.ndarray]:
-    """(uint64 [G, blocks]: a bit for each of 16 dimensions that a group holds; int64 [G, blocks]: how many)."""
-    held = np.zeros((len(dimensions), -(-row_dim // LANES), LANES), np.uint64)
-    for flat, those in zip(held.reshape(len(dimensions), -1), dimensions, strict=True):
-        flat[list(those)] = 1
-    return (held << np.arange(LANES, dtype=np.uint64)).sum(-1, dtype=np.uint64), held.sum(-1).astype(np.int64)
 
 
 def coalesce(pending: Sequence[tuple[Tensor, Tensor]], row_dim: int) -> tuple[Tensor, Tensor]:
