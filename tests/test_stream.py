@@ -235,7 +235,7 @@ seeds = [0, 1]
 embedding_dim = 4
 slice_by = ["item"]
 synthetic = {{ {synthetic} }}
-arms = [{{ ids = "growing" }}, {{ method = "dynamic" }}]
+arms = [{{ ids = "growing" }}, {{ method = "dynamic" }}, {{ method = "hashed" }}]
 model = {{ model = "mlp", options = {{ hidden = [8], batch_norm = false }} }}
 training = {{ batch_size = 100, lr = 0.01 }}
 """
@@ -243,15 +243,25 @@ training = {{ batch_size = 100, lr = 0.01 }}
     arguments = ["stream", str(tmp_path / "s.toml"), "--out", str(tmp_path / "out")]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    assert result.output.count("AUC") == 4
+    assert result.output.count("AUC") == 6
     again = CliRunner().invoke(app, arguments)
     assert again.output.count("AUC") == 0
     report = (tmp_path / "out" / "report.md").read_text()
     assert "dynamic at 30%" in report
     assert "item:new" in report
+    assert "at 30%, same seeds:" in report
     assert "plotly" in (tmp_path / "out" / "report.html").read_text()
     cells = cells_of(Runs(tmp_path / "out", load_stream(tmp_path / "s.toml")))
-    assert [(cell.name, len(cell.records)) for cell in cells] == [("growing", 2), ("dynamic at 30%", 2)]
+    assert [(cell.name, len(cell.records)) for cell in cells] == [
+        ("growing", 2),
+        ("dynamic at 30%", 2),
+        ("hashed at 30%", 2),
+    ]
+    worse, better = sorted(cells[1:], key=lambda cell: cell.of(lambda period: period["auc"]).mean)  # type: ignore[union-attr]
+    assert f"Minus {better.name}, same seeds" in report
+    lost = worse.against(better, lambda period: period["auc"])
+    assert lost is not None
+    assert f"\N{MINUS SIGN}{-lost.mean:.4f} ±" in report
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ __all__ = ["WARM", "Cell", "cells_of", "write_stream_report"]
 WARM = 3
 """Periods measured first that means leave out: nothing has come back yet, and little has gone."""
 
+_BARS_FROM = 3  # seeds
+
 Record = dict[str, Any]
 
 
@@ -112,8 +114,25 @@ def _table(budget: str, cells: list[Cell], runs: Runs) -> dict[str, Any]:
         "budget": budget,
         "columns": ["arm", "bytes, map included", "seeds", "AUC", *names],
         "rows": rows,
+        "rival": _against_the_best(budget, cells, names),
         "best": fmt.number(sum(best) / len(best)) if best else None,
     }
+
+
+def _against_the_best(budget: str, cells: list[Cell], names: list[str]) -> dict[str, Any] | None:
+    """Every arm within the budget minus the one of the highest AUC, on the seeds that both have; None for a single arm.
+
+    Seeds of a synthetic stream are draws of it, which differ by more than the arms do on each.
+    """
+    arms = [cell for cell in cells if cell.budget == budget]
+    best = max(arms, key=lambda cell: _height(cell.of(_auc)))
+    reads = [_auc, *map(_slice, names)]
+    rows = [[c.name, *(fmt.difference(c.against(best, read)) for read in reads)] for c in arms if c is not best]
+    return {"name": best.name, "columns": ["arm", "AUC", *names], "rows": rows} if rows else None
+
+
+def _height(found: Estimate | None) -> float:
+    return -1.0 if found is None else found.mean
 
 
 def _flows(cells: list[Cell]) -> dict[str, Any]:
@@ -166,6 +185,11 @@ def _chart(budget: str, cells: list[Cell]) -> dict[str, Any]:
     }
 
 
+def _bar(found: Estimate | None, seeds: int) -> float:
+    """Half of an interval; none of two seeds, which would be as high as the chart."""
+    return found.half_width or 0.0 if found is not None and seeds >= _BARS_FROM else 0.0
+
+
 def _line(cell: Cell, position: int) -> dict[str, Any]:
     numbers = [period["period"] for period in cell.records[0]["periods"]]
     points = [estimate([record["periods"][i]["auc"] for record in cell.records]) for i in range(len(numbers))]
@@ -176,7 +200,7 @@ def _line(cell: Cell, position: int) -> dict[str, Any]:
         "name": cell.name,
         "x": numbers,
         "y": [point.mean for point in points if point],
-        "error_y": {"type": "data", "array": [(p.half_width or 0) if p else 0 for p in points], "color": color},
+        "error_y": {"type": "data", "array": [_bar(p, len(cell.records)) for p in points], "color": color},
         "marker": {"color": color, "symbol": "circle", "size": 6},
         "line": {"color": color, "width": 2, "dash": "solid" if position < 9 else "dot"},
     }
