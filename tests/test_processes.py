@@ -95,7 +95,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prepare(recipe, None, tmp_path_factory.mktemp("data") / "small").path
 
 
-SETTINGS = {"max_epochs": 8, "batch_size": 128, "patience": 100, "precision": "fp32", "checkpoint_seconds": 0}
+SETTINGS = {"max_epochs": 5, "batch_size": 128, "patience": 100, "precision": "fp32", "checkpoint_seconds": 0}
 
 
 def train_arguments(data: Path, out: Path) -> list[object]:
@@ -119,9 +119,8 @@ def test_a_killed_run_ends_and_goes_on_in_another_number_of_processes(
 ) -> None:
     from rectab import cli
 
-    whole = subprocess.run(
-        [sys.executable, "-m", "rectab", *map(str, train_arguments(data, tmp_path / "whole"))], capture_output=True
-    )
+    undisturbed = [*train_arguments(data, tmp_path / "whole"), "--set=train.checkpoint_seconds=1000"]
+    whole = subprocess.run([sys.executable, "-m", "rectab", *map(str, undisturbed)], capture_output=True)
     assert whole.returncode == 0, whole.stderr
     out = tmp_path / "killed"
     run = torchrun(2, *train_arguments(data, out))
