@@ -79,7 +79,7 @@ def test_tables_prints_what_is_true(rectab: CommandLine, data: Path) -> None:
     assert listed["int4"]["gradients"] == ["row"]
     assert "dhe" in listed["int4"]["refused_by"]
     assert listed["fp32"]["refused_by"] == {}
-    assert "dhe: holds no rows" in rectab("tables", "--formats")[0]
+    assert "dhe takes no row format, as it holds" in rectab("tables", "--formats")[0]
     planned = rectab.json("plan", data, "--budget", "none")
     assert {entry["status"] for entry in planned} == {"planned"}, "every method plans without a budget"
 

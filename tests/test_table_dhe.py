@@ -102,7 +102,7 @@ def test_it_is_planned_by_width_and_any_id_is_served() -> None:
     assert hashed(torch.tensor([2**60, -1]), 0).unique(dim=0).shape == (2, 8)
     with pytest.raises(ValueError, match="must be at least 1"):
         plan("dhe", VOCABULARIES, 8, "50%", depth=0)
-    with pytest.raises(ValueError, match="holds no rows that could be held as int8"):
+    with pytest.raises(ValueError, match="dhe takes no row format, as it holds the weights of networks"):
         plan("dhe", VOCABULARIES, 8, "50%", options=TableOptions(rows="int8"))
 
 

@@ -16,7 +16,7 @@ _WIDTH = 16
 
 
 def formats_to_json() -> list[dict[str, Any]]:
-    """One entry a format; ``refused_by`` gives the reason by method, those that take no format left out."""
+    """One entry a format; ``refused_by`` gives the reason by method."""
     return [
         {
             "name": row_format.name,
@@ -41,14 +41,16 @@ def _refusals(row_format: RowFormat) -> dict[str, str]:
         try:
             method.check_rows(row_format.name)
         except ValueError as error:
-            if not method.without_rows:
-                reasons[method.name] = str(error)
+            reasons[method.name] = str(error)
     return reasons
 
 
 def formats_renderable() -> list[Table | str]:
-    """For a terminal: one row a format, which methods take none, and which pairs are refused and why."""
+    """For a terminal: one row a format, which methods take none, and which other pairs are refused and why."""
+    without = {method.name: method.holds for method in methods() if method.without_rows}
     entries = formats_to_json()
+    for entry in entries:
+        entry["refused_by"] = {name: why for name, why in entry["refused_by"].items() if name not in without}
     table = Table(title="Row formats", title_justify="left", box=box.SIMPLE)
     for column in ("rows", f"bytes of a row, D = {_WIDTH}", "of fp32", "gradients", "refused by"):
         table.add_column(column)
@@ -63,10 +65,8 @@ def formats_renderable() -> list[Table | str]:
         )
     coded = "Rows of few bits have no gradient that torch's own optimizers could take: row gradients only."
     latent = "ptq*, lsq*: floats while they train; bytes are of the codes that they are served in."
-    without = [
-        f"{method.name} takes no row format, as it holds {method.holds}." for method in methods() if method.holds
-    ]
     refused = [(reason, entry["name"]) for entry in entries for reason in entry["refused_by"].values()]
     names = {reason: ", ".join(name for r, name in refused if r == reason) for reason, _ in refused}
     pairs = [f"{reason} ({those})." for reason, those in names.items()]
-    return [table, coded, latent, *without, f"Refused pairs of method and format: {len(refused)}.", *pairs]
+    told = [f"{name} takes no row format, as it holds {holds}." for name, holds in without.items()]
+    return [table, coded, latent, *told, f"Refused pairs of method and format: {len(refused)}.", *pairs]
