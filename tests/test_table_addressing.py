@@ -10,9 +10,11 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
-from rectab.ops import hash_rows, mix, salt_of
+from rectab.ops import hash_rows, hashing, mix, salt_of
 from rectab.schema import Vocabulary
 from rectab.tables import TableOptions, build_table, expected_collisions, plan
 from rectab.tables.hashed import HashedConfig, HashedTable, allocate_rows
@@ -220,3 +222,24 @@ def test_bad_unified_configurations_are_refused() -> None:
     for settings, text in [((10, 3), "does not divide"), ((0, 2), "rows_per_table"), ((10, 2, 0), "num_tables")]:
         with pytest.raises(ValueError, match=text):
             build_table("unified", vocabularies, 16, UnifiedConfig(*settings))
+
+
+INTEGERS = st.integers(-(2**63), 2**63 - 1)
+
+
+def signed(number: int) -> int:
+    return (number + 2**63) % 2**64 - 2**63
+
+
+@given(x=INTEGERS, y=INTEGERS)
+def test_sums_and_products_in_graphs_wrap_without_overflow(x: int, y: int) -> None:
+    """Compilers take signed numbers not to overflow; a program that AOTInductor made read one row for all ids."""
+    number = torch.tensor([x])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hashing, "is_eager", lambda *tensors: False)
+        assert hashing.wrapped_product(number, y).item() == signed(x * y)
+        assert hashing.wrapped_sum(number, y).item() == signed(x + y)
+        assert hashing.wrapped_sum(number, torch.tensor([y])).item() == signed(x + y)
+        in_graph = hashing.mix(number, y)
+        assert hashing.unmix(in_graph, y).item() == x
+    assert torch.equal(hashing.mix(number, y), in_graph)

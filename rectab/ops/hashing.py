@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rectab.ops.dispatch import is_eager, kernel_name, kernels_for
 
-__all__ = ["MAX_ROWS", "address_rows", "hash_rows", "mix", "salt_of", "unmix"]
+__all__ = ["MAX_ROWS", "address_rows", "hash_rows", "mix", "salt_of", "unmix", "wrapped_product", "wrapped_sum"]
 
 MAX_ROWS = 2**31 - 1
 """Largest ``num_rows`` the range reduction is exact for in signed 64-bit arithmetic."""
@@ -23,7 +23,7 @@ _MULTIPLIER_1 = 0xBF58476D1CE4E5B9 - 2**64
 _MULTIPLIER_2 = 0x94D049BB133111EB - 2**64
 _INVERSE_1 = 0x96DE1B173F119089 - 2**64
 _INVERSE_2 = 0x319642B2D24D8EC3
-_LOW_32 = 0xFFFFFFFF
+_LOW_32, _LOW_22, _LOW_20 = 0xFFFFFFFF, 0x3FFFFF, 0xFFFFF
 
 
 def salt_of(seed: int, *parts: str | int) -> int:
@@ -38,18 +38,48 @@ def _shift_right(x: Tensor, bits: int) -> Tensor:
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
+def wrapped_sum(x: Tensor, y: Tensor | int) -> Tensor:
+    """int64 [*]: ``x + y`` modulo 2^64.
+
+    A graph that is compiled to C++ must not overflow: compilers take signed numbers not to, and where they know the
+    range of ids and salts they have made constants of a hash. There it is computed in parts that cannot.
+    """
+    if is_eager(x):
+        return x + y
+    low = (x & _LOW_32) + (y & _LOW_32)
+    high = (x >> 32) + (y >> 32) + (low >> 32)
+    return _signed(high & _LOW_32, 32) * 2**32 + (low & _LOW_32)
+
+
+def wrapped_product(x: Tensor, factor: int) -> Tensor:
+    """int64 [*]: ``x * factor`` modulo 2^64, see :func:`wrapped_sum`; in parts of 22, 22 and 20 bits."""
+    if is_eager(x):
+        return x * factor
+    x0, x1, x2 = x & _LOW_22, (x >> 22) & _LOW_22, (x >> 44) & _LOW_20
+    f0, f1, f2 = factor & _LOW_22, (factor >> 22) & _LOW_22, (factor >> 44) & _LOW_20
+    p0 = x0 * f0
+    p1 = x0 * f1 + x1 * f0 + (p0 >> 22)
+    p2 = x0 * f2 + x1 * f1 + x2 * f0 + (p1 >> 22)
+    return _signed(p2 & _LOW_20, 20) * 2**44 + (p1 & _LOW_22) * 2**22 + (p0 & _LOW_22)
+
+
+def _signed(x: Tensor, bits: int) -> Tensor:
+    """A number of so many bits, the highest of them its sign."""
+    return (x ^ (1 << (bits - 1))) - (1 << (bits - 1))
+
+
 def mix(ids: Tensor, salt: Tensor | int) -> Tensor:
     """int64 [*] -> int64 [*]: splitmix64 finaliser of ``ids + salt``, wrapping."""
-    x = ids.to(torch.int64) + salt
-    x = (x ^ _shift_right(x, 30)) * _MULTIPLIER_1
-    x = (x ^ _shift_right(x, 27)) * _MULTIPLIER_2
+    x = wrapped_sum(ids.to(torch.int64), salt)
+    x = wrapped_product(x ^ _shift_right(x, 30), _MULTIPLIER_1)
+    x = wrapped_product(x ^ _shift_right(x, 27), _MULTIPLIER_2)
     return x ^ _shift_right(x, 31)
 
 
 def unmix(mixed: Tensor, salt: Tensor | int) -> Tensor:
     """int64 [*] -> int64 [*]: the ids that :func:`mix` made these numbers of."""
-    x = (mixed ^ _shift_right(mixed, 31) ^ _shift_right(mixed, 62)) * _INVERSE_2
-    x = (x ^ _shift_right(x, 27) ^ _shift_right(x, 54)) * _INVERSE_1
+    x = wrapped_product(mixed ^ _shift_right(mixed, 31) ^ _shift_right(mixed, 62), _INVERSE_2)
+    x = wrapped_product(x ^ _shift_right(x, 27) ^ _shift_right(x, 54), _INVERSE_1)
     return (x ^ _shift_right(x, 30) ^ _shift_right(x, 60)) - salt
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rectab.ops.hashing import wrapped_product, wrapped_sum
+
 __all__ = ["murmur", "unsigned_remainder"]
 
 
@@ -29,21 +31,22 @@ def _rotated(x: Tensor, bits: int) -> Tensor:
 
 
 def _finished(x: Tensor) -> Tensor:
-    x = (x ^ _shift_right(x, 33)) * _F1
-    x = (x ^ _shift_right(x, 33)) * _F2
+    x = wrapped_product(x ^ _shift_right(x, 33), _F1)
+    x = wrapped_product(x ^ _shift_right(x, 33), _F2)
     return x ^ _shift_right(x, 33)
 
 
 def murmur(ids: Tensor) -> Tensor:
     """int64 [*] -> int64 [*], the bits of an unsigned 64-bit hash."""
-    first = _rotated(_rotated(ids.to(torch.int64) * _C1, 31) * _C2, 27) * 5 + 0x52DCE729
-    second = first * 5 + 0x38495AB5  # the second block is 0
+    mixed = wrapped_product(_rotated(wrapped_product(ids.to(torch.int64), _C1), 31), _C2)
+    first = wrapped_sum(wrapped_product(_rotated(mixed, 27), 5), 0x52DCE729)
+    second = wrapped_sum(wrapped_product(first, 5), 0x38495AB5)  # the second block is 0
     first, second = first ^ 16, second ^ 16
-    first = first + second
-    second = second + first
+    first = wrapped_sum(first, second)
+    second = wrapped_sum(second, first)
     first, second = _finished(first), _finished(second)
-    first = first + second
-    return first ^ (second + first)
+    first = wrapped_sum(first, second)
+    return first ^ wrapped_sum(second, first)
 
 
 def unsigned_remainder(bits: Tensor, divisor: Tensor) -> Tensor:

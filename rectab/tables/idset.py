@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from rectab.ops.dispatch import is_eager, kernel_name
+from rectab.ops.hashing import wrapped_product
 from rectab.tables.idset_numba import (
     gather_in_bitmap,
     gather_in_list,
@@ -292,4 +293,4 @@ def _popcount(x: Tensor) -> Tensor:
     x = x - ((x >> 1) & 0x5555555555555555)
     x = (x & 0x3333333333333333) + ((x >> 2) & 0x3333333333333333)
     x = (x + (x >> 4)) & 0x0F0F0F0F0F0F0F0F
-    return ((x * 0x0101010101010101) >> 56) & 0xFF
+    return (wrapped_product(x, 0x0101010101010101) >> 56) & 0xFF
