@@ -14,20 +14,19 @@ from typing import Annotated, Literal, Optional
 import typer
 from rich.console import Console
 
-from rectab import __version__, cli_choose, cli_deltas, cli_runs, cli_streams, cli_tables
+from rectab import __version__, cli_choose, cli_deltas, cli_runs, cli_streams, cli_sweeps, cli_tables
 from rectab.cli_support import (
     CountIds,
     Device,
     Json,
     Plugins,
+    Trained,
     Without,
     check_alone,
     device_named,
-    failures_end,
     key_values,
     leave_at_once,
     left_by_prepare,
-    left_by_sweep,
     left_by_train,
     print_json,
     say,
@@ -45,13 +44,6 @@ Rows = Annotated[str, typer.Option(help="How rows are held: fp32, bf16, int8, in
 TrainMemory = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(help="Most bytes that training the table may take: rows, optimizer, best weights. 4GiB, 40%."),
-]
-Trained = Annotated[
-    Optional[Path],  # noqa: UP045
-    typer.Option(
-        help="Folder of finished runs of --table full: those that fit are read and not trained again, and what is "
-        "trained is kept there."
-    ),
 ]
 RowsIn = Annotated[
     Optional[Path],  # noqa: UP045
@@ -260,37 +252,7 @@ for command in (cli_tables.tables, *_OF_RUNS, *_THAT_CHOOSE, *_DELTAS, cli_strea
     app.command()(command)
 
 
-@app.command()
-@stoppable(left_by_sweep)
-def sweep(
-    config: Annotated[Path, typer.Argument(help="Sweep configuration (bench/sweeps/NAME.toml).")],
-    out: Annotated[Path, typer.Option(help="Folder for runs, results.parquet and the report.")],
-    jobs: Annotated[Optional[int], typer.Option(help="Runs side by side, each in a process of its own.")] = None,  # noqa: UP045
-    retry_failed: Annotated[bool, typer.Option(help="Run failed runs again.")] = False,
-    device: Device = "cpu",
-    devices: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Several, in place of --device: cuda:0,cuda:1. A process for each, or --jobs in all."),
-    ] = None,
-    trained: Trained = None,
-    plugin: Plugins = None,
-) -> None:
-    """Train every method at every budget and write the report; the same command goes on where a killed one stopped."""
-    from rectab.sweep import run_sweep, write_report
-
-    if devices is not None and device != "cpu":
-        raise ValueError("give --device or --devices, not both")
-    made = run_sweep(
-        config,
-        out,
-        jobs=jobs,
-        retry_failed=retry_failed,
-        trained=trained,
-        device=device_named(device),
-        devices=[] if devices is None else [device_named(name) for name in devices.split(",")],
-    )
-    Console().print(f"report: {write_report(out)}")
-    failures_end(made.failed())
+app.command()(cli_sweeps.sweep)
 
 
 def run() -> None:

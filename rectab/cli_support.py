@@ -21,6 +21,7 @@ __all__ = [
     "Device",
     "Json",
     "Plugins",
+    "Trained",
     "Without",
     "add_plugins_named",
     "check_alone",
@@ -82,6 +83,13 @@ def check_alone(command: str | None) -> None:
         raise ValueError(f"{command} is for one process, and torchrun started several: only `rectab train` runs so")
 
 
+Trained = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        help="Folder of finished runs of --table full: those that fit are read and not trained again, and what is "
+        "trained is kept there."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 CountIds = Annotated[
     bool, typer.Option("--count-ids", help="The budget is for the table and the map from raw values to ids together.")

@@ -14,7 +14,17 @@ from torch import Tensor
 
 from rectab.ops.dispatch import is_eager, kernel_name, kernels_for
 
-__all__ = ["MAX_ROWS", "address_rows", "hash_rows", "mix", "salt_of", "unmix", "wrapped_product", "wrapped_sum"]
+__all__ = [
+    "MAX_ROWS",
+    "address_rows",
+    "hash_rows",
+    "mix",
+    "salt_of",
+    "shift_right",
+    "unmix",
+    "wrapped_product",
+    "wrapped_sum",
+]
 
 MAX_ROWS = 2**31 - 1
 """Largest ``num_rows`` the range reduction is exact for in signed 64-bit arithmetic."""
@@ -33,7 +43,7 @@ def salt_of(seed: int, *parts: str | int) -> int:
     return unsigned - 2**64 if unsigned >= 2**63 else unsigned
 
 
-def _shift_right(x: Tensor, bits: int) -> Tensor:
+def shift_right(x: Tensor, bits: int) -> Tensor:
     """Logical shift: torch's ``>>`` on int64 is arithmetic, so the sign bits are masked off."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
@@ -71,16 +81,16 @@ def _signed(x: Tensor, bits: int) -> Tensor:
 def mix(ids: Tensor, salt: Tensor | int) -> Tensor:
     """int64 [*] -> int64 [*]: splitmix64 finaliser of ``ids + salt``, wrapping."""
     x = wrapped_sum(ids.to(torch.int64), salt)
-    x = wrapped_product(x ^ _shift_right(x, 30), _MULTIPLIER_1)
-    x = wrapped_product(x ^ _shift_right(x, 27), _MULTIPLIER_2)
-    return x ^ _shift_right(x, 31)
+    x = wrapped_product(x ^ shift_right(x, 30), _MULTIPLIER_1)
+    x = wrapped_product(x ^ shift_right(x, 27), _MULTIPLIER_2)
+    return x ^ shift_right(x, 31)
 
 
 def unmix(mixed: Tensor, salt: Tensor | int) -> Tensor:
     """int64 [*] -> int64 [*]: the ids that :func:`mix` made these numbers of."""
-    x = wrapped_product(mixed ^ _shift_right(mixed, 31) ^ _shift_right(mixed, 62), _INVERSE_2)
-    x = wrapped_product(x ^ _shift_right(x, 27) ^ _shift_right(x, 54), _INVERSE_1)
-    return (x ^ _shift_right(x, 30) ^ _shift_right(x, 60)) - salt
+    x = wrapped_product(mixed ^ shift_right(mixed, 31) ^ shift_right(mixed, 62), _INVERSE_2)
+    x = wrapped_product(x ^ shift_right(x, 27) ^ shift_right(x, 54), _INVERSE_1)
+    return (x ^ shift_right(x, 30) ^ shift_right(x, 60)) - salt
 
 
 def hash_rows(ids: Tensor, salt: Tensor | int, num_rows: Tensor | int) -> Tensor:
@@ -98,8 +108,8 @@ def hash_rows(ids: Tensor, salt: Tensor | int, num_rows: Tensor | int) -> Tensor
     if fast is not None:
         return fast
     x = mix(ids, salt)
-    high, low = _shift_right(x, 32), x & _LOW_32
-    return (high * num_rows + _shift_right(low * num_rows, 32)) >> 32
+    high, low = shift_right(x, 32), x & _LOW_32
+    return (high * num_rows + shift_right(low * num_rows, 32)) >> 32
 
 
 def address_rows(ids: Tensor, salt: Tensor, first_row: Tensor, num_rows: Tensor) -> Tensor:

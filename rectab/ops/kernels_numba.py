@@ -180,6 +180,7 @@ def norm(sums: Tensor) -> Tensor:
 
 
 _held = local()
+_SMALL = 1 << 16  # elements that are kept whatever is asked for
 
 
 def _scratch(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -187,13 +188,12 @@ def _scratch(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     in every step is mapped and cleared anew."""
     arrays: tuple[np.ndarray, ...] = getattr(_held, "arrays", ())
     if not arrays or not count <= arrays[0].size <= 4 * count + _SMALL:
-        sizes = np.dtype(np.int32), np.dtype(np.int32), np.dtype(np.int64)
-        _held.arrays = arrays = tuple(np.empty(count + count // 8, dtype) for dtype in sizes)
+        room = count + count // 8
+        _held.arrays = arrays = tuple(np.empty(room, dtype) for dtype in (np.int32, np.int32, np.int64))
     positions, slots, distinct = (array[:count] for array in arrays)
     return positions, slots, distinct
 
 
-_SMALL = 1 << 16
 _NO_WEIGHTS = {dtype: np.empty(0, dtype=dtype) for dtype in (np.float32, np.float64)}
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rectab.ops.hashing import wrapped_product, wrapped_sum
+from rectab.ops.hashing import shift_right, wrapped_product, wrapped_sum
 
 __all__ = ["murmur", "unsigned_remainder"]
 
@@ -22,18 +22,14 @@ _C1, _C2 = _signed(0x87C37B91114253D5), _signed(0x4CF5AD432745937F)
 _F1, _F2 = _signed(0xFF51AFD7ED558CCD), _signed(0xC4CEB9FE1A85EC53)
 
 
-def _shift_right(x: Tensor, bits: int) -> Tensor:
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
-
-
 def _rotated(x: Tensor, bits: int) -> Tensor:
-    return (x << bits) | _shift_right(x, 64 - bits)
+    return (x << bits) | shift_right(x, 64 - bits)
 
 
 def _finished(x: Tensor) -> Tensor:
-    x = wrapped_product(x ^ _shift_right(x, 33), _F1)
-    x = wrapped_product(x ^ _shift_right(x, 33), _F2)
-    return x ^ _shift_right(x, 33)
+    x = wrapped_product(x ^ shift_right(x, 33), _F1)
+    x = wrapped_product(x ^ shift_right(x, 33), _F2)
+    return x ^ shift_right(x, 33)
 
 
 def murmur(ids: Tensor) -> Tensor:
@@ -51,4 +47,4 @@ def murmur(ids: Tensor) -> Tensor:
 
 def unsigned_remainder(bits: Tensor, divisor: Tensor) -> Tensor:
     """The bits of unsigned 64-bit numbers, int64 [*], modulo int64 divisors in ``1 .. 2^31``, broadcastable."""
-    return torch.remainder(torch.remainder(_shift_right(bits, 1), divisor) * 2 + (bits & 1), divisor)
+    return torch.remainder(torch.remainder(shift_right(bits, 1), divisor) * 2 + (bits & 1), divisor)
