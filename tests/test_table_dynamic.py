@@ -21,7 +21,8 @@ COLUMNS = torch.arange(3)
 
 
 def table_of(budget: str = "25%", options: TableOptions | None = None, **given: object) -> DynamicTable:
-    made = plan("dynamic", OPEN, 8, budget, options=options, **given).build()
+    """Rows of full width, of each vocabulary its own, unless told otherwise."""
+    made = plan("dynamic", OPEN, 8, budget, options=options, **{"width": 0, "pool": False} | given).build()
     assert isinstance(made, DynamicTable)
     return made
 
@@ -231,6 +232,24 @@ def test_rows_are_as_wide_as_was_asked_and_an_id_without_one_reads_zeros() -> No
     assert bool((vectors[:40][table.holds(ids, 0)][:, :3] > 0).all())
     assert torch.count_nonzero(vectors[:, 3:]) == torch.count_nonzero(vectors[40:]) == 0
     assert table.store.row_dim == 3
+
+
+def test_a_budget_gives_every_id_a_narrow_row_first_and_wider_ones_then() -> None:
+    plans = [plan("dynamic", OPEN, 16, f"{share}%") for share in (5, 10, 25, 40, 60, 80, 100, 130, 180)]
+    held = [(sum(made.config.num_rows), made.config.width) for made in plans]
+    every = sum(v.num_embeddings for v in OPEN)
+    assert all(width == 2 for rows, width in held if rows < every)
+    assert [rows for rows, _ in held] == sorted(rows for rows, _ in held)
+    assert [width for _, width in held] == sorted(width for _, width in held)
+    assert held[0][0] < held[1][0] < every
+    assert len({width for rows, width in held if rows == every}) > 3
+    assert plan("dynamic", OPEN, 16).config.width == 16
+
+
+@pytest.mark.parametrize(("embedding_dim", "width"), [(2, 2), (8, 2), (24, 3), (64, 8)])
+def test_narrow_is_an_eighth_and_two_elements_at_least(embedding_dim: int, width: int) -> None:
+    assert plan("dynamic", OPEN, embedding_dim, 3_000).config.width == width
+    assert plan("dynamic", OPEN, embedding_dim, 8_000, width=0).config.width == 0
 
 
 def test_its_bytes_are_rows_map_clock_counters_and_sketch() -> None:

@@ -25,6 +25,7 @@ def filled(reserved_share: float, max_probe: int) -> DynamicTable:
         [Vocabulary("item", ROWS, hashed=True)],
         2,
         options=None,
+        pool=False,  # identities are raw ids, as torchrec's are
         reserved_share=reserved_share,
         max_probe=max_probe,
     ).build()

@@ -18,6 +18,7 @@ register(
         config=DynamicConfig,
         table=DynamicTable,
         family=dynamic_family,
+        fills="steps",
         serves_any_id=True,
     )
 )

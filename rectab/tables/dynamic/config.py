@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from rectab.ops.slots import Admit, Evict, SlotRule
@@ -20,6 +20,7 @@ COUNTING = ("lfu", "distance_lfu")
 _PLANNED: Any = {"planned": True}
 _MOST_COUNTED = 255
 _FEWEST_RESERVED = 8  # as far as half of the rows allow
+_NARROWEST = 2  # elements of a row, where a budget chooses
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class DynamicConfig:
     """Attributes:
     num_rows: rows of every vocabulary, in schema order, the reserved ones among them.
     sketch_width: cells in each of the four rows of the sketch; 0 without.
-    width: elements of a row, of which zeros make D; 0 for D. More ids have rows of their own in as many bytes.
+    width: elements of a row, of which zeros make D; 0 for D. More ids have rows of their own in as many bytes. Where it
+        is not given, the budget chooses, see :func:`dynamic_family`.
     pool: vocabularies that are not kept whole share their rows, so that those get more whose ids come more often; what
         stands in ``identities`` is then a mix of id and vocabulary, and a row takes 1 byte more (2 for 256 or more
         vocabularies) that says whose it is. False gives every vocabulary rows of its own.
@@ -45,7 +47,7 @@ class DynamicConfig:
     num_rows: tuple[int, ...] = field(metadata=_PLANNED)
     sketch_width: int = field(default=0, metadata=_PLANNED)
     width: int = 0
-    pool: bool = False
+    pool: bool = True
     evict: Evict = "lru"
     ttl: int = 0
     decay: float = 1.0
@@ -117,15 +119,21 @@ class DynamicConfig:
 def dynamic_family(
     vocabularies: Sequence[Vocabulary], embedding_dim: int, options: TableOptions, **settings: Any
 ) -> Family[DynamicConfig]:
-    """Rows of all vocabularies together, shared out as those of ``hashed``; a row an id without a budget.
+    """Rows of all vocabularies together, shared out as those of ``hashed``; a row an id of D elements without a budget.
 
+    Where no width is given, rows have D / 8 elements (2 at least) until every id has one, and are wider from there on:
+    what a short life teaches fits in few elements, and an id that has no row has learned nothing.
     With ``admit = "count"`` or ``"better"`` the sketch has half a cell a row in each of its four rows: two bytes a row.
     """
     chosen = DynamicConfig((), **settings)
     sizes = [v.num_embeddings for v in vocabularies]
+    narrow = min(embedding_dim, max(_NARROWEST, embedding_dim // 8))
+    widths = range(narrow, embedding_dim + 1) if "width" not in settings else [chosen.width]
 
-    def config_of(total: int) -> DynamicConfig:
+    def config_of(knob: int) -> DynamicConfig:
+        total = min(knob, sum(sizes))
         cells = max(64, total // 2) if chosen.admit in ("count", "better") else 0
-        return DynamicConfig(allocate_rows(sizes, total, chosen.whole_below), cells, **settings)
+        rows = allocate_rows(sizes, total, chosen.whole_below)
+        return replace(chosen, num_rows=rows, sketch_width=cells, width=widths[knob - total])
 
-    return Family(config_of, low=len(sizes), high=sum(sizes), smallest="one row a vocabulary")
+    return Family(config_of, low=len(sizes), high=sum(sizes) + len(widths) - 1, smallest="one row a vocabulary")
