@@ -1,4 +1,4 @@
-"""Embedding tables on one contract: one file a method, or a folder where it has several parts (DNIS, OptEmbed)."""
+"""Embedding tables on one contract: one file a method, or a folder where it has several parts (DNIS, DPQ)."""
 
 from rectab.tables import (
     adaptemb,

@@ -23,14 +23,13 @@ from rectab.ops.replay import Clock
 from rectab.ops.step import Step
 from rectab.optim import Adam, RowOptimizer, RowRule
 from rectab.schema import Vocabulary
-from rectab.tables.base import TableOptions
+from rectab.tables.base import EmbeddingTable, TableOptions
 from rectab.tables.family import Family
 from rectab.tables.learned import slices_of
 from rectab.tables.magnitude import GradualTable, MagnitudeConfig, magnitude_family
 from rectab.tables.registry import TableMethod, register
 
 if TYPE_CHECKING:
-    from rectab.tables.base import EmbeddingTable
     from rectab.tables.staged import StageRunner
 
 __all__ = ["PEPConfig", "PEPTable"]

@@ -1,68 +1,25 @@
-"""DPQ: rows are quantised by codebooks while they train, and only the codes are served.
-
-Chen, Li, Sun, "Differentiable Product Quantization for End-to-End Embedding Compression", ICML 2020, its form by
-nearest centroids (VQ). A row is cut into P parts; a part reads as the nearest of K centroids of its codebook. The
-gradient passes straight through to the row, and a centroid is drawn towards the parts that read it. Distances are
-normalised, with a mean and a deviation for each centroid, or a few centroids would be the nearest of all (the paper's
-batch normalisation). Here these are running averages in training too: a vector does not depend on the rest of its
-batch, and codes are those of training.
-"""
+"""The table of DPQ: rows that read as the nearest centroids while they train."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rectab.schema import Vocabulary
 from rectab.tables.base import EmbeddingTable, TableOptions
-from rectab.tables.family import Family
-from rectab.tables.product import CodesConfig, CodesTable, coded_vocabularies, divisors, group_sizes
+from rectab.tables.dpq.config import ConfigT
+from rectab.tables.product import CodesTable
 from rectab.tables.ranges import RangeTable
-from rectab.tables.registry import TableMethod, build_table, bytes_of, register
+from rectab.tables.registry import build_table
 
-__all__ = ["DPQConfig", "DPQTable", "rising"]
+__all__ = ["DPQTable"]
 
 _SAMPLED = 1 << 13  # ids whose distances are looked at before the first step
 _IDS_AT_A_TIME = 1 << 13
 _MOMENTUM = 0.1
-
-
-@dataclass(frozen=True)
-class DPQConfig:
-    """Attributes:
-    parts: P, numbers of an id.
-    num_centroids: K, that a number chooses from; a power of two up to 256.
-    coded: indices of the vocabularies that are coded; the others, which would not become smaller, are kept whole.
-    one_codebook: all vocabularies share a codebook; otherwise each has its own.
-    pull: how fast centroids are drawn to the parts that read them, a weight beside the loss.
-    normalize: normalise distances.
-    """
-
-    parts: int
-    num_centroids: int
-    coded: tuple[int, ...]
-    one_codebook: bool = False
-    pull: float = 1.0
-    normalize: bool = True
-
-    def __post_init__(self) -> None:
-        if self.num_centroids not in (2, 4, 8, 16, 32, 64, 128, 256):
-            raise ValueError(f"num_centroids must be a power of two from 2 to 256, got {self.num_centroids}")
-        if self.pull < 0:
-            raise ValueError(f"pull must be at least 0, got {self.pull}")
-
-    def codes(self, vocabularies: Sequence[Vocabulary]) -> CodesConfig:
-        """What it is served as."""
-        bits = self.num_centroids.bit_length() - 1
-        ids = group_sizes(vocabularies, self.coded, (1.0,))
-        return CodesConfig(self.parts, (bits,), ids, self.coded, self.one_codebook)
-
-
-ConfigT = TypeVar("ConfigT", bound=DPQConfig)
 
 
 class DPQTable(RangeTable[ConfigT]):
@@ -213,67 +170,3 @@ class _StraightThrough(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor, None]:
         vectors, centroids = ctx.saved_tensors
         return grad_output, (centroids - vectors) * (2.0 * ctx.pull / vectors.numel()), None
-
-
-def rising(
-    method: str,
-    vocabularies: Sequence[Vocabulary],
-    embedding_dim: int,
-    options: TableOptions,
-    configs: Sequence[ConfigT],
-) -> list[ConfigT]:
-    """Of these, those that no other one beats by more bits an id in fewer bytes; by bytes."""
-    counted = replace(options, device="meta")
-    sizes = [bytes_of(method, vocabularies, embedding_dim, config, counted) for config in configs]
-
-    def bits_an_id(config: ConfigT) -> int:
-        return config.parts * (config.num_centroids.bit_length() - 1)
-
-    kept: list[ConfigT] = []
-    for _, config in sorted(zip(sizes, configs, strict=True), key=lambda pair: (pair[0], -bits_an_id(pair[1]))):
-        if not kept or bits_an_id(config) > bits_an_id(kept[-1]):
-            kept.append(config)
-    return kept
-
-
-def dpq_family(
-    vocabularies: Sequence[Vocabulary],
-    embedding_dim: int,
-    options: TableOptions,
-    *,
-    parts: int | None = None,
-    num_centroids: int | None = None,
-    one_codebook: bool = False,
-    pull: float = 1.0,
-    normalize: bool = True,
-) -> Family[DPQConfig]:
-    """By parts and centroids, as far as these are not given; 8 parts (or what divides D) and 32 centroids, as in the
-    VLDB benchmark, without a budget."""
-
-    def config_of(count: int, centroids: int) -> DPQConfig:
-        bits = centroids.bit_length() - 1
-        coded = coded_vocabularies(vocabularies, embedding_dim, options, count * bits, centroids, one_codebook)
-        return DPQConfig(count, centroids, coded, one_codebook, pull, normalize)
-
-    counts = divisors(embedding_dim) if parts is None else [parts]
-    books = [2**bits for bits in range(1, 9)] if num_centroids is None else [num_centroids]
-    every = [config_of(count, centroids) for count in counts for centroids in books]
-    members = rising("dpq", vocabularies, embedding_dim, options, every)
-    own = config_of(parts or max(n for n in counts if n <= 8), num_centroids or 32)
-    return Family(members.__getitem__, low=0, high=len(members) - 1, own=lambda: own, smallest="the fewest bits an id")
-
-
-register(
-    TableMethod(
-        name="dpq",
-        summary="rows quantised by codebooks while they train, served as codes",
-        group="dynamic encoding",
-        paper="Chen et al., ICML 2020",
-        config=DPQConfig,
-        table=DPQTable,
-        family=dpq_family,
-        fills="steps",
-        needs_full_table=True,
-        makes_rows=True,
-    )
-)
