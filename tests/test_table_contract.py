@@ -223,6 +223,9 @@ def test_output_has_the_asked_std_at_step_0(method: TableMethod, vocabularies: l
     table = small(method, vocabularies, TableOptions(init_std=0.05)).eval()
     ids = torch.arange(5000)
     vectors = table(ids, 1).detach()
+    if method.table.ids_move:  # no id has a row yet
+        assert not vectors.any()
+        return
     assert vectors.std().item() == pytest.approx(0.05, rel=0.1)
     assert abs(vectors.mean().item()) < 0.005
 

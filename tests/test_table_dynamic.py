@@ -110,8 +110,8 @@ def test_nobody_is_admitted_while_gradients_wait() -> None:
 @pytest.mark.parametrize(
     "given",
     [
-        {"evict": "lru", "admit": "count", "start": "shared"},
-        {"evict": "distance_lfu", "admit": "count", "start": "shared"},
+        {"evict": "lru", "admit": "count", "absent": "rows", "start": "shared"},
+        {"evict": "distance_lfu", "admit": "count", "absent": "rows", "start": "shared"},
         {"evict": "lfu", "half_life": 5, "admit": "better", "pool": True, "width": 3, "start": "zero"},
     ],
     ids=["lru", "distance_lfu", "pool"],
@@ -250,6 +250,22 @@ def test_a_budget_gives_every_id_a_narrow_row_first_and_wider_ones_then() -> Non
 def test_narrow_is_an_eighth_and_two_elements_at_least(embedding_dim: int, width: int) -> None:
     assert plan("dynamic", OPEN, embedding_dim, 3_000).config.width == width
     assert plan("dynamic", OPEN, embedding_dim, 8_000, width=0).config.width == 0
+
+
+@pytest.mark.parametrize(("start", "learns"), [("small", True), ("zero", False)])
+def test_a_product_of_two_new_ids_can_be_learned_unless_both_start_at_zero(start: str, learns: bool) -> None:
+    table = plan("dynamic", OPEN, 8, 4_000, start=start).build()
+    rows = RowAdam(table.row_stores(), lr=0.05)
+    table.train()
+    ids = torch.tensor([[2**40, 2**50]])
+    for step in range(60):
+        vectors = table(ids, COLUMNS[:2])
+        (vectors[:, 0] * vectors[:, 1]).sum().sub(1.0).square().backward()
+        rows.step()
+        rows.zero_grad()
+        table.after_step(step + 1, rows)
+    found = table(ids, COLUMNS[:2])
+    assert bool(((found[:, 0] * found[:, 1]).sum() - 1.0).abs() < 0.1) == learns
 
 
 def test_its_bytes_are_rows_map_clock_counters_and_sketch() -> None:

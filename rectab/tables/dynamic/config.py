@@ -57,8 +57,8 @@ class DynamicConfig:
     count: int = 2
     max_probe: int = 128
     reserved_share: float = 0.02
-    absent: Literal["rows", "zero"] = "rows"
-    start: Literal["fresh", "zero", "shared"] = "fresh"
+    absent: Literal["rows", "zero"] = "zero"
+    start: Literal["small", "fresh", "zero", "shared"] = "small"
     whole_below: int = 100
     seed: int = 0
 

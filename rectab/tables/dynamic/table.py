@@ -24,6 +24,7 @@ __all__ = ["DynamicTable"]
 
 _LATEST = 2**31 - 1
 _MANY = 256  # vocabularies whose numbers take two bytes
+_OF_INITIAL = {"fresh": 1.0, "small": 0.01, "zero": 0.0}  # values of a row that an id gets, by ``start``
 
 
 class DynamicTable(EmbeddingTable[DynamicConfig]):
@@ -204,7 +205,7 @@ class DynamicTable(EmbeddingTable[DynamicConfig]):
         else:
             generator = torch.Generator().manual_seed(salt_of(self.options.seed, "admitted", number) & (2**63 - 1))
             values = torch.empty(rows.numel(), self.width, dtype=self.store.dtype)
-            std = 0.0 if self.config.start == "zero" else self.init_std
+            std = self.init_std * _OF_INITIAL[self.config.start]
             values = values.normal_(0.0, std, generator=generator).to(self.store.device)
         optimizer = self.store.gradients.optimizer
         if isinstance(optimizer, RowOptimizer):
