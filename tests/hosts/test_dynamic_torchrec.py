@@ -25,7 +25,8 @@ def filled(reserved_share: float, max_probe: int) -> DynamicTable:
         [Vocabulary("item", ROWS, hashed=True)],
         2,
         options=None,
-        pool=False,  # identities are raw ids, as torchrec's are
+        pool=False,  # identities are raw ids, as torchrec's are,
+        absent="rows",  # and ids that have no row read one that they share
         reserved_share=reserved_share,
         max_probe=max_probe,
     ).build()
