@@ -7,7 +7,7 @@ import numpy as np
 from rectab.delong import aucs_on_rows
 from rectab.sweep.analysis import Cell
 from rectab.sweep.store import RunStore
-from rectab.training.test_scores import TestScores, load_scores
+from rectab.training.row_scores import RowScores, load_scores
 
 __all__ = ["RowIntervals"]
 
@@ -40,5 +40,5 @@ class RowIntervals:
         weights = np.tile([1.0, -1.0], len(common)) / len(common)
         return aucs_on_rows(labels, scores).half_width(weights)
 
-    def _load(self, key: str | None) -> TestScores | None:
+    def _load(self, key: str | None) -> RowScores | None:
         return None if key is None else load_scores(self._store.scores_path(key))

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from rectab.atomic_file import write_atomic
 from rectab.plain import parse_json, read_plain, read_value
 from rectab.training.result import without_nan
-from rectab.training.test_scores import SCORES_FILE
+from rectab.training.row_scores import SCORES_FILE
 
 __all__ = ["FORMAT_VERSION", "RunStore", "SweepFolderError", "digest", "exclusive"]
 

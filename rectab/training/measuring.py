@@ -14,7 +14,7 @@ from rectab.models import CTRModel
 from rectab.training.config import TrainConfig
 from rectab.training.evaluation import metrics_of, predict
 from rectab.training.explain import explain_row, has_attention, rows_to_explain
-from rectab.training.test_scores import SCORES_FILE, save_scores
+from rectab.training.row_scores import SCORES_FILE, save_scores
 from rectab.training.topk.evaluation import evaluate_topk
 from rectab.training.topk.interactions import Interactions
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from rectab.atomic_file import write_atomic
 
-__all__ = ["SCORES_FILE", "TestScores", "load_scores", "save_scores"]
+__all__ = ["SCORES_FILE", "RowScores", "load_scores", "save_scores"]
 
 SCORES_FILE = "test_scores.npz"
 """Where a run keeps them, within its folder."""
@@ -19,7 +19,7 @@ _MOST_ROWS = 200_000
 
 
 @dataclass(frozen=True)
-class TestScores:
+class RowScores:
     """Attributes:
     labels: bool [n].
     scores: float32 [n]: logits. Of a large split every k-th row, the same for every run.
@@ -37,7 +37,7 @@ def save_scores(path: Path, labels: np.ndarray, scores: np.ndarray) -> None:
     write_atomic(path, buffer.getvalue())
 
 
-def load_scores(path: Path) -> TestScores | None:
+def load_scores(path: Path) -> RowScores | None:
     """What :func:`save_scores` wrote; None if there is no such file, or none that can be read."""
     try:
         with np.load(path, allow_pickle=False) as kept:
@@ -45,4 +45,4 @@ def load_scores(path: Path) -> TestScores | None:
             labels = np.unpackbits(kept["labels"], count=len(scores)).astype(bool)
     except (OSError, ValueError, KeyError):
         return None
-    return TestScores(labels, scores)
+    return RowScores(labels, scores)
