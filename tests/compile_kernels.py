@@ -14,7 +14,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from rectab.ops import formats
+from rectab.ops import FusedFormat, every_format
 from rectab.ops import kernels_triton as kernels
 from rectab.ops.replay import Clock
 from rectab.ops.step import Step
@@ -60,12 +60,15 @@ def lookups() -> None:
     for held, read in product(DTYPES, DTYPES):
         kernels.gather(torch.zeros(ROWS, DIM, dtype=held), rows, read)
     kernels.gather(torch.zeros(ROWS, 1), rows, torch.float32)
-    for row_format in formats():
+    shared = torch.ones(1, dtype=torch.float16)
+    for row_format in every_format():
         held = row_format.tensors(ROWS, DIM)
         if "codes" in held:
             grid = getattr(row_format, "grid", None)
             bits, offset = (8, 0.0) if grid is None else (grid.bits, grid.offset)
-            kernels.coded_gather(held["codes"], held["scale"], rows, DIM, bits, offset)
+            kernels.coded_gather(held["codes"], held.get("scale", shared), rows, DIM, bits, offset)
+        if isinstance(row_format, FusedFormat):
+            kernels.fused_gather(held["fused"], rows, DIM, row_format.bits)
 
 
 def packed() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bench.gpu_check.comparison import Comparison
 from bench.gpu_check.setting import Setting
-from rectab.ops import RowStore, address_rows, formats, segment_sum, spread_bags, use_kernel
+from rectab.ops import RowStore, address_rows, every_format, formats, segment_sum, spread_bags, use_kernel
 from rectab.ops.dispatch import kernels_for
 from rectab.optim import RowAdagrad, RowAdam, RowSGD
 
@@ -38,7 +38,7 @@ def lookups(setting: Setting) -> list[dict[str, Any]]:
     dims = (1, 5, 16) if setting.dry else (1, 5, 8, 16, 64, 130)
     for dtype, dim in product(_FLOATS, dims):
         compared.case("gather", f"{dtype}, {dim}", partial(_gather, setting, compared, count, dtype, dim))
-    for row_format, dim in product(formats(), dims):
+    for row_format, dim in product(every_format(), dims):
         if row_format.name != "fp64":
             check = partial(_format, setting, compared, count, row_format.name, dim)
             compared.case("formats", f"{row_format.name}, {dim}", check)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bench.gpu_check.setting import Setting, timed
 from bench.workloads import Workload
-from rectab.ops import RowStore, formats
+from rectab.ops import RowStore, every_format
 from rectab.optim import RowAdagrad, RowAdam
 
 __all__ = ["format_times", "row_times", "sizes"]
@@ -146,15 +146,16 @@ def format_times(setting: Setting) -> list[dict[str, Any]]:
     num_rows = sizes(setting)[min(1, len(sizes(setting)) - 1)]
     batches = _batches(setting, num_rows)
     lookups, rows = batches[0].numel(), []
-    for row_format in formats():
+    for row_format in every_format():
         name = row_format.name
         if name == "fp64":
             continue
         moved = lookups * (8 + row_format.row_bytes(DIM) + 4 * DIM)
         make = partial(_store, setting.device, num_rows, name)
         rows.append({"rows": num_rows, "name": f"{name} lookup", **_measured(setting, make, batches, moved)})
-        make = partial(_format_step, setting.device, num_rows, name)
-        rows.append({"rows": num_rows, "name": f"{name} step", **_measured(setting, make, batches, moved)})
+        if row_format.trains:
+            make = partial(_format_step, setting.device, num_rows, name)
+            rows.append({"rows": num_rows, "name": f"{name} step", **_measured(setting, make, batches, moved)})
     return rows
 
 

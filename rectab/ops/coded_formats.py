@@ -17,7 +17,7 @@ from rectab.ops.grids import Grid
 from rectab.ops.memory import empty_rows, filled_rows
 from rectab.ops.rounding import random_fractions
 
-__all__ = ["GridFormat", "Int8Format"]
+__all__ = ["GridFormat", "Int8Format", "coded_kernel"]
 
 _FEW_LEVELS = 8
 _SHARES = tuple(i / 16 for i in range(16, 3, -1))
@@ -42,7 +42,7 @@ class Int8Format:
 
     def read(self, tensors: dict[str, Tensor], rows: Tensor, row_dim: int) -> Tensor:
         codes, scale = tensors["codes"], tensors["scale"]
-        kernel = _find_gather(codes, rows)
+        kernel = coded_kernel(codes, rows)
         if kernel is not None:
             return kernel(codes, scale, rows, row_dim, 8, 0.0)
         return torch.nn.functional.embedding(rows, codes).float() * scale[rows].float().unsqueeze(-1)
@@ -92,7 +92,7 @@ class GridFormat:
 
     def read(self, tensors: dict[str, Tensor], rows: Tensor, row_dim: int) -> Tensor:
         codes, scale = tensors["codes"], tensors["scale"]
-        kernel = _find_gather(codes, rows, across_bytes=self.grid.bits not in (0, 1, 2, 4, 8))
+        kernel = coded_kernel(codes, rows, across_bytes=self.grid.bits not in (0, 1, 2, 4, 8))
         if kernel is not None:
             return kernel(codes, scale, rows, row_dim, self.grid.bits, self.grid.offset)
         unpacked = self.grid.unpack(torch.nn.functional.embedding(rows, codes), row_dim)
@@ -140,7 +140,8 @@ class GridFormat:
         return self.grid.bytes(row_dim) + 2
 
 
-def _find_gather(codes: Tensor, rows: Tensor, across_bytes: bool = False) -> Any:
+def coded_kernel(codes: Tensor, rows: Tensor, across_bytes: bool = False) -> Any:
+    """The kernel that reads codes, ``coded_gather``; None where the reference must."""
     # On an H200 triton 3.6 read codes that reach across two bytes wrongly (int3, D = 16): the reference reads them.
     if not is_eager(codes, rows) or (across_bytes and codes.is_cuda):
         return None

@@ -32,6 +32,7 @@ __all__ = [
     "Int8Format",
     "LatentFormat",
     "RowFormat",
+    "every_format",
     "float_format",
     "formats",
     "get_format",
@@ -102,6 +103,11 @@ def formats() -> tuple[RowFormat, ...]:
 def get_format(name: str) -> RowFormat:
     """The named format, also one that rows are only served in. Raises ValueError that lists what there is."""
     return _SERVED[name] if name in _SERVED else find_named("row format", _FORMATS, name)
+
+
+def every_format() -> tuple[RowFormat, ...]:
+    """Every registered format, and those that rows are only served in."""
+    return (*_FORMATS.values(), *_SERVED.values())
 
 
 def served_format(name: str) -> RowFormat:

@@ -88,10 +88,10 @@ def coded_gather(codes: Tensor, scale: Tensor, rows: Tensor, row_dim: int, bits:
 
     Args:
         codes: [N, bytes of a row].
-        scale: fp16 [N].
+        scale: fp16 [N]; [1] for all rows.
         rows: int64 [*].
         row_dim: codes of a row.
-        bits, offset: see :class:`rectab.ops.grids.Grid`.
+        bits, offset: see :class:`rectab.ops.grids.Grid`; an offset of 0 says that 8 bits are signed.
 
     Returns:
         fp32 [*, row_dim]: ``(code - offset) * scale``. Raises IndexError for a row outside the store.

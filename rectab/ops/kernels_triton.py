@@ -35,6 +35,7 @@ __all__ = [
     "address",
     "coalesce",
     "coded_gather",
+    "fused_gather",
     "gather",
     "norm",
     "packed_lookup",
@@ -75,10 +76,21 @@ def coded_gather(codes: Tensor, scale: Tensor, rows: Tensor, row_dim: int, bits:
     out = torch.empty(flat.numel(), row_dim, dtype=torch.float32, device=codes.device)
     outside = torch.zeros((), dtype=torch.int32, device=codes.device)
     held = (codes.contiguous(), *codes.shape, row_dim, scale.contiguous(), float(offset))
-    options = {"BITS": bits, "SIGNED": codes.dtype == torch.int8}
+    options = {"BITS": bits, "SIGNED": codes.dtype == torch.int8, "SHARED": scale.numel() == 1}
     launch(
         triton_rows.gather_coded, flat.numel(), blocks_of(row_dim), *held, flat, flat.numel(), out, outside, **options
     )
+    check_inside(outside, "a row")
+    return out.view(*rows.shape, row_dim)
+
+
+def fused_gather(fused: Tensor, rows: Tensor, row_dim: int, bits: int) -> Tensor:
+    """See :func:`rectab.ops.kernels_numba.fused_gather`."""
+    flat = rows.reshape(-1).to(torch.int64).contiguous()
+    out = torch.empty(flat.numel(), row_dim, dtype=torch.float32, device=fused.device)
+    outside = torch.zeros((), dtype=torch.int32, device=fused.device)
+    arguments = (fused.contiguous(), *fused.shape, row_dim, flat, flat.numel(), out, outside)
+    launch(triton_rows.gather_fused, flat.numel(), blocks_of(row_dim), *arguments, BITS=bits)
     check_inside(outside, "a row")
     return out.view(*rows.shape, row_dim)
 

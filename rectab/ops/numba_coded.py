@@ -9,7 +9,14 @@ import numpy as np
 from numba import prange
 
 from rectab.jit import compiled, parallel
-from rectab.ops.numba_bits import half, lanes_of_codes, lanes_of_integers, lanes_of_short_codes, put_lanes
+from rectab.ops.numba_bits import (
+    half,
+    lanes_of_bytes,
+    lanes_of_codes,
+    lanes_of_integers,
+    lanes_of_short_codes,
+    put_lanes,
+)
 from rectab.ops.numba_payload import FLOAT, at, end_of, inlined, lay_out_trits, source_of
 from rectab.ops.numba_values import prefetch_element
 from rectab.ops.numba_vectors import LANES
@@ -17,7 +24,7 @@ from rectab.ops.numba_vectors import LANES
 __all__ = ["gather_coded"]
 
 _AHEAD = 32  # rows asked for before they are needed
-_TRITS, _SHORT, _LONG, _BYTES = range(4)
+_TRITS, _SHORT, _LONG, _SIGNED, _BYTES = range(5)
 
 
 @inlined
@@ -28,8 +35,10 @@ def _row(kind, source, start, bits, offset, step, scratch, out, width):
     for j in range(0, width, LANES):
         if kind == _TRITS:
             value = lanes_of_integers(scratch + j)
-        elif kind == _BYTES:
+        elif kind == _SIGNED:
             value = lanes_of_integers(at(source, start + j))
+        elif kind == _BYTES:
+            value = lanes_of_bytes(at(source, start + j)) - offset
         elif kind == _SHORT:
             value = lanes_of_short_codes(at(source, start + (j * bits >> 3)), np.int64(0), bits) - offset
         else:
@@ -42,15 +51,16 @@ def _rows(kind, begin, end, codes, scale, bits, offset, source, rows, out, width
     """Returns the first position whose row is outside, or ``end``."""
     (num_rows, row_bytes), scratch = codes.shape, np.empty(_AHEAD * (2 * width + LANES), np.uint8)
     scales, vectors = scale.ctypes.data, out.ctypes.data
+    own = np.int64(scale.shape[0] > 1)
     for i in range(np.uint64(begin), np.uint64(end)):
         if i + np.uint64(_AHEAD) < np.uint64(end):
             ahead = rows[i + np.uint64(_AHEAD)]
             prefetch_element(codes, ahead * row_bytes)
-            prefetch_element(scale, ahead)
+            prefetch_element(scale, ahead * own)
         row = rows[i]
         if np.uint64(row) >= np.uint64(num_rows):  # or negative
             return np.int64(i)
-        step = half(scales + 2 * row)
+        step = half(scales + 2 * row * own)
         to = vectors + FLOAT * width * np.int64(i)
         laid = scratch.ctypes.data + np.int64(i) % _AHEAD * (2 * width + LANES)
         _row(kind, source, row * row_bytes, bits, offset, step, laid, to, width)
@@ -61,6 +71,8 @@ def _rows(kind, begin, end, codes, scale, bits, offset, source, rows, out, width
 def _of_kind(begin, end, codes, scale, bits, offset, source, rows, out, width):
     if bits == 0:
         return _rows(_TRITS, begin, end, codes, scale, bits, offset, source, rows, out, width)
+    if bits == 8 and offset == 0:
+        return _rows(_SIGNED, begin, end, codes, scale, bits, offset, source, rows, out, width)
     if bits == 8:
         return _rows(_BYTES, begin, end, codes, scale, bits, offset, source, rows, out, width)
     if bits <= 4:
@@ -82,12 +94,12 @@ def _gather(begin, end, codes, scale, bits, offset, copied, rows, out, outside):
 
 @parallel
 def gather_coded(threads, codes, scale, bits, offset, rows, out, outside):
-    """Rows of codes less ``offset``, times fp16 [N, 1] -> fp32 [n, D].
+    """Rows of codes less ``offset``, times a scale -> fp32 [n, D].
 
     Args:
-        codes: uint8 [N, bytes of a row]: streams of ``bits`` bits a code; ternary digits less 1 for 0 bits; signed
-            bytes for 8, whose offset is 0.
-        scale: int16 [N, 1], halves.
+        codes: uint8 [N, bytes of a row]: streams of ``bits`` bits a code; ternary digits less 1 for 0 bits; with an
+            offset of 0, 8 bits are signed bytes.
+        scale: int16 [N, 1], halves; [1, 1] for all rows.
         rows: int64 [n].
         out: filled.
         outside: int64 [2]: becomes (1, row) for one outside; ``out`` is then undefined.

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rectab.ops.coded_formats import coded_kernel
 from rectab.ops.float_formats import FloatFormat
 from rectab.ops.grids import GRIDS, Grid
 from rectab.ops.memory import empty_rows
@@ -43,7 +44,13 @@ class CodesFormat:
         return {"codes": empty_rows(num_rows, self.grid.bytes(row_dim), dtype=torch.uint8, device=device)}
 
     def read(self, tensors: dict[str, Tensor], rows: Tensor, row_dim: int) -> Tensor:
-        packed = torch.nn.functional.embedding(rows, tensors["codes"])
+        codes = tensors["codes"]
+        kernel = coded_kernel(codes, rows)
+        if kernel is not None:
+            one = torch.ones(1, dtype=torch.float16, device=codes.device)
+            found: Tensor = kernel(codes, one, rows, row_dim, self.grid.bits, self.grid.offset)
+            return found
+        packed = torch.nn.functional.embedding(rows, codes)
         return self.grid.unpack(packed, row_dim).to(torch.float32) - self.grid.offset
 
     def write(self, tensors: dict[str, Tensor], rows: Tensor, values: Tensor, salt: int | None) -> None:

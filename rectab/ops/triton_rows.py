@@ -44,10 +44,10 @@ def gather(weight, num_rows, row_dim, rows, count, out, outside, BLOCK: tl.const
 @triton.jit
 def gather_coded(
     codes, num_rows, row_bytes, row_dim, scale, offset, rows, count, out, outside,
-    BITS: tl.constexpr, SIGNED: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
+    BITS: tl.constexpr, SIGNED: tl.constexpr, SHARED: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """``(code - offset) * scale``; codes of BITS bits in a stream a row (:mod:`rectab.ops.packing`), 0 bits are ternary
-    digits; SIGNED: a signed byte each."""
+    digits; SIGNED: a signed byte each; SHARED: one scale for all rows."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     column = tl.arange(0, WIDTH)[None, :]
     row = tl.load(rows + at, mask=at < count, other=0)
@@ -70,8 +70,54 @@ def gather_coded(
             further = live & (first + 1 < row_bytes)
             window |= tl.load(stream + first + 1, mask=further, other=0).to(tl.int32) << 8
         code = (window >> (bit % 8)) & ((1 << BITS) - 1)
-    step = tl.load(scale + row, mask=there, other=0.0).to(tl.float32)[:, None]
+    of = row * 0 if SHARED else row
+    step = tl.load(scale + of, mask=there, other=0.0).to(tl.float32)[:, None]
     tl.store(out + at[:, None] * row_dim + column, (code.to(tl.float32) - offset) * step, mask=live)
+
+
+@triton.jit
+def _half_at(place, live):
+    """fp32 of the two bytes at ``place``, a half that may begin at any byte."""
+    low = tl.load(place, mask=live, other=0).to(tl.int32)
+    bits = low | (tl.load(place + 1, mask=live, other=0).to(tl.int32) << 8)
+    return bits.to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
+
+
+@triton.jit
+def _single_at(place, live):
+    """fp32 of the four bytes at ``place``, which may be any."""
+    bits = tl.load(place, mask=live, other=0).to(tl.int32)
+    for byte in tl.static_range(1, 4):
+        bits |= tl.load(place + byte, mask=live, other=0).to(tl.int32) << (8 * byte)
+    return bits.to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def gather_fused(
+    fused, num_rows, row_bytes, row_dim, rows, count, out, outside,
+    BITS: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """``code * scale + bias``, rounded once; both behind the codes of a row (:mod:`rectab.ops.fused`)."""
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    column = tl.arange(0, WIDTH)[None, :]
+    row = tl.load(rows + at, mask=at < count, other=0)
+    inside = (row >= 0) & (row < num_rows)
+    tl.store(outside + tl.zeros_like(at), 1, mask=~inside)
+    there = (at < count) & inside
+    live = there[:, None] & (column < row_dim)
+    stream = fused + row * row_bytes
+    bit = column * BITS
+    byte = tl.load(stream[:, None] + bit // 8, mask=live, other=0).to(tl.int32)
+    code = (byte >> (bit % 8)) & ((1 << BITS) - 1)
+    if BITS == 8:  # in doubles, where the product is exact
+        numbers = stream + row_bytes - 8
+        scale, bias = _single_at(numbers, there).to(tl.float64), _single_at(numbers + 4, there).to(tl.float64)
+        value = (code.to(tl.float64) * scale[:, None] + bias[:, None]).to(tl.float32)
+    else:  # a half times few bits is exact
+        numbers = stream + row_bytes - 4
+        scale, bias = _half_at(numbers, there), _half_at(numbers + 2, there)
+        value = code.to(tl.float32) * scale[:, None] + bias[:, None]
+    tl.store(out + at[:, None] * row_dim + column, value, mask=live)
 
 
 @triton.jit
