@@ -84,6 +84,24 @@ def test_stochastic_rounding_is_right_on_average_and_differs_by_row_and_salt(nam
     assert not torch.equal(read, again)
 
 
+@pytest.mark.parametrize("name", TRAINED)
+def test_what_lay_in_memory_before_the_first_write_is_not_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    row_format, values, empty = get_format(name), torch.randn(300, 5, generator=drawn(0)), torch.empty
+    written = []
+    for byte in (0, 60, 127, 255):
+
+        def used(*shape: int, byte: int = byte, **options: Any) -> Tensor:
+            memory = empty(*shape, **options)
+            memory.view(torch.uint8).fill_(byte)
+            return memory
+
+        monkeypatch.setattr(torch, "empty", used)
+        tensors = held(row_format, values, 5)
+        written.append({key: tensor.view(torch.uint8).clone() for key, tensor in tensors.items()})
+    for other in written[1:]:
+        assert all(torch.equal(tensor, other[key]) for key, tensor in written[0].items())
+
+
 def test_rounding_of_int8_keeps_its_numbers() -> None:
     """Golden: a checkpoint that is trained on rounds as it would have done before."""
     values = torch.tensor([[0.5, -0.25, 0.1, 0.013], [3.0, 1.0, -2.0, 0.7]])

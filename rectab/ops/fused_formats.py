@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rectab.ops.dispatch import find_kernel, is_eager
 from rectab.ops.fused import fuse, fuse_bytes, fused_row_bytes, lay_out, scale_and_bias, unfuse, unfuse_bytes
-from rectab.ops.memory import empty_rows
+from rectab.ops.memory import filled_rows
 from rectab.ops.rounding import random_fractions
 
 __all__ = ["FusedFormat"]
@@ -54,7 +54,8 @@ class FusedFormat:
         return torch.float32 if self.bits == 8 else torch.float16
 
     def tensors(self, num_rows: int, row_dim: int, device: torch.device | str | None = None) -> dict[str, Tensor]:
-        return {"fused": empty_rows(num_rows, int(self.row_bytes(row_dim)), dtype=torch.uint8, device=device)}
+        # Zeros: a row keeps the range that it has, so what lies there before the first write would be seen in it.
+        return {"fused": filled_rows(num_rows, int(self.row_bytes(row_dim)), dtype=torch.uint8, device=device)}
 
     def row_bytes(self, row_dim: int) -> float:
         return row_dim + 8 if self.bits == 8 else fused_row_bytes(row_dim, self.bits)
@@ -107,7 +108,7 @@ class FusedFormat:
         """(scale, bias) [n, 1] of the least squared error; those held, if none are better."""
         low, high = values.amin(1, keepdim=True), values.amax(1, keepdim=True)
         middle, spread = (low + high) / 2, high - low
-        error = self._squared_error(values, scale, bias).nan_to_num(torch.inf)  # nothing may be held yet
+        error = self._squared_error(values, scale, bias).nan_to_num(torch.inf)  # what is held may not be finite
         for share in _SHARES:
             new_scale = (share * spread / self._top).to(self._dtype)
             new_bias = (middle - share * spread / 2).to(self._dtype)
