@@ -59,7 +59,8 @@ def test_both_budgets_rule_candidates_in_and_out(dataset: PreparedDataset) -> No
     field = propose(dataset, DIM, "30%")
     assert [c.embedding_dim for c in field.encoded] == [8, 6, 4, 2]
     assert {c.method for c in field.small} == {"narrow", "hashed", "unified"}
-    assert {c.rows for c in field.small} == {"fp32", "int8"}
+    assert {c.rows for c in field.small if c.method == "narrow"} == {"fp32", "int8"}
+    assert {c.rows for c in field.small if c.method == "unified"} == {"lsq4", "fp32", "int8"}
     assert all(c.serving_bytes <= field.full_bytes * 0.3 for c in (*field.encoded, *field.small))
     reasons = {ruled.label: ruled.reason for ruled in field.ruled_out}
     assert "full table while it trains" in reasons["dnis"]
@@ -67,7 +68,8 @@ def test_both_budgets_rule_candidates_in_and_out(dataset: PreparedDataset) -> No
     tight = propose(dataset, DIM, "30%", train_memory="150%")
     assert [c.embedding_dim for c in tight.encoded] == [2], "a narrower full table fits"
     assert tight.full is None
-    assert tight.small
+    assert {c.method for c in tight.small} == {"narrow", "hashed", "unified"}
+    assert not any(c.rows == "lsq4" for c in tight.small), "the floats that it trains do not fit"
     assert all(c.training_bytes <= 1.5 * field.full_bytes for c in (*tight.small, *tight.encoded))
 
 

@@ -15,7 +15,10 @@ from rectab.tables.registry import TableMethod, methods
 
 __all__ = ["Candidate", "Field", "RuledOut", "propose"]
 
-_ROW_FORMATS = ("fp32", "int8")
+_ROW_FORMATS = ("lsq4", "fp32", "int8")
+_IN_FEW_BITS = ("unified", "hashed")
+"""Where rows trained for four bits were measured, and were above floats in as many bytes served (docs/results.md)."""
+
 _FIRST = ("narrow", "unified", "hashed", "qr", "dhe")
 """In the order of what they lost on the data sets measured (docs/which-table.md): where time is short, the first ones
 are tried."""
@@ -164,7 +167,9 @@ class _Asked:
 
 
 def _formats(method: TableMethod) -> Sequence[str]:
-    return ("fp32",) if method.without_rows or method.needs_full_table else _ROW_FORMATS
+    if method.without_rows or method.needs_full_table:
+        return ("fp32",)
+    return _ROW_FORMATS if method.name in _IN_FEW_BITS else _ROW_FORMATS[1:]
 
 
 def _widths(embedding_dim: int) -> list[int]:
