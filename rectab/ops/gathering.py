@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rectab.ops.dispatch import KernelName
 from rectab.ops.gradients import Parts, RowGradients
+from rectab.processes.gather import gather_equal, gather_parts
 
 __all__ = ["gather_rows"]
 
@@ -45,28 +46,20 @@ def _gathered(own: Parts, group: Any) -> list[Parts]:
     """For each store, the parts of all processes of ``group``, in their order and divided by their number."""
     world = dist.get_world_size(group)
     count = torch.tensor([len(rows) for rows, _ in own], device=own[0][0].device)
-    told = [torch.empty_like(count) for _ in range(world)]
-    dist.all_gather(told, count, group=group)
-    counts: list[list[int]] = torch.stack(told).tolist()
+    counts: list[list[int]] = gather_equal(count, group).tolist()
     widths = [sums.shape[1] + _PLACES for _, sums in own]
     lengths = [sum(n * width for n, width in zip(ns, widths, strict=True)) for ns in counts]
     if not max(lengths):
         return [[] for _ in own]
     packed = torch.cat([_packed(rows, sums / world) for rows, sums in own])
-    packed = torch.nn.functional.pad(packed, (0, max(lengths) - packed.numel()))
-    messages = [torch.empty_like(packed) for _ in range(world)]
-    dist.all_gather(messages, packed, group=group)
+    messages = gather_parts(packed, lengths, group)
     parts: list[Parts] = [[] for _ in own]
     for message, ns in zip(messages, counts, strict=True):
-        pieces = message.split([*(n * w for n, w in zip(ns, widths, strict=True)), _rest(message, ns, widths)])
-        for store, (n, width, piece) in enumerate(zip(ns, widths, pieces, strict=False)):
+        pieces = message.split([n * width for n, width in zip(ns, widths, strict=True)])
+        for store, (n, width, piece) in enumerate(zip(ns, widths, pieces, strict=True)):
             if n:
                 parts[store].append(_unpacked(piece.view(n, width)))
     return parts
-
-
-def _rest(message: Tensor, counts: list[int], widths: list[int]) -> int:
-    return message.numel() - sum(n * width for n, width in zip(counts, widths, strict=True))
 
 
 def _packed(rows: Tensor, sums: Tensor) -> Tensor:

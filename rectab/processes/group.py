@@ -18,6 +18,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from rectab.processes.gather import gather_equal, gather_parts
+
 __all__ = ["ProcessLost", "Processes", "current", "joined", "leads"]
 
 _PATIENCE = timedelta(minutes=30)
@@ -64,14 +66,20 @@ class Processes:
 
     def joined_rows(self, part: Tensor) -> Tensor:
         """[sum n, *]: the parts [n, *] of all processes in the order of their ranks; n may differ."""
-        sizes = [torch.zeros(1, dtype=torch.int64, device=part.device) for _ in range(self.count)]
-        dist.all_gather(sizes, torch.tensor([len(part)], device=part.device))
-        lengths = [int(size) for size in sizes]
-        padded = part.new_zeros((max(lengths), *part.shape[1:]))
-        padded[: len(part)] = part
-        parts = [torch.empty_like(padded) for _ in lengths]
-        dist.all_gather(parts, padded)
-        return torch.cat([one[:length] for one, length in zip(parts, lengths, strict=True)])
+        lengths = gather_equal(torch.tensor(len(part), device=part.device)).tolist()
+        return torch.cat(gather_parts(part, lengths))
+
+    def total(self, value: Tensor) -> Tensor:
+        """The sum of ``value`` over the processes; the same bits in each of them."""
+        total = value.detach().clone()
+        dist.all_reduce(total)
+        return total
+
+    def first_says(self, yes: bool) -> bool:
+        """What the first process says; on the host, so that none waits for a device."""
+        said = torch.tensor(yes)
+        dist.broadcast(said, 0)
+        return bool(said)
 
     def agree(self, what: str, value: str) -> None:
         """Raises ValueError in every process unless all of them have the same ``value``."""

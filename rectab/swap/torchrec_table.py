@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -89,15 +90,24 @@ def _sharded(rows: ShardableEmbeddings, shardings: Sequence[str], device: torch.
     }
     topology = Topology(world_size=dist.get_world_size(), compute_device=device.type)
     sharders: list[Any] = [EmbeddingCollectionSharder()]
-    told = logging.getLogger("torchrec.distributed.planner")
-    level = told.level
-    with warnings.catch_warnings():  # of estimates for GPUs and for dry runs
-        warnings.simplefilter("ignore", FutureWarning)
-        told.setLevel(logging.ERROR)
+    with _quiet_planner():
         planner = EmbeddingShardingPlanner(topology=topology, constraints=constraints)
         plan = planner.collective_plan(rows, sharders, dist.group.WORLD)
-        told.setLevel(level)
     return DistributedModelParallel(rows, device=device, plan=plan, sharders=sharders, init_data_parallel=False)
+
+
+@contextmanager
+def _quiet_planner() -> Iterator[None]:
+    """While it lasts, the planner says nothing of its estimates for GPUs and for dry runs."""
+    told = logging.getLogger("torchrec.distributed.planner")
+    level = told.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        told.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            told.setLevel(level)
 
 
 def _possible(width: int, shardings: Sequence[str]) -> list[str]:
