@@ -182,9 +182,16 @@ def train(
     trained: Trained = None,
     rows_in: RowsIn = None,
     shard: Annotated[
-        Optional[Literal["auto", "table_wise", "column_wise"]],  # noqa: UP045
+        Optional[Literal["auto", "table_wise", "column_wise", "row_wise"]],  # noqa: UP045
         typer.Option(help="Under torchrun: each process holds a part of the rows, laid out by torchrec's planner."),
     ] = None,
+    fused_optimizer: Annotated[
+        bool,
+        typer.Option(
+            "--fused-optimizer",
+            help="Of --shard: FBGEMM's fused optimizer steps the rows. Short for train.fused_optimizer.",
+        ),
+    ] = False,
     without: Without = None,
     option: Options = None,
     plugin: Plugins = None,
@@ -212,6 +219,7 @@ def train(
     dataset = without_features(PreparedDataset.open(data), without or ())
     training, of_model = settings_of(setting)
     training |= {} if objective is None else {"objective": objective}
+    training |= {"fused_optimizer": True} if fused_optimizer else {}
     found = defaults_of(dataset, model, history, training, of_model)
     with joined():
         result = train_once(

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +14,10 @@ import processes_worker as worker
 import psutil
 import pytest
 import torch
+from processes_helpers import prepared, torchrun, train_arguments, wait_for
 from training_helpers import tiny_dataset
 
 from rectab.batch import Share
-from rectab.data import Recipe, prepare
 from rectab.data.loader import batches
 from rectab.models.dropout import Dropout
 from rectab.processes import Processes, sharing
@@ -29,8 +27,10 @@ from rectab.training import TrainConfig
 from rectab.training.replicas import check_replicas
 from rectab.training.stage import Stage
 
+ELSEWHERE = [name for name, case in worker.CASES.items() if case.dies_at or case.shard or case.kept]
+ELSEWHERE += [f"{chain}-whole" for chain in worker.CHAINS]
 LONG = [name for name in worker.CASES if name.split("-")[0] in worker.BUDGETS]
-SHORT = [name for name, case in worker.CASES.items() if name not in LONG and not case.dies_at and not case.shard]
+SHORT = [name for name in worker.CASES if name not in LONG + ELSEWHERE]
 
 
 def run_worker(out: Path, world: int, names: list[str], timeout: int = 900) -> list[int]:
@@ -78,39 +78,9 @@ def test_a_killed_process_ends_the_others_with_an_error(tmp_path: Path) -> None:
 # The command line.
 
 
-def torchrun(count: int, *arguments: object) -> subprocess.Popen[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(count), "--master-port", str(port)]
-    command = [sys.executable, *launcher, "-m", "rectab", *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    synthetic = {"rows": 3000, "users": 60, "items": 90, "fields": {"page": 30}, "categories": 6}
-    recipe = Recipe.model_validate({"name": "small", "synthetic": synthetic})
-    return prepare(recipe, None, tmp_path_factory.mktemp("data") / "small").path
-
-
-SETTINGS = {"max_epochs": 5, "batch_size": 128, "patience": 100, "precision": "fp32", "checkpoint_seconds": 0}
-
-
-def train_arguments(data: Path, out: Path) -> list[object]:
-    settings = [f"--set=train.{key}={value}" for key, value in SETTINGS.items()]
-    return [
-        "train",
-        data,
-        "--dim",
-        4,
-        "--out",
-        out,
-        "--set=model.dropout=0.2",
-        "--set=model.activation=sigmoid",
-        *settings,
-    ]
+    return prepared(tmp_path_factory.mktemp("data"))
 
 
 @pytest.mark.slow
@@ -155,15 +125,6 @@ def test_a_killed_run_ends_and_goes_on_in_another_number_of_processes(
     for split in ("valid", "test"):
         assert results[1][split]["auc"] == pytest.approx(results[0][split]["auc"], abs=1e-3)
     assert sorted(p.name for p in out.iterdir()) == sorted(p.name for p in (tmp_path / "whole").iterdir())
-
-
-def wait_for(path: Path, after: int = 0, seconds: float = 240) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if path.exists() and path.stat().st_mtime_ns > after:
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"{path} was not written in {seconds} s")
 
 
 @pytest.mark.slow

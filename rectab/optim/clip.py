@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ def clip_row_gradients(
     max_norm: float,
     extra: Iterable[Tensor] = (),
     kernel: KernelName = "auto",
+    total: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Scale all gradients by one factor so that their norm is at most ``max_norm``.
 
@@ -30,6 +31,8 @@ def clip_row_gradients(
         max_norm: largest norm allowed, above 0.
         extra: other parameters, whose ``grad`` (dense or sparse) is counted and scaled as well.
         kernel: as for the optimizer.
+        total: where each of several processes holds rows of its own: the sum of a scalar over them, which all ask for.
+            ``extra`` are the same in all. None where this process holds all rows.
 
     Returns:
         fp32 scalar: the norm before clipping.
@@ -39,12 +42,17 @@ def clip_row_gradients(
     stores = list(stores)
     gather_rows((store.gradients for _, store in stores), kernel)
     gradients = [_values_of_gradient(p) for p in extra if p.grad is not None]
-    gradients += [store.gradients.sum_on_device(kernel)[1] for _, store in stores if store.gradients.parts]
-    if not gradients:
+    of_rows = [store.gradients.sum_on_device(kernel)[1] for _, store in stores if store.gradients.parts]
+    if total is None:
+        gradients, of_rows = gradients + of_rows, []
+    if not gradients and total is None:
         return torch.zeros(())
     norm = torch.nn.utils.get_total_norm(gradients)
+    if total is not None:
+        here = torch.nn.utils.get_total_norm(of_rows).to(norm.device)
+        norm = (norm.square() + total(here.square())).sqrt()
     scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-    for gradient in gradients:
+    for gradient in gradients + of_rows:
         gradient.mul_(scale.to(gradient.device))
     return norm
 

@@ -28,10 +28,18 @@ from rectab.atomic_file import atomic_file, write_atomic
 from rectab.plain import parse_json, read_plain
 from rectab.tables.files import checksum
 
-__all__ = ["load_sharded", "save_sharded"]
+__all__ = ["Pieces", "load_sharded", "save_sharded"]
 
 FORMAT_VERSION = 3
 INDEX_FILE = "index.json"
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """What this process holds of a tensor of ``shape``: (where it begins, tensor) of every piece."""
+
+    shape: tuple[int, ...]
+    held: tuple[tuple[tuple[int, ...], Tensor], ...]
 
 
 @dataclass(frozen=True)
@@ -86,8 +94,8 @@ def save_sharded(folder: str | Path, state: Mapping[str, Any], step: int = 0) ->
 
     Args:
         folder: seen by all ranks; made if it does not exist. Give every checkpoint its own.
-        state: tensors and ShardedTensors, nested in dicts and lists (``{"model": model.state_dict(), "rows":
-            model.fused_optimizer.state_dict()["state"]}``).
+        state: tensors, :class:`Pieces` and ShardedTensors, nested in dicts and lists (``{"model": model.state_dict(),
+            "rows": model.fused_optimizer.state_dict()["state"]}``).
         step: kept in the index.
 
     Raises:
@@ -99,17 +107,11 @@ def save_sharded(folder: str | Path, state: Mapping[str, Any], step: int = 0) ->
     tensors: dict[str, Tensor] = {}
     entries: list[dict[str, Any]] = []
     for key, value in _leaves(state):
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{key} is a {type(value).__name__}; a sharded checkpoint holds tensors only")
-        if isinstance(value, ShardedTensor):
-            for number, shard in enumerate(value.local_shards()):
-                tensors[f"{key}@{number}"] = shard.tensor.detach().contiguous().cpu()
-                entry = {"key": key, "stored": f"{key}@{number}", "file": name, "shape": list(value.size())}
-                entries.append({**entry, "offsets": list(shard.metadata.shard_offsets)})
-        elif rank == 0:
-            tensors[key] = value.detach().contiguous().cpu()
-            entry = {"key": key, "stored": key, "file": name, "shape": list(value.shape)}
-            entries.append({**entry, "offsets": [0] * value.dim()})
+        for number, (offsets, tensor) in enumerate(_held(key, value, rank)):
+            stored = f"{key}@{number}"
+            tensors[stored] = tensor.detach().contiguous().cpu()
+            entry = {"key": key, "stored": stored, "file": name, "shape": list(_shape(value))}
+            entries.append({**entry, "offsets": list(offsets)})
     for described in entries:
         described["checksum"] = checksum({}, {"part": tensors[described["stored"]]})
     with atomic_file(folder / name) as draft:
@@ -125,7 +127,7 @@ def save_sharded(folder: str | Path, state: Mapping[str, Any], step: int = 0) ->
 
 @torch.no_grad()
 def load_sharded(folder: str | Path, state: Mapping[str, Any]) -> int:
-    """Fill the tensors of ``state``, in place, from a checkpoint; called by every rank.
+    """Fill the tensors of ``state``, in place, from a checkpoint; called by every rank, or by a process that is alone.
 
     Returns:
         The step it was saved at.
@@ -142,13 +144,10 @@ def load_sharded(folder: str | Path, state: Mapping[str, Any]) -> int:
         missing, extra = sorted(everywhere - parts.keys()), sorted(parts.keys() - everywhere)
         raise ValueError(f"{folder}: the checkpoint is of another model: it lacks {missing} and has {extra}")
     for key, value in wanted.items():
-        if tuple(value.size()) != parts[key][0].shape:
-            raise ValueError(f"{folder}: {key} is {list(parts[key][0].shape)} there and {list(value.size())} here")
-        if isinstance(value, ShardedTensor):
-            for shard in value.local_shards():
-                _fill(folder, parts[key], shard.tensor, shard.metadata.shard_offsets)
-        else:
-            _fill(folder, parts[key], value, [0] * value.dim())
+        if _shape(value) != parts[key][0].shape:
+            raise ValueError(f"{folder}: {key} is {list(parts[key][0].shape)} there and {list(_shape(value))} here")
+        for offsets, tensor in _held(key, value, 0):
+            _fill(folder, parts[key], tensor, offsets)
     return index.step
 
 
@@ -174,9 +173,26 @@ def _read_index(folder: Path) -> _Index:
 
 def _keys_of_all_ranks(wanted: Mapping[str, Any]) -> set[str]:
     """A rank without a shard of a table has no optimizer state of it, so no rank alone knows every key."""
+    if not dist.is_initialized():
+        return set(wanted)
     gathered: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(gathered, list(wanted))
     return {key for keys in gathered for key in keys}
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    return value.shape if isinstance(value, Pieces) else tuple(value.size())
+
+
+def _held(key: str, value: Any, rank: int) -> list[tuple[Sequence[int], Tensor]]:
+    """(where it begins, tensor) of every piece of ``value`` that this rank has; the first one has what is no piece."""
+    if isinstance(value, Pieces):
+        return list(value.held)
+    if isinstance(value, ShardedTensor):
+        return [(shard.metadata.shard_offsets, shard.tensor) for shard in value.local_shards()]
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{key} is a {type(value).__name__}; a sharded checkpoint holds tensors only")
+    return [([0] * value.dim(), value)] if rank == 0 else []
 
 
 def _leaves(state: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

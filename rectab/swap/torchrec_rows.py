@@ -11,6 +11,7 @@ This module needs torchrec.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,9 +25,33 @@ from torchrec.modules.embedding_configs import PoolingType
 from rectab.ops import segment_sum
 from rectab.ops.rows import RowStore
 
-__all__ = ["sharded_row_stores"]
+__all__ = ["SHARDINGS", "HeldShard", "held_shards", "sharded_row_stores"]
+
+SHARDINGS = ("table_wise", "column_wise", "row_wise")
 
 _FORMATS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+
+
+@dataclass(frozen=True)
+class HeldShard:
+    """A part of a torchrec table that this process holds.
+
+    Attributes:
+        collection: name of the table's collection in the model.
+        table: name of the table.
+        first_row, first_column: of the table, where the part begins.
+        store: over its rows, in the same memory.
+        kernel: torchrec's, which looks up in them.
+        place: of the table among those of the kernel.
+    """
+
+    collection: str
+    table: str
+    first_row: int
+    first_column: int
+    store: RowStore
+    kernel: Any
+    place: int
 
 
 def sharded_row_stores(model: nn.Module) -> list[tuple[str, RowStore]]:
@@ -38,22 +63,35 @@ def sharded_row_stores(model: nn.Module) -> list[tuple[str, RowStore]]:
     for them. A process may hold no shard; its list is empty, and it needs no row optimizer.
 
     Args:
-        model: with tables sharded table-wise or column-wise; pooled tables are summed.
+        model: with tables sharded table-wise, column-wise or row-wise; pooled tables are summed.
 
     Raises:
         ValueError: a table is sharded in another way, or pooled by the mean, or held in codes.
     """
-    stores: list[tuple[str, RowStore]] = []
+    return [(f"{held.collection}.{held.table}.{held.first_column}", held.store) for held in held_shards(model)]
+
+
+def held_shards(model: nn.Module, fused: bool = False) -> list[HeldShard]:
+    """Every shard that this process holds, as :func:`sharded_row_stores` gives them.
+
+    Args:
+        model: as there.
+        fused: leave lookups to torchrec, whose fused optimizers step the rows; the stores hold them and train nothing.
+
+    Raises:
+        ValueError: as there.
+    """
+    held: list[HeldShard] = []
     for name, collection in model.named_modules():
         if isinstance(collection, (ShardedEmbeddingCollection, ShardedEmbeddingBagCollection)):
             for kind, kernel in _kernels(collection):
-                if kind not in ("table_wise", "column_wise"):
+                if kind not in SHARDINGS:
                     raise ValueError(
-                        f"{name}: sharded {kind}, where other processes hold the same rows or ids are cut up; row "
-                        "optimizers step tables sharded table_wise or column_wise (ParameterConstraints)"
+                        f"{name}: sharded {kind}, where other processes hold the same rows; row optimizers step tables "
+                        f"sharded {' or '.join(SHARDINGS)} (ParameterConstraints)"
                     )
-                stores += _replaced(kernel, name)
-    return stores
+                held += _of_kernel(kernel, name, fused)
+    return held
 
 
 def _kernels(collection: Any) -> Iterator[tuple[str, Any]]:
@@ -64,21 +102,27 @@ def _kernels(collection: Any) -> Iterator[tuple[str, Any]]:
         yield from ((kind, kernel) for kernel in lookup._emb_modules)
 
 
-def _replaced(kernel: Any, collection: str) -> list[tuple[str, RowStore]]:
-    """The stores of a kernel's shards, which it looks up in from now on."""
+def _of_kernel(kernel: Any, collection: str, fused: bool) -> list[HeldShard]:
+    """A kernel's shards; unless ``fused``, it looks up in their stores from now on."""
     pooled = isinstance(kernel, BaseBatchedEmbeddingBag)
     if not pooled and not isinstance(kernel, BaseBatchedEmbedding):
         raise ValueError(f"{collection}: torchrec's {type(kernel).__name__} keeps no plain rows")
     if pooled and kernel.config.pooling is not PoolingType.SUM:
         raise ValueError(f"{collection}: row optimizers step tables that are pooled by their sum")
-    named, readers = [], []
-    for table, weight in zip(kernel.config.embedding_tables, kernel.split_embedding_weights(), strict=True):
-        store = _store_over(weight)
-        column = table.local_metadata.shard_offsets[1] if table.local_metadata else 0
-        named.append((f"{collection}.{table.name}.{column}", store))
-        readers += [store] * table.num_features()
-    kernel.forward = _lookup(readers, pooled)
-    return named
+    held: list[HeldShard] = []
+    readers: list[RowStore | Tensor] = []
+    for place, table in enumerate(kernel.config.embedding_tables):
+        weight = kernel.split_embedding_weights()[place]
+        row, column = table.local_metadata.shard_offsets if table.local_metadata else (0, 0)
+        if len(weight):
+            store = _store_over(weight)
+            store.trained = not fused
+            held.append(HeldShard(collection, table.name, row, column, store, kernel, place))
+        # Cut into more parts than there are rows, the last parts have none.
+        readers += [store if len(weight) else weight.detach().float()] * table.num_features()
+    if not fused:
+        kernel.forward = _lookup(readers, pooled)
+    return held
 
 
 def _store_over(weight: Tensor) -> RowStore:
@@ -93,14 +137,15 @@ def _store_over(weight: Tensor) -> RowStore:
     return store
 
 
-def _lookup(readers: list[RowStore], pooled: bool) -> Callable[[KeyedJaggedTensor], Tensor]:
+def _lookup(readers: list[RowStore | Tensor], pooled: bool) -> Callable[[KeyedJaggedTensor], Tensor]:
     """A kernel's ``forward`` over the stores that its features read."""
 
     def look_up(features: KeyedJaggedTensor) -> Tensor:
         vectors = []
         for store, feature in zip(readers, features.keys(), strict=True):
             jagged = features[feature]
-            found = store(jagged.values().to(torch.int64))
+            rows = jagged.values().to(torch.int64)
+            found = store[rows] if isinstance(store, Tensor) else store(rows)
             if pooled:
                 found = segment_sum(found, jagged.offsets().to(torch.int64), jagged.weights_or_none())
             vectors.append(found)

@@ -1,8 +1,9 @@
 """A table of plain rows that torchrec shards over the processes of a run, under the table contract.
 
-torchrec's planner lays the rows out table-wise or column-wise and ``DistributedModelParallel`` carries ids and vectors;
-each process steps the shards that it holds (:mod:`rectab.swap.torchrec_rows`). Lookups are unpooled, so histories read
-it like everything else. All processes look up together: one of them without ids takes part all the same.
+torchrec's planner lays the rows out table-wise, column-wise or row-wise and ``DistributedModelParallel`` carries ids
+and vectors; each process steps the shards that it holds (:mod:`rectab.swap.torchrec_rows`), or FBGEMM's fused
+optimizers do. Lookups are unpooled, so histories read it like everything else. All processes look up together: one of
+them without ids takes part all the same.
 
 This module needs torchrec.
 """
@@ -24,13 +25,15 @@ from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
 
 from rectab.swap.torchrec import ShardableEmbeddings
-from rectab.swap.torchrec_rows import sharded_row_stores
+from rectab.swap.torchrec_addressing import layout_of, table_names
+from rectab.swap.torchrec_fused import FusedRows, fused_params
+from rectab.swap.torchrec_rows import held_shards
 from rectab.tables import Plan
 from rectab.tables.base import EmbeddingTable
+from rectab.tables.shards import Shard
 
-__all__ = ["SHARDINGS", "ShardedTable"]
+__all__ = ["ShardedTable"]
 
-SHARDINGS = ("table_wise", "column_wise")
 _LANES = 4  # FBGEMM's kernels want columns in fours
 
 
@@ -39,11 +42,13 @@ class ShardedTable(EmbeddingTable[Any]):
 
     Args:
         planned: of a method of plain rows (``full``, ``hashed``, ``unified``).
-        shardings: what the planner may choose from, of :data:`SHARDINGS`.
+        shardings: what the planner may choose from, of :data:`rectab.swap.torchrec_rows.SHARDINGS`.
         device: of the shards.
+        fused: name of the optimizer (``adagrad``, ``sgd``, on CUDA ``adam``) of FBGEMM's that steps the rows within the
+            backward pass; None for row optimizers.
 
     Raises:
-        ValueError: the method keeps something else than plain rows.
+        ValueError: the method keeps something else than plain rows, or FBGEMM has no such optimizer on the device.
     """
 
     method = "sharded"
@@ -51,21 +56,46 @@ class ShardedTable(EmbeddingTable[Any]):
     lookup_refuses = True
     place: Tensor
 
-    def __init__(self, planned: Plan, shardings: Sequence[str], device: torch.device) -> None:
+    def __init__(self, planned: Plan, shardings: Sequence[str], device: torch.device, fused: str | None = None) -> None:
         super().__init__(planned.vocabularies, planned.embedding_dim, planned.config, planned.options)
         self.method = planned.method  # type: ignore[misc]
         self.planned = planned
         names = [vocabulary.name for vocabulary in planned.vocabularies]
         rows = ShardableEmbeddings(planned, dict(zip(names, names, strict=True)), torch.device("meta"))
-        sharded = _sharded(rows, shardings, device)
+        sharded = _sharded(rows, shardings, device, {} if fused is None else fused_params(fused, device))
         made: ShardableEmbeddings = sharded.module
         made.copy_rows_from(planned.build())
         # torchrec's modules have state_dicts and parameters of their own kind; the stores over its rows stand for them.
         self._collection = (made, sharded)
-        self.shards = nn.ModuleList(store for _, store in sharded_row_stores(sharded))
+        self._held, self._fused = held_shards(sharded, fused is not None), fused
+        self._fused_rows: FusedRows | None = None
+        self._stores = nn.ModuleList(held.store for held in self._held)
         self.register_buffer("place", torch.empty(0, device=device), persistent=False)
 
+    def shards(self) -> tuple[Shard, ...]:
+        layout, whole = layout_of(self.planned), self.planned.on_meta
+        ranges = dict(zip(table_names(layout), layout.ranges, strict=True))
+        found = []
+        for index, held in enumerate(self._held):
+            entry, own = ranges[held.table], held.store
+            store: Any = whole.get_submodule(entry.store)
+            place = (entry.first_row + held.first_row, held.first_column, own.num_rows, own.row_dim)
+            found.append(Shard(f"_stores.{index}", entry.store, *place, (store.num_rows, store.row_dim)))
+        return tuple(found)
+
+    def with_all_rows(self) -> EmbeddingTable:
+        return self.planned.build()
+
+    def own_row_optimizer(self, lr: float) -> torch.optim.Optimizer | None:
+        if self._fused is None:
+            return None
+        stores = [(f"_stores.{index}", held) for index, held in enumerate(self._held)]
+        self._fused_rows = FusedRows(stores, self._fused, lr)
+        return self._fused_rows
+
     def lookup(self, ids: Tensor, vocabulary: Tensor) -> Tensor:
+        if self._fused_rows is not None and torch.is_grad_enabled():
+            self._fused_rows.begin_lookup()
         flat, of_each = ids.reshape(-1), vocabulary.expand(ids.shape).reshape(-1)
         order = torch.argsort(of_each, stable=True)
         names = [one.name for one in self.vocabularies]
@@ -83,13 +113,15 @@ class ShardedTable(EmbeddingTable[Any]):
         return table.serving()
 
 
-def _sharded(rows: ShardableEmbeddings, shardings: Sequence[str], device: torch.device) -> DistributedModelParallel:
+def _sharded(
+    rows: ShardableEmbeddings, shardings: Sequence[str], device: torch.device, fused: dict[str, Any]
+) -> DistributedModelParallel:
     constraints = {
         one.name: ParameterConstraints(sharding_types=_possible(one.embedding_dim, shardings), min_partition=_LANES)
         for one in rows.rows.embedding_configs()
     }
     topology = Topology(world_size=dist.get_world_size(), compute_device=device.type)
-    sharders: list[Any] = [EmbeddingCollectionSharder()]
+    sharders: list[Any] = [EmbeddingCollectionSharder(fused_params=fused)]
     with _quiet_planner():
         planner = EmbeddingShardingPlanner(topology=topology, constraints=constraints)
         plan = planner.collective_plan(rows, sharders, dist.group.WORLD)

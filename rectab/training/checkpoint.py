@@ -1,29 +1,34 @@
 """Checkpoints of a run: where its current stage stands, and how its earlier stages ended.
 
 A folder holds ``run.json`` (which run it is), ``stage-000.safetensors`` for every stage that ended, and for the stage
-that runs ``current.safetensors`` and the best weights it refers to. Every file is written beside its place and renamed,
-and the best weights are written before the state that refers to them, so a kill at any moment leaves a whole state.
+that runs ``current.safetensors`` and the best weights it refers to; where processes share out the rows, a folder of
+them beside each of both. Every file is written beside its place and renamed, and the best weights and the rows are
+written before the state that refers to them, so a kill at any moment leaves a whole state.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import time
+from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from rectab.atomic_file import remove_drafts, write_atomic
 from rectab.plain import parse_json
-from rectab.processes import leads
+from rectab.processes import current, leads
 from rectab.training.checkpointed import comparable
 from rectab.training.errors import CheckpointError
 from rectab.training.state import load_state, restored_from, save_state
 
-__all__ = ["Checkpoints", "differences", "remove_checkpoints"]
+__all__ = ["Checkpoints", "differences", "remove_checkpoints", "rows_beside"]
 
 _COST_SHARE = 20.0
 _BEST = "best-[0-9]*.safetensors"
+_ROWS = "*-[0-9]*.rows"
+_ASKED_EVERY = 16
 
 
 class _Absent:
@@ -53,7 +58,9 @@ class Checkpoints:
         self.folder = folder
         self.writes = leads()
         self._pause = seconds
+        self._asks_seldom = seconds > 0
         self._written = time.perf_counter()
+        self._best_saved: str | None = None
         if folder is None:
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -74,18 +81,53 @@ class Checkpoints:
         """Whether enough time has passed since the last checkpoint; longer where writing one takes long."""
         return self.folder is not None and self.writes and time.perf_counter() - self._written >= self._pause
 
-    def save_current(self, stage_index: int, state: dict[str, Any], best: dict[str, Any] | None, best_id: int) -> None:
-        """Write where a stage stands; ``best`` are its best weights, from its evaluation ``best_id``."""
+    def due_together(self, step: int) -> bool:
+        """:meth:`due` of the first process, as all of them hear of it; the same answer in each. It is asked seldom."""
+        processes = current()
+        if self.folder is None or processes is None or (self._asks_seldom and step % _ASKED_EVERY):
+            return False
+        return processes.first_says(self.due())
+
+    def save_current(
+        self,
+        stage_index: int,
+        state: dict[str, Any],
+        best: dict[str, Any] | None,
+        best_id: int,
+        save_rows: Callable[[Path, bool], None] | None = None,
+    ) -> None:
+        """Write where a stage stands.
+
+        Args:
+            stage_index: which stage.
+            state: where it stands.
+            best: its best weights.
+            best_id: the evaluation that they are from.
+            save_rows: writes the rows into a folder, those of now with their state (False) or the best (True), where
+                processes share them out; all of them call it then.
+        """
         if self.folder is None:
             return
         begin = time.perf_counter()
         best_name = None
         if best is not None:
             best_name = f"best-{stage_index:03d}-{best_id:06d}.safetensors"
-            if not (self.folder / best_name).exists():
-                save_state(self.folder / best_name, best)
-        save_state(self.folder / "current.safetensors", {"stage_index": stage_index, "best": best_name, **state})
-        self._remove_best(but=best_name)
+            if best_name != self._best_saved:
+                if save_rows is not None:
+                    save_rows(rows_beside(self.folder / best_name), True)
+                if self.writes:
+                    save_state(self.folder / best_name, best)
+                self._best_saved = best_name
+        rows_name = None
+        if save_rows is not None:
+            rows_name = f"current-{stage_index:03d}-{state['state']['step']:09d}.rows"
+            save_rows(self.folder / rows_name, False)
+        self._written = time.perf_counter()
+        if not self.writes:
+            return
+        told = {"stage_index": stage_index, "best": best_name, "rows": rows_name, **state}
+        save_state(self.folder / "current.safetensors", told)
+        self._remove_best(but=best_name, rows=rows_name)
         self._written = time.perf_counter()
         if self._pause:
             self._pause = max(self._pause, (self._written - begin) * _COST_SHARE)
@@ -99,9 +141,12 @@ class Checkpoints:
         with restored_from(path):
             if state["stage_index"] != stage_index:
                 return None
-            best = state["best"]
-            if best is not None and not fnmatch(best, _BEST):
+            best = self._best_saved = state["best"]
+            if best is not None and not _is_named(best, _BEST):
                 raise ValueError(f"its best weights are said to be {best!r}")
+            rows = state.setdefault("rows", None)  # there was none of before there were shards
+            if rows is not None and not _is_named(rows, _ROWS):
+                raise ValueError(f"its rows are said to be {rows!r}")
         return path, state, None if best is None else load_state(path.with_name(best))
 
     def save_stage(self, stage_index: int, state: dict[str, Any]) -> None:
@@ -127,11 +172,26 @@ class Checkpoints:
         assert self.folder is not None
         return self.folder / f"stage-{stage_index:03d}.safetensors"
 
-    def _remove_best(self, but: str | None = None) -> None:
+    def _remove_best(self, but: str | None = None, rows: str | None = None) -> None:
+        """Delete best weights and folders of rows, but those named."""
         assert self.folder is not None
         for path in self.folder.glob(_BEST):
             if path.name != but:
                 path.unlink(missing_ok=True)
+        kept = () if rows is None else (rows, rows_beside(self.folder / str(but)).name)
+        for path in self.folder.glob(_ROWS):
+            if path.name not in kept:
+                shutil.rmtree(path)
+
+
+def rows_beside(best: Path) -> Path:
+    """The folder of the rows that belong to a file of best weights, where processes share out the rows."""
+    return best.with_suffix(".rows")
+
+
+def _is_named(name: Any, pattern: str) -> bool:
+    """Whether it is the name of a file in the folder, and of the kind."""
+    return fnmatch(name, pattern) and Path(name).name == name
 
 
 def remove_checkpoints(folder: Path) -> None:
@@ -139,6 +199,8 @@ def remove_checkpoints(folder: Path) -> None:
     if not folder.is_dir():
         return
     remove_drafts(folder)
+    for path in folder.glob(_ROWS):
+        shutil.rmtree(path)
     for pattern in ("stage-*.safetensors", "current.safetensors", _BEST, "rows-*.journal", "run.json"):
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ _MEASURED = {"logloss": ("auc", "gauc", "logloss"), "mse": ("mse", "rmse", "mae"
 _OF_TOPK = ("topk_loss", "negatives", "topk")
 _AT = ("auc", "recall", "ndcg")  # measured at a width, or at lengths of lists
 _AROUND_ROWS: dict[str, Any] = {"cowclip": None, "row_forget": 0.0, "row_frequency": "none", "restart_rows": False}
+_AROUND_ROWS |= {"fused_optimizer": False}
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class TrainConfig:
         row_forget: share of itself that a row loses at an update for every step since its last one (AdamAR).
         row_frequency: rare rows learn ``slower`` (FAL) or ``faster``, see :mod:`rectab.optim.regimes`.
         restart_rows: rows start again with every epoch, and all else goes on (MEDA, arXiv 2305.19531).
+        fused_optimizer: FBGEMM's fused optimizer of the rule of the rows (Adagrad, SGD; Adam on CUDA) steps them, where
+            torchrec shards them; without L2.
         best_weights: how the best rows are kept: a ``copy`` in memory, or a ``log`` in a file, of what rows were that
             have been written since.
         embedding_l2: L2 of the whole table: ``embedding_l2 / 2 * ||table||^2`` is added to the mean loss.
@@ -83,6 +86,7 @@ class TrainConfig:
     row_forget: float = 0.0
     row_frequency: Literal["none", "slower", "faster"] = "none"
     restart_rows: bool = False
+    fused_optimizer: bool = False
     best_weights: Literal["copy", "log"] = "copy"
     embedding_l2: float = 0.0
     embedding_l2_mode: Literal["full", "lazy", "minibatch"] = "full"
@@ -132,6 +136,7 @@ class TrainConfig:
             raise ValueError(f"lr_factor must be in (0, 1], got {self.lr_factor}")
         self._check_gradient()
         self._check_topk()
+        self._check_fused()
         if self.objective != "logloss" and self.monitor == "auc":
             object.__setattr__(self, "monitor", "mse" if self.objective == "mse" else f"ndcg@{self.topk[0]}")
         elif self.elastic and self.monitor == "auc":
@@ -166,6 +171,21 @@ class TrainConfig:
             raise ValueError(f"topk must be different lengths of at least 1, such as [10, 20], got {list(self.topk)}")
         if self.elastic and self.objective != "logloss":
             raise ValueError(f"elastic is for clicks (objective 'logloss'), got objective {self.objective!r}")
+
+    def _check_fused(self) -> None:
+        """FBGEMM steps rows within the backward pass, by rules of its own."""
+        if not self.fused_optimizer:
+            return
+        for what, asked, why in (
+            ("embedding_l2", bool(self.embedding_l2), "rows that a step did not touch would have to be stepped too"),
+            ("clip_norm", self.clip_norm is not None, "rows are stepped before the norm of all gradients is known"),
+            ("row_state and row_square", (self.row_state, self.row_square) != ("fp32", "element"), "it keeps its own"),
+            ("row_forget", bool(self.row_forget), "it goes around the rule of a row optimizer"),
+        ):
+            if asked:
+                raise ValueError(
+                    f"{what} is not for fused_optimizer ({why}): set it back (embedding_l2=0), or leave that out"
+                )
 
     def _check_gradient(self) -> None:
         if self.gradient != "row" and self.best_weights == "log":

@@ -30,6 +30,7 @@ from rectab.training.inputs_file import write_inputs
 from rectab.training.measuring import attention_weights, metrics_on_test
 from rectab.training.precision import device_of, peak_memory_bytes
 from rectab.training.progress import ProgressMode
+from rectab.training.replicas import shardings
 from rectab.training.result import RunResult, versions
 from rectab.training.rows_on_disk import RowsOnDisk
 from rectab.training.shared import SharedRuns
@@ -63,7 +64,7 @@ class OneRun:
             self._table() if disk is None else disk.build(self.planned.build),
             self.model,
             self.config,
-            checkpoints=None if out_dir is None or self.shard is not None else out_dir / "checkpoints",
+            checkpoints=None if out_dir is None else out_dir / "checkpoints",
             progress=self.progress,
             rows_on_disk=disk,
             device=self.device,
@@ -89,9 +90,10 @@ class OneRun:
             return self.planned.build()
         if find_spec("torchrec") is None:
             raise ValueError("--shard needs torchrec: pip install torchrec fbgemm-gpu (fbgemm-gpu-cpu without a GPU)")
-        from rectab.swap.torchrec_table import SHARDINGS, ShardedTable
+        from rectab.swap.torchrec_table import ShardedTable
 
-        return ShardedTable(self.planned, SHARDINGS if self.shard == "auto" else (self.shard,), self.device)
+        fused = self.config.row_training.optimizer if self.config.fused_optimizer else None
+        return ShardedTable(self.planned, shardings(self.shard, self.config), self.device, fused)
 
     def _rows_on_disk(self) -> RowsOnDisk | None:
         """The files of ``rows_in``. Raises ValueError for a run that cannot have its rows there."""

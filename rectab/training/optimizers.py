@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rectab.models import CTRModel
 from rectab.optim import Nested, RowAdagrad, RowAdam, RowOptimizer, RowRule, RowSGD, clip_row_gradients
+from rectab.processes import current
 from rectab.tables.registry import build_table
 from rectab.tables.row_counts import row_counts
 from rectab.tables.training_bytes import best_bytes
@@ -59,7 +60,8 @@ class OptimizerSet:
         # Thresholds, scales and decoders of a table feel no decay: nobody asked for it.
         if inside := free(model.table.dense_parameters()):
             self.by_part["table"] = self._dense_optimizer(inside, 0.0)
-        if self._stores:
+        shared_out = model.table.shards() is not None  # a process without a part has an optimizer of no rows
+        if self._stores or shared_out:
             self.by_part["rows"] = self._optimizer_of_rows(id_counts)
         for optimizer in self.by_part.values():
             for group in optimizer.param_groups:
@@ -72,8 +74,11 @@ class OptimizerSet:
         config = self.config
         name = config.row_optimizer or config.optimizer
         lr = config.row_lr or config.lr
+        own_optimizer = self._model.table.own_row_optimizer(lr)
+        if own_optimizer is not None:
+            return own_optimizer
         gradients = {store.gradient for _, store in self._stores}
-        if gradients == {"row"}:
+        if gradients <= {"row"}:
             row_optimizer: Any = _ROW_OPTIMIZERS[name]
             own: dict[str, Any] = {"square": config.row_square} if name == "adam" else {}
             made: torch.optim.Optimizer = row_optimizer(
@@ -82,7 +87,7 @@ class OptimizerSet:
                 rules=self._rules(),
                 weight_decay=config.embedding_l2,
                 decay=config.embedding_l2_mode,
-                row_counts=None if id_counts is None else row_counts(self._model.table, id_counts),
+                row_counts=None if id_counts is None else self._row_counts(id_counts),
                 seed=config.seed,
                 state_dtype=config.row_training.state_dtype,
                 **own,
@@ -96,6 +101,11 @@ class OptimizerSet:
             made = sparse(rows, lr=lr)
             return made
         raise ValueError(f"cannot train row stores of gradients {sorted(gradients)} with L2 {config.embedding_l2}")
+
+    def _row_counts(self, id_counts: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+        table = self._model.table
+        counts, shards = row_counts(table.with_all_rows(), id_counts), table.shards()
+        return counts if shards is None else {shard.name: shard.of(counts[shard.store]) for shard in shards}
 
     def _rules(self) -> dict[str, RowRule]:
         """What the table names, of the stores that are trained here, and what the settings put around every rule."""
@@ -123,7 +133,7 @@ class OptimizerSet:
     @property
     def kernel(self) -> str:
         """Implementation of the row kernels; ``torch`` where torch's own optimizer updates the rows."""
-        return "torch" if self.rows is None else self.rows.kernel_of(self._stores[0][0])
+        return "torch" if self.rows is None or not self._stores else self.rows.kernel_of(self._stores[0][0])
 
     def scale_lr(self, scale: float) -> None:
         """Set every own learning rate to ``scale`` times where it started."""
@@ -138,7 +148,9 @@ class OptimizerSet:
     def step(self) -> None:
         """Clip if asked to, then update."""
         if self.config.clip_norm is not None:
-            clip_row_gradients(self._row_gradients(), self.config.clip_norm, self._other_gradients())
+            processes = current() if self._model.table.shards() is not None else None
+            total = None if processes is None else processes.total
+            clip_row_gradients(self._row_gradients(), self.config.clip_norm, self._other_gradients(), total=total)
         for optimizer in self:
             optimizer.step()
 

@@ -13,13 +13,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rectab.batch import Batch
 from rectab.models import CTRModel
-from rectab.ops.rows import RowStore
 from rectab.processes import Processes, current, sharing
 from rectab.tables.base import EmbeddingTable
 from rectab.tables.registry import find_record
 from rectab.training.config import TrainConfig
 
-__all__ = ["Replicas", "check_replicas", "check_shards"]
+__all__ = ["Replicas", "check_replicas", "check_shards", "shardings"]
 
 _ALONE = "start it without torchrun"
 
@@ -34,7 +33,7 @@ class Replicas:
 
     def __init__(self, processes: Processes, model: CTRModel) -> None:
         self._count = processes.count
-        own = {f"{name}.{key}" for name, store in _own_rows(model) for key in (*store.tensors, "handle")}
+        own = {name for name, _ in model.named_parameters() if name.startswith(_of_shards(model))}
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, own)  # torch's, for torchrec
         # Weights of dense features that the data do not have get no gradient, and DDP waits for one unless told.
         unused = any(p.requires_grad and not p.numel() for p in model.parameters())
@@ -52,9 +51,9 @@ class Replicas:
         return losses.sum() * (self._count / batch.total)
 
 
-def _own_rows(model: CTRModel) -> list[tuple[str, RowStore]]:
-    """Row stores, by their name in the model, of rows that no other process holds."""
-    return [(f"table.{name}", store) for name, store in model.table.row_stores() if not store.gradients.replicated]
+def _of_shards(model: CTRModel) -> tuple[str, ...]:
+    """How names begin, in the model, of rows that no other process holds."""
+    return tuple(f"table.{shard.name}." for shard in model.table.shards() or ())
 
 
 def check_replicas(method: str, config: TrainConfig, rows_in: bool = False, shared: bool = False) -> None:
@@ -98,8 +97,17 @@ def _learns_from_ids(table: type[EmbeddingTable]) -> bool:
     return table.ids_move or table.learns_in_lookups or table.after_step is not EmbeddingTable.after_step
 
 
-def check_shards(config: TrainConfig) -> None:
-    """Raises ValueError for what cannot be trained where each process holds a part of the rows, with what to do."""
+def check_shards(config: TrainConfig, shard: str | None) -> None:
+    """Raises ValueError for what cannot be trained where each process holds a part of the rows, with what to do.
+
+    Args:
+        config: how it is to be trained.
+        shard: how rows are to be shared out; None if they are not.
+    """
+    if shard is None:
+        if config.fused_optimizer:
+            raise ValueError("train.fused_optimizer is of rows that torchrec shards: add --shard, or leave it out")
+        return
     if current() is None:
         raise ValueError(
             "--shard is of several processes: start it with torchrun --nproc-per-node N -m rectab train ..."
@@ -107,9 +115,26 @@ def check_shards(config: TrainConfig) -> None:
     whole = "leave --shard out, so that every process holds all rows, or leave the setting out"
     for what, asked in (
         ("train.gradient (other than 'row')", config.gradient != "row"),
-        ("train.clip_norm", config.clip_norm is not None),
         ("train.restart_rows", config.restart_rows),
-        ("train.embedding_l2_mode 'minibatch'", bool(config.embedding_l2) and config.embedding_l2_mode == "minibatch"),
+        ("train.row_square 'factored' (which takes means over all rows)", config.row_square == "factored"),
     ):
         if asked:
             raise ValueError(f"{what} is not for rows that are sharded: {whole}")
+    if shard == "column_wise" and _keeps_numbers_of_rows(config):
+        raise ValueError(
+            "--shard column_wise cuts rows, and the optimizer keeps a number for a row (row-wise Adagrad, row_square "
+            "'row', row_state 'int8'), which would be another in every part: use table_wise or row_wise"
+        )
+
+
+def shardings(shard: str, config: TrainConfig) -> tuple[str, ...]:
+    """What the planner may choose from."""
+    if shard != "auto":
+        return (shard,)
+    return ("table_wise", "row_wise") if _keeps_numbers_of_rows(config) else ("table_wise", "row_wise", "column_wise")
+
+
+def _keeps_numbers_of_rows(config: TrainConfig) -> bool:
+    """Whether the row optimizer's state has numbers that are of all elements of a row."""
+    training = config.row_training
+    return training.optimizer == "adagrad" or training.square == "row" or training.state == "int8"

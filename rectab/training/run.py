@@ -49,7 +49,7 @@ def train_once(
     explain_rows: int = 0,
     shared: Path | SharedRuns | None = None,
     rows_in: Path | None = None,
-    shard: Literal["auto", "table_wise", "column_wise"] | None = None,
+    shard: Literal["auto", "table_wise", "column_wise", "row_wise"] | None = None,
     progress: ProgressMode = "auto",
     device: torch.device | str = "cpu",
     say: Callable[[str], None] | None = None,
@@ -80,7 +80,7 @@ def train_once(
         rows_in: folder in which the table's rows and the optimizer's state lie as memory-mapped files while it trains
             (:mod:`rectab.training.rows_on_disk`): they may be larger than memory. None keeps them in memory.
         shard: of several processes, each holds a part of the rows, as torchrec's planner lays them out: by tables, by
-            columns, or ``auto``, either. None: each holds all of them.
+            columns, by rows, or ``auto``, as it likes. None: each holds all of them.
         progress: see :class:`rectab.training.progress.Reporter`.
         device: where it is trained and measured, see :func:`rectab.training.device.resolve_device`. A finished run is
             read back whatever device it was trained on; its result names it.
@@ -98,8 +98,7 @@ def train_once(
     if processes := current():
         check_replicas(method, train_config or TrainConfig(), rows_in is not None, shared is not None)
         processes.agree("data set", f"{dataset.name} ({dataset.fingerprint()})")
-    if shard is not None:
-        check_shards(train_config or TrainConfig())
+    check_shards(train_config or TrainConfig(), shard)
     config, place = train_config or TrainConfig(), resolve_device(device)
     reset_peak_memory()
     planned = plan(

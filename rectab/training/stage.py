@@ -20,6 +20,7 @@ from rectab.training.device import batches_on
 from rectab.training.errors import TrainingError
 from rectab.training.losses import StepLoss, StepLosses
 from rectab.training.optimizers import OptimizerSet
+from rectab.training.row_shards import RowShards
 from rectab.training.rows_on_disk import RowsOnDisk, page_ins
 from rectab.training.stage_state import StageRecord, StageState
 from rectab.training.state import get_rng_state, restored_from, set_rng_state
@@ -66,6 +67,7 @@ class Stage:
         folder = trainer.checkpoints.folder if self.disk is None else self.disk.files.folder
         log = self.config.best_weights == "log" or self.disk is not None
         self._best_rows = BestRows(optimizers.rows, folder) if log else None
+        self.shards = RowShards(trainer.table, optimizers)
         self._losses = StepLosses(trainer.device)
         self.best: dict[str, Tensor] | None = None
         self.batches_per_epoch = trainer.steps_per_epoch
@@ -84,6 +86,8 @@ class Stage:
         finally:
             self.trainer.reporter.finish()
         self.page_ins = page_ins() - paged
+        if self.shards.apart:
+            self._save()  # stands for how it ended: rows that are apart are in no one file
         self.optimizers.release()
         if self.best is not None:
             self._load_best(self.best)
@@ -147,7 +151,7 @@ class Stage:
                 trainer.reporter.step(state.step)
                 if state.batch == self.batches_per_epoch:
                     state.epoch, state.batch = state.epoch + 1, 0
-                if trainer.checkpoints.due():
+                if trainer.checkpoints.due_together(state.step) if self.shards.apart else trainer.checkpoints.due():
                     self._save()
                 if state.stopped:
                     return
@@ -238,18 +242,19 @@ class Stage:
     def _save(self) -> None:
         self._note(self._losses.take())
         optimizers = self.optimizers.state_dict()
-        content = {
+        content: dict[str, Any] = {
             "stage": self.name,
             "state": asdict(self.state),
             "model": self.model_state(),
             "optimizers": optimizers if self.disk is None else self.disk.without_rows(optimizers),
             "rng": get_rng_state(self.trainer.device),
         }
+        best, save_rows = self.shards.set_apart(content, self.best)
         if self.disk is not None:
             content["rows on disk"] = self.disk.begin_checkpoint()
         if self._best_rows is not None:
             content["best rows"] = self._best_rows.told()
-        self.trainer.checkpoints.save_current(self.index, content, self.best, self.state.best_evaluation)
+        self.trainer.checkpoints.save_current(self.index, content, best, self.state.best_evaluation, save_rows)
         if self.disk is not None:
             self.disk.end_checkpoint()
         if self._best_rows is not None:
@@ -263,6 +268,7 @@ class Stage:
             return
         path, content, self.best = loaded
         with restored_from(path):
+            self.best = self.shards.take_up(path, content, self.best, self.trainer.model.state_dict())
             self.state = read_plain(StageState, content["state"])
             self.state.check(self.batches_per_epoch)
             self.trainer.model.load_state_dict(content["model"])

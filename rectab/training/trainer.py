@@ -35,6 +35,7 @@ from rectab.training.optimizers import OptimizerSet
 from rectab.training.precision import resolve_precision
 from rectab.training.progress import ProgressMode, Reporter
 from rectab.training.replicas import Replicas, check_replicas
+from rectab.training.row_shards import RowShards
 from rectab.training.rows_on_disk import RowsOnDisk
 from rectab.training.stage import Stage
 from rectab.training.stage_state import StageRecord
@@ -165,14 +166,16 @@ class Trainer:
         if kept is None:
             epochs, hooks = max_epochs or self.config.max_epochs, (loss_terms, after_step, until)
             ended = self._train_stage(index, stage, epochs, frozen, extra_optimizers, hooks)
-            self.checkpoints.save_stage(index, ended)
+            if self.table.shards() is None:
+                self.checkpoints.save_stage(index, ended)
             record = StageRecord(**ended["record"])
         else:
             path, ended = kept
             with restored_from(path):
                 record = read_plain(StageRecord, ended["record"])
                 disk, own = self.rows_on_disk, self.model.state_dict()
-                self.model.load_state_dict(ended["model"] if disk is None else disk.with_rows(ended["model"], own))
+                weights = RowShards(self.table).of_whole(ended["model"])
+                self.model.load_state_dict(weights if disk is None else disk.with_rows(weights, own))
                 set_rng_state(ended["rng"], self.device)
         self.stages.append(asdict(record))
         self.history += ended["history"]
