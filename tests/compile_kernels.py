@@ -14,10 +14,12 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from rectab.ops import FusedFormat, every_format
+from rectab.ops import dispatch, formats
 from rectab.ops import kernels_triton as kernels
+from rectab.ops.formats import get_format
 from rectab.ops.replay import Clock
 from rectab.ops.step import Step
+from rectab.ops.whole_formats import learned_format
 from rectab.optim.adagrad import Adagrad
 from rectab.optim.adam import Adam
 from rectab.optim.sgd import SGD
@@ -52,6 +54,7 @@ def compile_only() -> None:
         return kernel
 
     JITFunction.run = compiling
+    dispatch.kernel_name = lambda device, kernel="auto": "triton"  # which it would not be on the CPU
 
 
 def lookups() -> None:
@@ -60,15 +63,20 @@ def lookups() -> None:
     for held, read in product(DTYPES, DTYPES):
         kernels.gather(torch.zeros(ROWS, DIM, dtype=held), rows, read)
     kernels.gather(torch.zeros(ROWS, 1), rows, torch.float32)
-    shared = torch.ones(1, dtype=torch.float16)
-    for row_format in every_format():
-        held = row_format.tensors(ROWS, DIM)
-        if "codes" in held:
-            grid = getattr(row_format, "grid", None)
-            bits, offset = (8, 0.0) if grid is None else (grid.bits, grid.offset)
-            kernels.coded_gather(held["codes"], held.get("scale", shared), rows, DIM, bits, offset)
-        if isinstance(row_format, FusedFormat):
-            kernels.fused_gather(held["fused"], rows, DIM, row_format.bits)
+
+
+def row_formats() -> None:
+    """Rows of every format and of the served ones, read and written; of one element too, which triton compiles for."""
+    rows = torch.arange(COUNT)
+    served = [get_format(f"codes{bits}") for bits in (8, 4, 2)]
+    learned = [learned_format(bits, 0.01) for bits in (8, 6, 4)]
+    for row_format, dim in product([*formats(), *served, *learned], (DIM, 1)):
+        if row_format.name == "fp64":
+            continue
+        held = row_format.tensors(ROWS, dim)
+        row_format.read(held, rows, dim)
+        if row_format.trains:
+            row_format.write(held, rows, torch.zeros(COUNT, dim), 3)
 
 
 def packed() -> None:
@@ -123,6 +131,7 @@ def replays() -> None:
 if __name__ == "__main__":
     compile_only()
     lookups()
+    row_formats()
     packed()
     sums()
     updates()

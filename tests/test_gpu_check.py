@@ -18,10 +18,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.gpu_check import __main__ as command
 from bench.gpu_check import parts as check
+from bench.gpu_check import row_times
 from bench.gpu_check.comparison import Comparison
 from bench.gpu_check.parts import PARTS, Part, missing_parts, run_parts, wrong_of
 from bench.gpu_check.setting import Setting
 from bench.gpu_check.tables import tables
+from rectab.ops import use_kernel
 
 QUICK = ("bags", "coalescing", "packed")
 SETTING = Setting(torch.device("cpu"), True, 0, 1e10)
@@ -35,6 +37,36 @@ def test_a_dry_run_writes_every_part_that_was_asked_for(tmp_path: Path, capsys: 
     assert list(result["parts"]) == list(QUICK)
     assert all(found["rows"] and not wrong_of(found) for found in result["parts"].values())
     assert "| coalescing | sums by row | 12 |" in capsys.readouterr().out
+
+
+ROUNDED = ("int16", "int8", "int6", "int4", "int3", "int2", "ternary", "int1", "fused8", "fused4", "fused2")
+
+
+def test_a_dry_run_holds_what_is_written_against_the_reference() -> None:
+    rows = run_parts([part for part in PARTS if part.name == "writes"], SETTING, ABOUT, None)["parts"]["writes"]
+    assert not wrong_of(rows)
+    cases = {row["check"]: row["cases"] for row in rows["rows"]}
+    assert set(cases) == {"writes", "rows written otherwise", "codes across bytes"}
+    assert cases["rows written otherwise"] == 5
+    assert cases["writes"] == 2 * 7 + 2  # codes and scale; of fused rows the bytes alone
+
+
+def test_every_format_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_times, "_measured", lambda setting, make, batches, moved: {"moved_bytes": moved})
+    timed = {row["name"]: row["moved_bytes"] for row in row_times.format_times(SETTING)}
+    assert set(timed) >= {f"{name} {what}" for name in ROUNDED for what in ("lookup", "step", "write")}
+    assert set(timed) >= {f"codes{bits} lookup" for bits in (8, 4, 2)}
+    assert timed["fused8 lookup"] == timed["fp32 lookup"] - 26 * 16 * (64 - 24)
+    assert 0 < timed["int4 write"] < timed["int16 write"]
+
+
+@pytest.mark.parametrize("name", ["int8", "fused4", "codes2"])
+def test_a_format_is_timed_by_its_kernel(name: str) -> None:
+    batch = row_times._batches(SETTING, 2600)[0]
+    with use_kernel("triton"):
+        row_times._store(SETTING.device, 2600, name, [batch])(batch)
+        if name != "codes2":
+            row_times._format_write(SETTING.device, 2600, name, [batch])(batch)
 
 
 def test_a_part_that_raises_is_told_and_the_others_run(tmp_path: Path) -> None:

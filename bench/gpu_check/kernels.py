@@ -12,11 +12,14 @@ from torch import Tensor
 
 from bench.gpu_check.comparison import Comparison
 from bench.gpu_check.setting import Setting
-from rectab.ops import RowStore, address_rows, every_format, formats, segment_sum, spread_bags, use_kernel
+from rectab.ops import RowStore, address_rows, formats, segment_sum, spread_bags, use_kernel
 from rectab.ops.dispatch import kernels_for
 from rectab.optim import RowAdagrad, RowAdam, RowSGD
 
-__all__ = ["bags", "coalescing", "lookups", "updates"]
+__all__ = ["SERVED", "bags", "coalescing", "lookups", "updates"]
+
+SERVED = ("codes8", "codes4", "codes2")
+"""Formats that rows are only served in."""
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 _DECAY = 0.02
@@ -38,10 +41,8 @@ def lookups(setting: Setting) -> list[dict[str, Any]]:
     dims = (1, 5, 16) if setting.dry else (1, 5, 8, 16, 64, 130)
     for dtype, dim in product(_FLOATS, dims):
         compared.case("gather", f"{dtype}, {dim}", partial(_gather, setting, compared, count, dtype, dim))
-    for row_format, dim in product(every_format(), dims):
-        if row_format.name != "fp64":
-            check = partial(_format, setting, compared, count, row_format.name, dim)
-            compared.case("formats", f"{row_format.name}, {dim}", check)
+    for name, dim in product([*(f.name for f in formats() if f.name != "fp64"), *SERVED], dims):
+        compared.case("formats", f"{name}, {dim}", partial(_format, setting, compared, count, name, dim))
     return compared.rows()
 
 

@@ -17,6 +17,7 @@ from bench.gpu_check.row_times import format_times, row_times
 from bench.gpu_check.setting import Setting
 from bench.gpu_check.step_times import dcnv2_times, din_times
 from bench.gpu_check.trained import trained
+from bench.gpu_check.writes import writes
 
 __all__ = ["PARTS", "Part", "missing_parts", "run_parts", "wrong_of"]
 
@@ -39,6 +40,7 @@ PARTS = (
     Part("bags", bags),
     Part("coalescing", coalescing),
     Part("updates", updates),
+    Part("writes", writes),
     Part("packed", packed_tables),
     Part("models", small_models),
     Part("waiting", waiting),

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.gpu_check.kernels import SERVED
 from bench.gpu_check.setting import Setting, timed
 from bench.workloads import Workload
-from rectab.ops import RowStore, every_format
+from rectab.ops import RowStore, formats
+from rectab.ops.formats import FloatFormat, get_format
 from rectab.optim import RowAdagrad, RowAdam
 
 __all__ = ["format_times", "row_times", "sizes"]
@@ -142,25 +144,38 @@ def _tbe_step(device: torch.device, shape: tuple[int, int], batches: list[Tensor
 
 
 def format_times(setting: Setting) -> list[dict[str, Any]]:
-    """Lookups from rows of every format, and a row Adam step of those that are trained."""
+    """Lookups from rows of every format, a row Adam step of those that are trained, and, of rows that are not floats,
+    the writing of a batch's distinct rows alone."""
     num_rows = sizes(setting)[min(1, len(sizes(setting)) - 1)]
     batches = _batches(setting, num_rows)
     lookups, rows = batches[0].numel(), []
-    for row_format in every_format():
+    distinct = sum(batch.unique().numel() for batch in batches) / len(batches)
+    for row_format in (*formats(), *map(get_format, SERVED)):
         name = row_format.name
         if name == "fp64":
             continue
         moved = lookups * (8 + row_format.row_bytes(DIM) + 4 * DIM)
         make = partial(_store, setting.device, num_rows, name)
         rows.append({"rows": num_rows, "name": f"{name} lookup", **_measured(setting, make, batches, moved)})
-        if row_format.trains:
-            make = partial(_format_step, setting.device, num_rows, name)
-            rows.append({"rows": num_rows, "name": f"{name} step", **_measured(setting, make, batches, moved)})
+        if not row_format.trains:
+            continue
+        make = partial(_format_step, setting.device, num_rows, name)
+        rows.append({"rows": num_rows, "name": f"{name} step", **_measured(setting, make, batches, moved)})
+        if not isinstance(row_format, FloatFormat):
+            moved = distinct * (8 + 4 * DIM + 2 * row_format.row_bytes(DIM))
+            make = partial(_format_write, setting.device, num_rows, name)
+            rows.append({"rows": num_rows, "name": f"{name} write", **_measured(setting, make, batches, moved)})
     return rows
 
 
 def _store(device: torch.device, num_rows: int, name: str, batches: list[Tensor]) -> _Run:
     return RowStore(num_rows, DIM, rows=name, init_std=0.0, device=device)
+
+
+def _format_write(device: torch.device, num_rows: int, name: str, batches: list[Tensor]) -> _Run:
+    store = RowStore(num_rows, DIM, rows=name, device=device)
+    written = {id(b): (b.unique(), torch.randn(b.unique().numel(), DIM, device=device) * 0.01) for b in batches}
+    return lambda batch: store.write(*written[id(batch)], 7)
 
 
 def _format_step(device: torch.device, num_rows: int, name: str, batches: list[Tensor]) -> _Run:

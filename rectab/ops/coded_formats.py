@@ -7,7 +7,7 @@ reads the same floats. Codes of less than 8 bits lie bit-packed, a stream a row 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,10 +17,37 @@ from rectab.ops.grids import Grid
 from rectab.ops.memory import empty_rows, filled_rows
 from rectab.ops.rounding import random_fractions
 
-__all__ = ["GridFormat", "Int8Format", "coded_kernel"]
+__all__ = ["CodeRule", "GridFormat", "Int8Format", "coded_kernel", "write_by_kernel"]
 
 _FEW_LEVELS = 8
+_KEPT = 0.75
 _SHARES = tuple(i / 16 for i in range(16, 3, -1))
+
+
+@dataclass(frozen=True)
+class CodeRule:
+    """What a kernel must know to write updated rows: a code is ``floor(value / scale + before + random) + after``.
+
+    Attributes:
+        bits: of a code in a stream; 0 for ternary digits. Signed codes are whole numbers of their tensor's type.
+        top: steps from 0 to the last level.
+        scale: ``held``, as it is; ``unclipped``, that of the largest element unless the one held is near; ``nearest``,
+            of the least squared error.
+        kept_from: of ``unclipped``: the held scale is near, if by it the largest element is this many steps or more.
+        before, after: added before and after rounding.
+    """
+
+    bits: int
+    top: float
+    scale: Literal["held", "unclipped", "nearest"]
+    kept_from: float = 0.0
+    before: float = 0.0
+    after: float = 0.0
+
+    @property
+    def across_bytes(self) -> bool:
+        """Whether a code may begin in one byte and end in the next."""
+        return self.bits not in (0, 1, 2, 4, 8, 16)
 
 
 @dataclass(frozen=True)
@@ -42,13 +69,19 @@ class Int8Format:
 
     def read(self, tensors: dict[str, Tensor], rows: Tensor, row_dim: int) -> Tensor:
         codes, scale = tensors["codes"], tensors["scale"]
-        kernel = coded_kernel(codes, rows)
+        kernel = coded_kernel(codes, rows, self.rule.across_bytes)
         if kernel is not None:
             return kernel(codes, scale, rows, row_dim, 8, 0.0)
         return torch.nn.functional.embedding(rows, codes).float() * scale[rows].float().unsqueeze(-1)
 
+    @property
+    def rule(self) -> CodeRule:
+        return CodeRule(8, 127, "unclipped", kept_from=96)
+
     def write(self, tensors: dict[str, Tensor], rows: Tensor, values: Tensor, salt: int | None) -> None:
         values = values.float()
+        if write_by_kernel(tensors, rows, values, salt, self.rule):
+            return
         scale = _unclipped(values, tensors["scale"][rows], 127, 96)
         steps = values / torch.where(scale > 0, scale, 1.0).float().unsqueeze(1)
         codes = steps.round() if salt is None else (steps + random_fractions(rows, values.shape[1], salt)).floor()
@@ -92,18 +125,26 @@ class GridFormat:
 
     def read(self, tensors: dict[str, Tensor], rows: Tensor, row_dim: int) -> Tensor:
         codes, scale = tensors["codes"], tensors["scale"]
-        kernel = coded_kernel(codes, rows, across_bytes=self.grid.bits not in (0, 1, 2, 4, 8))
+        kernel = coded_kernel(codes, rows, self.rule.across_bytes)
         if kernel is not None:
             return kernel(codes, scale, rows, row_dim, self.grid.bits, self.grid.offset)
         unpacked = self.grid.unpack(torch.nn.functional.embedding(rows, codes), row_dim)
         return self.grid.values(unpacked, scale[rows].float().unsqueeze(-1))
 
+    @property
+    def rule(self) -> CodeRule:
+        scale: Literal["unclipped", "nearest"] = "nearest" if self.grid.levels <= _FEW_LEVELS else "unclipped"
+        return CodeRule(self.grid.bits, self._top, scale, _KEPT * self._top, before=self.grid.offset)
+
     def write(self, tensors: dict[str, Tensor], rows: Tensor, values: Tensor, salt: int | None) -> None:
-        values, held = values.float(), tensors["scale"][rows]
-        if self.grid.levels <= _FEW_LEVELS:
+        values, rule = values.float(), self.rule
+        if write_by_kernel(tensors, rows, values, salt, rule):
+            return
+        held = tensors["scale"][rows]
+        if rule.scale == "nearest":
             scale = self._nearest_scale(values, held)
         else:
-            scale = _unclipped(values, held, self._top, 0.75 * self._top)
+            scale = _unclipped(values, held, self._top, rule.kept_from)
         codes = self._codes(values, scale, 0.5 if salt is None else random_fractions(rows, values.shape[1], salt))
         tensors["codes"][rows] = self.grid.pack(codes)
         tensors["scale"][rows] = scale
@@ -140,12 +181,22 @@ class GridFormat:
         return self.grid.bytes(row_dim) + 2
 
 
-def coded_kernel(codes: Tensor, rows: Tensor, across_bytes: bool = False) -> Any:
-    """The kernel that reads codes, ``coded_gather``; None where the reference must."""
-    # On an H200 triton 3.6 read codes that reach across two bytes wrongly (int3, D = 16): the reference reads them.
+def coded_kernel(codes: Tensor, rows: Tensor, across_bytes: bool = False, what: str = "gather") -> Any:
+    """The kernel that reads codes, ``coded_gather``, or another; None where the reference must."""
+    # On an H200 triton 3.6 read codes that reach across two bytes wrongly (int3, D = 16). The kernels take three bytes
+    # at a time since; until a GPU has shown that this is right (`make gpu-check`), the reference does it on CUDA.
     if not is_eager(codes, rows) or (across_bytes and codes.is_cuda):
         return None
-    return find_kernel("coded", "gather", codes.device)
+    return find_kernel("coded", what, codes.device)
+
+
+def write_by_kernel(tensors: dict[str, Tensor], rows: Tensor, values: Tensor, salt: int | None, rule: CodeRule) -> bool:
+    """Write updated rows (:meth:`rectab.ops.formats.RowFormat.write`), if there is a kernel for where they are."""
+    eager = salt is not None and is_eager(values)
+    kernel = coded_kernel(tensors["codes"], rows, rule.across_bytes, "write") if eager else None
+    if kernel is not None:
+        kernel(tensors, rows, values, salt, rule)
+    return kernel is not None
 
 
 def _unclipped(values: Tensor, held: Tensor, top: float, kept_from: float) -> Tensor:

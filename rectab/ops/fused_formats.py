@@ -74,14 +74,20 @@ class FusedFormat:
         return unfuse_bytes(fused) if self.bits == 8 else unfuse(fused, self.bits, row_dim)
 
     def write(self, tensors: dict[str, Tensor], rows: Tensor, values: Tensor, salt: int | None) -> None:
-        values, held = values.float(), tensors["fused"][rows]
+        values, fused = values.float(), tensors["fused"]
+        if salt is not None and is_eager(fused, rows, values):
+            kernel = find_kernel("fused", "write", fused.device)
+            if kernel is not None:
+                kernel(fused, rows, values, salt, self.bits)
+                return
+        held = fused[rows]
         if salt is not None:
             made = self._trained(values, held, random_fractions(rows, values.shape[1], salt))
         else:
             made = fuse_bytes(values) if self.bits == 8 else fuse(values, self.bits)
         # A row that is written as it was read stays what it is. Of a constant one every layout is the same.
         same = (self._values(held, values.shape[1]) == values).all(1) & (values.amax(1) > values.amin(1))
-        tensors["fused"][rows] = torch.where(same.unsqueeze(1), held, made)
+        fused[rows] = torch.where(same.unsqueeze(1), held, made)
 
     def _trained(self, values: Tensor, held: Tensor, random: Tensor) -> Tensor:
         scale, bias = scale_and_bias(held, self._dtype)

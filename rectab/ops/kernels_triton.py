@@ -16,6 +16,9 @@ from rectab.ops import triton_rows
 from rectab.ops.dispatch import holds
 from rectab.ops.kernels_torch import norm
 from rectab.ops.triton_blocks import lookup_blocks
+from rectab.ops.triton_coded import coded_gather, fused_gather, whole_gather
+from rectab.ops.triton_encode import coded_write
+from rectab.ops.triton_encode_fused import fused_write
 from rectab.ops.triton_optim import (
     adagrad_refresh,
     adagrad_update,
@@ -35,7 +38,9 @@ __all__ = [
     "address",
     "coalesce",
     "coded_gather",
+    "coded_write",
     "fused_gather",
+    "fused_write",
     "gather",
     "norm",
     "packed_lookup",
@@ -44,6 +49,7 @@ __all__ = [
     "sgd_refresh",
     "sgd_update",
     "spread_bags",
+    "whole_gather",
 ]
 
 
@@ -66,31 +72,6 @@ def gather(weight: Tensor, rows: Tensor, dtype: torch.dtype) -> Tensor:
     outside = torch.zeros((), dtype=torch.int32, device=weight.device)
     arguments = (weight.detach().contiguous(), weight.shape[0], row_dim, flat, flat.numel(), out, outside)
     launch(triton_rows.gather, flat.numel(), blocks_of(row_dim), *arguments)
-    check_inside(outside, "a row")
-    return out.view(*rows.shape, row_dim)
-
-
-def coded_gather(codes: Tensor, scale: Tensor, rows: Tensor, row_dim: int, bits: int, offset: float) -> Tensor:
-    """See :func:`rectab.ops.kernels_numba.coded_gather`."""
-    flat = rows.reshape(-1).to(torch.int64).contiguous()
-    out = torch.empty(flat.numel(), row_dim, dtype=torch.float32, device=codes.device)
-    outside = torch.zeros((), dtype=torch.int32, device=codes.device)
-    held = (codes.contiguous(), *codes.shape, row_dim, scale.contiguous(), float(offset))
-    options = {"BITS": bits, "SIGNED": codes.dtype == torch.int8, "SHARED": scale.numel() == 1}
-    launch(
-        triton_rows.gather_coded, flat.numel(), blocks_of(row_dim), *held, flat, flat.numel(), out, outside, **options
-    )
-    check_inside(outside, "a row")
-    return out.view(*rows.shape, row_dim)
-
-
-def fused_gather(fused: Tensor, rows: Tensor, row_dim: int, bits: int) -> Tensor:
-    """See :func:`rectab.ops.kernels_numba.fused_gather`."""
-    flat = rows.reshape(-1).to(torch.int64).contiguous()
-    out = torch.empty(flat.numel(), row_dim, dtype=torch.float32, device=fused.device)
-    outside = torch.zeros((), dtype=torch.int32, device=fused.device)
-    arguments = (fused.contiguous(), *fused.shape, row_dim, flat, flat.numel(), out, outside)
-    launch(triton_rows.gather_fused, flat.numel(), blocks_of(row_dim), *arguments, BITS=bits)
     check_inside(outside, "a row")
     return out.view(*rows.shape, row_dim)
 

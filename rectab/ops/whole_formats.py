@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rectab.ops.coded_formats import GridFormat, Int8Format
+from rectab.ops.coded_formats import CodeRule, GridFormat, Int8Format, write_by_kernel
+from rectab.ops.dispatch import find_kernel, is_eager
 from rectab.ops.grids import GRIDS
 from rectab.ops.memory import empty_rows, filled_rows, holds_rows
 from rectab.ops.rounding import random_fractions
@@ -39,11 +40,22 @@ class Int16Format:
         }
 
     def read(self, tensors: dict[str, Tensor], rows: Tensor, row_dim: int) -> Tensor:
-        codes = torch.nn.functional.embedding(rows, tensors["codes"])
-        return codes.float() * tensors["scale"][rows].float().unsqueeze(-1)
+        codes, scale = tensors["codes"], tensors["scale"]
+        kernel = find_kernel("whole", "gather", codes.device) if is_eager(codes, rows) else None
+        if kernel is not None:
+            found: Tensor = kernel(codes, scale, rows)
+            return found
+        return torch.nn.functional.embedding(rows, codes).float() * scale[rows].float().unsqueeze(-1)
+
+    @property
+    def rule(self) -> CodeRule:
+        return CodeRule(16, _TOP_16, "unclipped", kept_from=_KEPT_16)
 
     def write(self, tensors: dict[str, Tensor], rows: Tensor, values: Tensor, salt: int | None) -> None:
-        values, held = values.float(), tensors["scale"][rows].float()
+        values = values.float()
+        if write_by_kernel(tensors, rows, values, salt, self.rule):
+            return
+        held = tensors["scale"][rows].float()
         largest = values.abs().amax(1)
         kept = (largest <= _TOP_16 * held) & (largest >= _KEPT_16 * held)
         scale = torch.where(kept, held, _rounded_up_to_bf16(largest / _TOP_16))
@@ -87,9 +99,16 @@ class LearnedInt8Format(Int8Format):
     def tensors(self, num_rows: int, row_dim: int, device: torch.device | str | None = None) -> dict[str, Tensor]:
         return _with_first_step(super().tensors(num_rows, row_dim, device), self.first_step)
 
+    @property
+    def rule(self) -> CodeRule:
+        return CodeRule(8, 127, "held")
+
     def write(self, tensors: dict[str, Tensor], rows: Tensor, values: Tensor, salt: int | None) -> None:
+        values = values.float()
+        if write_by_kernel(tensors, rows, values, salt, self.rule):
+            return
         scale = tensors["scale"][rows].float()
-        tensors["codes"][rows] = _rounded(rows, values.float(), scale, 127, salt).to(torch.int8)
+        tensors["codes"][rows] = _rounded(rows, values, scale, 127, salt).to(torch.int8)
 
 
 @dataclass(frozen=True)
@@ -101,10 +120,16 @@ class LearnedGridFormat(GridFormat):
     def tensors(self, num_rows: int, row_dim: int, device: torch.device | str | None = None) -> dict[str, Tensor]:
         return _with_first_step(super().tensors(num_rows, row_dim, device), self.first_step)
 
+    @property
+    def rule(self) -> CodeRule:
+        return CodeRule(self.grid.bits, int(self.grid.offset) - 1, "held", after=self.grid.offset)
+
     def write(self, tensors: dict[str, Tensor], rows: Tensor, values: Tensor, salt: int | None) -> None:
+        values, top = values.float(), int(self.grid.offset) - 1
+        if write_by_kernel(tensors, rows, values, salt, self.rule):
+            return
         scale = tensors["scale"][rows].float()
-        top = int(self.grid.offset) - 1
-        codes = _rounded(rows, values.float(), scale, top, salt) + self.grid.offset
+        codes = _rounded(rows, values, scale, top, salt) + self.grid.offset
         tensors["codes"][rows] = self.grid.pack(codes.to(torch.int32))
 
 

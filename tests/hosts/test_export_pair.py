@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rectab.ops.fused import fuse, fuse_bytes
+from rectab.ops.formats import get_format
+from rectab.ops.fused import fuse, fuse_bytes, unfuse
 from rectab.schema import Vocabulary
 from rectab.tables import plan
 from rectab.training.exporting.host_tables import host_tables
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.host
 
 SIZES = {"user": 300, "item": 70}
 DIM = 16
+TORCH_NAMES = {8: "byte", 4: "4bit", 2: "2bit"}
 
 
 def tables_of(precision: str) -> list:
@@ -98,15 +100,73 @@ def test_fbgemm_takes_the_rows(precision: str) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("embedding_dim", [8, 16, 20, 64])
-def test_fused_rows_are_those_of_fbgemm(embedding_dim: int) -> None:
-    generator = torch.Generator().manual_seed(0)
-    sizes = 10.0 ** (torch.rand(5000, 1, generator=generator) * 7 - 6)
+def weight_of(embedding_dim: int, large: float = 1e4) -> Tensor:
+    """Rows of all sizes; constant rows, rows of zeros, rows far from 0 and ``large`` ones among them."""
+    generator = torch.Generator().manual_seed(embedding_dim)
+    sizes = 10.0 ** (torch.rand(5000, 1, generator=generator) * 10 - 6)
     weight = torch.randn(5000, embedding_dim, generator=generator) * sizes
-    weight[:20], weight[20:30] = weight[:20, :1], 0
-    assert torch.equal(fuse_bytes(weight), torch.ops.fbgemm.FloatToFused8BitRowwiseQuantized(weight))
-    for bits in (2, 4, 8):
-        if embedding_dim * bits % 16:  # it refuses
-            continue
-        theirs = torch.ops.fbgemm.FloatToFusedNBitRowwiseQuantizedSBHalf(weight, bits)
-        assert torch.equal(fuse(weight, bits), theirs)
+    weight[:20], weight[20:30], weight[30:40] = weight[:20, :1], 0, weight[30:40] * 0.01 + 300
+    weight[40:50] *= large / sizes[40:50]
+    return weight
+
+
+def of_fbgemm(weight: Tensor, bits: int) -> Tensor:
+    if bits == 8:
+        return torch.ops.fbgemm.FloatToFused8BitRowwiseQuantized(weight)
+    return torch.ops.fbgemm.FloatToFusedNBitRowwiseQuantizedSBHalf(weight, bits)
+
+
+def of_torch(weight: Tensor, bits: int) -> Tensor:
+    return getattr(torch.ops.quantized, f"embedding_bag_{TORCH_NAMES[bits]}_prepack")(weight)
+
+
+def written(weight: Tensor, bits: int) -> Tensor:
+    """What rectab serves of these rows: uint8 [n, bytes of a row]."""
+    row_format = get_format(f"fused{bits}")
+    tensors = row_format.tensors(*weight.shape)
+    row_format.write(tensors, torch.arange(len(weight)), weight, None)
+    return tensors["fused"]
+
+
+@pytest.mark.parametrize("embedding_dim", [1, 3, 7, 8, 10, 16, 20, 33, 64, 130])
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_fused_rows_are_those_of_fbgemm_and_torch(bits: int, embedding_dim: int) -> None:
+    weight = weight_of(embedding_dim, large=1e8)  # more than halves hold
+    fused = written(weight, bits)
+    assert torch.equal(fused, fuse_bytes(weight) if bits == 8 else fuse(weight, bits))
+    for theirs, whole in ((of_fbgemm, 16), (of_torch, 8)):
+        if bits != 8 and embedding_dim * bits % whole:
+            with pytest.raises(RuntimeError):  # codes of a row must fill its halves, or bytes
+                theirs(weight, bits)
+        else:
+            assert torch.equal(fused, theirs(weight, bits)), theirs.__name__
+    if bits == 8 and embedding_dim % 2 == 0:  # bytes with halves, which the inference TBE reads
+        assert torch.equal(fuse(weight, 8), torch.ops.fbgemm.FloatToFusedNBitRowwiseQuantizedSBHalf(weight, 8))
+
+
+@pytest.mark.parametrize("embedding_dim", [8, 16, 20, 64])
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_fused_rows_are_looked_up_to_the_same_numbers(bits: int, embedding_dim: int) -> None:
+    fused = written(weight_of(embedding_dim), bits)
+    ids = torch.randint(len(fused), (3000,), generator=torch.Generator().manual_seed(1))
+    ours = get_format(f"fused{bits}").read({"fused": fused}, ids, embedding_dim)
+    lookup = getattr(torch.ops.quantized, f"embedding_bag_{TORCH_NAMES[bits]}_rowwise_offsets")
+    assert torch.equal(ours, lookup(fused, ids, torch.arange(len(ids))))
+    if bits == 8:  # with fp32 numbers, which the inference TBE does not read: it has halves
+        assert torch.equal(ours, torch.ops.fbgemm.Fused8BitRowwiseQuantizedToFloat(fused)[ids])
+        fused = fuse(weight_of(embedding_dim), 8)
+        ours = unfuse(fused[ids], 8, embedding_dim)
+    assert torch.equal(ours, _by_inference_tbe(fused, ids, bits, embedding_dim))
+
+
+def _by_inference_tbe(fused: Tensor, ids: Tensor, bits: int, embedding_dim: int) -> Tensor:
+    from fbgemm_gpu.split_embedding_configs import SparseType
+    from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation, PoolingMode
+    from fbgemm_gpu.split_table_batched_embeddings_ops_inference import IntNBitTableBatchedEmbeddingBagsCodegen
+
+    tables = IntNBitTableBatchedEmbeddingBagsCodegen(
+        [("t", len(fused), embedding_dim, SparseType(f"int{bits}"), EmbeddingLocation.HOST)],
+        pooling_mode=PoolingMode.NONE, weight_lists=[(fused[:, :-4], fused[:, -4:])], device="cpu",
+        output_dtype=SparseType.FP32, row_alignment=1,
+    )  # fmt: skip
+    return tables(ids.to(torch.int32), torch.arange(len(ids) + 1, dtype=torch.int32))
