@@ -12,14 +12,11 @@ from torch import Tensor
 
 from bench.gpu_check.comparison import Comparison
 from bench.gpu_check.setting import Setting
-from rectab.ops import RowStore, address_rows, formats, segment_sum, spread_bags, use_kernel
+from rectab.ops import RowStore, address_rows, every_format, formats, segment_sum, spread_bags, use_kernel
 from rectab.ops.dispatch import kernels_for
 from rectab.optim import RowAdagrad, RowAdam, RowSGD
 
-__all__ = ["SERVED", "bags", "coalescing", "lookups", "updates"]
-
-SERVED = ("codes8", "codes4", "codes2")
-"""Formats that rows are only served in."""
+__all__ = ["bags", "coalescing", "lookups", "updates"]
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 _DECAY = 0.02
@@ -41,7 +38,7 @@ def lookups(setting: Setting) -> list[dict[str, Any]]:
     dims = (1, 5, 16) if setting.dry else (1, 5, 8, 16, 64, 130)
     for dtype, dim in product(_FLOATS, dims):
         compared.case("gather", f"{dtype}, {dim}", partial(_gather, setting, compared, count, dtype, dim))
-    for name, dim in product([*(f.name for f in formats() if f.name != "fp64"), *SERVED], dims):
+    for name, dim in product([f.name for f in every_format() if f.name != "fp64"], dims):
         compared.case("formats", f"{name}, {dim}", partial(_format, setting, compared, count, name, dim))
     return compared.rows()
 

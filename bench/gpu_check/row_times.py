@@ -10,11 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.gpu_check.kernels import SERVED
 from bench.gpu_check.setting import Setting, timed
 from bench.workloads import Workload
-from rectab.ops import RowStore, formats
-from rectab.ops.formats import FloatFormat, get_format
+from rectab.ops import FloatFormat, RowStore, every_format
 from rectab.optim import RowAdagrad, RowAdam
 
 __all__ = ["format_times", "row_times", "sizes"]
@@ -150,7 +148,7 @@ def format_times(setting: Setting) -> list[dict[str, Any]]:
     batches = _batches(setting, num_rows)
     lookups, rows = batches[0].numel(), []
     distinct = sum(batch.unique().numel() for batch in batches) / len(batches)
-    for row_format in (*formats(), *map(get_format, SERVED)):
+    for row_format in every_format():
         name = row_format.name
         if name == "fp64":
             continue
