@@ -111,7 +111,9 @@ class Checkpoints:
         begin = time.perf_counter()
         best_name = None
         if best is not None:
-            best_name = f"best-{stage_index:03d}-{best_id:06d}.safetensors"
+            # Another name where rows are apart: a run that changes to or from that writes its best weights again.
+            apart = "" if save_rows is None else "-apart"
+            best_name = f"best-{stage_index:03d}-{best_id:06d}{apart}.safetensors"
             if best_name != self._best_saved:
                 if save_rows is not None:
                     save_rows(rows_beside(self.folder / best_name), True)
