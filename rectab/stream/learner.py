@@ -16,7 +16,7 @@ from rectab.tables.remapping import Kept, carry_state
 from rectab.training.config import TrainConfig
 from rectab.training.errors import TrainingError
 from rectab.training.optimizers import OptimizerSet
-from rectab.training.trainer import seed_everything
+from rectab.training.state import seed_everything
 
 __all__ = ["Learner"]
 

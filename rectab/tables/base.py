@@ -23,7 +23,7 @@ from rectab.tables.fit import FitTarget, fit_table
 from rectab.tables.ledger import Ledger, measure, measure_tensors, parameters_held, state_of
 from rectab.tables.options import TableOptions
 from rectab.tables.served_rows import with_rows_served
-from rectab.tables.shards import Shard
+from rectab.tables.shards import HoldsAllRows
 from rectab.tables.unseen import check_vocabulary, guard_outside, place_unseen, refuse_outside, vocabulary_tensor
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ MAX_DIM = 1 << 16
 ConfigT = TypeVar("ConfigT")
 
 
-class EmbeddingTable(nn.Module, Generic[ConfigT]):
+class EmbeddingTable(nn.Module, HoldsAllRows, Generic[ConfigT]):
     """Base of all tables.
 
     A method says where its rows are (:meth:`reads`, :meth:`addresses`) and how they make a vector (``combine``), or
@@ -207,18 +207,6 @@ class EmbeddingTable(nn.Module, Generic[ConfigT]):
         for name, module in self.named_modules():
             if isinstance(module, RowStore) and module.trained:
                 yield name, module
-
-    def shards(self) -> tuple[Shard, ...] | None:
-        """What this process holds of the rows, where several share them out; None where it holds all."""
-        return None
-
-    def with_all_rows(self) -> EmbeddingTable:
-        """A table whose row stores have all rows: this one, or one of the same layout where rows are shared out."""
-        return self
-
-    def own_row_optimizer(self, lr: float) -> torch.optim.Optimizer | None:
-        """The optimizer of rows that the table steps by itself; None where row stores are stepped as any others."""
-        return None
 
     def dense_parameters(self) -> Iterator[nn.Parameter]:
         """Trained parameters outside row stores: scales, thresholds, decoders."""

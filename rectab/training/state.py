@@ -1,4 +1,4 @@
-"""Training state on disk: nested plain data and tensors in one safetensors file, written whole or not at all."""
+"""Training state on disk (nested plain data and tensors in one safetensors file, whole or not at all), and seeding."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from rectab.tables.files import read_file, write_file
 from rectab.training.errors import CheckpointError
 
-__all__ = ["get_rng_state", "load_state", "restored_from", "save_state", "set_rng_state"]
+__all__ = ["get_rng_state", "load_state", "restored_from", "save_state", "seed_everything", "set_rng_state"]
 
 
 FORMAT_VERSION = 1
@@ -90,6 +90,13 @@ def _decode(value: Any, tensors: dict[str, Tensor]) -> Any:
     if "tuple" in value:
         return tuple(_decode(item, tensors) for item in value["tuple"])
     return {_decode(k, tensors): _decode(v, tensors) for k, v in value["items"]}
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the global generators of torch, numpy and python."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002  libraries that use the global generator
+    random.seed(seed)
 
 
 def get_rng_state(device: torch.device | None = None) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -39,20 +38,13 @@ from rectab.training.row_shards import RowShards
 from rectab.training.rows_on_disk import RowsOnDisk
 from rectab.training.stage import Stage
 from rectab.training.stage_state import StageRecord
-from rectab.training.state import get_rng_state, restored_from, set_rng_state
+from rectab.training.state import get_rng_state, restored_from, seed_everything, set_rng_state
 from rectab.training.topk.interactions import positives
 from rectab.training.topk.objective import Ranking
 
-__all__ = ["Trainer", "seed_everything"]
+__all__ = ["Trainer"]
 
 _LOGLOSS = nn.functional.binary_cross_entropy_with_logits
-
-
-def seed_everything(seed: int) -> None:
-    """Seed the global generators of torch, numpy and python."""
-    torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002  libraries that use the global generator
-    random.seed(seed)
 
 
 class Trainer:
@@ -107,8 +99,8 @@ class Trainer:
             self._search, self.valid = self.valid.sample_halves(config.seed)
         self._bf16, self.precision = resolve_precision(config.precision, self.device)
         self.reporter = Reporter(progress if leads() else "off")
-        run = told_of_run(dataset, table, model_config, config, self.device)
-        self.checkpoints = Checkpoints(checkpoints, run, config.checkpoint_seconds)
+        told = told_of_run(dataset, table, model_config, config, self.device)
+        self.checkpoints = Checkpoints(checkpoints, told, config.checkpoint_seconds)
         self.stages: list[dict[str, Any]] = []
         self.history: list[dict[str, Any]] = []
         self.kernel = "torch"
@@ -118,8 +110,8 @@ class Trainer:
     def _new_model(self, table: EmbeddingTable) -> CTRModel:
         seed_everything(self.config.seed)
         if self.config.elastic:
-            widths, share = self.config.elastic, self.config.elastic_share
-            return ElasticModel(self.dataset.schema, table, self.model_config, widths, share).to(self.device)
+            widths = self.config.elastic, self.config.elastic_share
+            return ElasticModel(self.dataset.schema, table, self.model_config, *widths).to(self.device)
         return CTRModel(self.dataset.schema, table, self.model_config).to(self.device)
 
     @property
@@ -173,9 +165,10 @@ class Trainer:
             path, ended = kept
             with restored_from(path):
                 record = read_plain(StageRecord, ended["record"])
-                disk, own = self.rows_on_disk, self.model.state_dict()
                 weights = RowShards(self.table).of_whole(ended["model"])
-                self.model.load_state_dict(weights if disk is None else disk.with_rows(weights, own))
+                if (disk := self.rows_on_disk) is not None:
+                    weights = disk.with_rows(weights, self.model.state_dict())
+                self.model.load_state_dict(weights)
                 set_rng_state(ended["rng"], self.device)
         self.stages.append(asdict(record))
         self.history += ended["history"]
