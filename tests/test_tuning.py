@@ -125,5 +125,7 @@ def test_settings_that_are_given_stand(dataset: PreparedDataset) -> None:
     assert (found.history, found.training["batch_size"], found.model["dropout"]) == ("none", 77, 0.5)
     assert settings_of(dataset, training={"gradient": "sparse"}).training.get("embedding_l2", 0.0) == 0.0
     TrainConfig.from_json(settings_of(dataset, training={"gradient": "sparse"}).training)
+    fused = settings_of(dataset, training={"fused_optimizer": True, "row_optimizer": "adagrad"}).training
+    assert fused.get("embedding_l2", 0.0) == 0.0
     ratings = settings_of(dataset, training={"objective": "mse"})
     assert (ratings.history, ratings.training) == ("none", {"objective": "mse"}), "the rule is of clicks"

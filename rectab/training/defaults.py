@@ -98,7 +98,8 @@ def settings_of(
         return Settings(history or "none", given, dict(options or {}))
     found = default_settings(Facts.of(dataset), model)
     chosen = {**found.training, **given}
-    if chosen.get("gradient", "row") != "row":  # torch's own optimizers have no L2 or one kind of it
+    # Torch's own optimizers have no L2 or one kind of it; FBGEMM's have none of rows that a step did not touch.
+    if chosen.get("gradient", "row") != "row" or chosen.get("fused_optimizer"):
         chosen = {name: value for name, value in chosen.items() if name in given or "embedding_l2" not in name}
     return Settings(history or found.history, chosen, {**found.model, **(options or {})})
 
