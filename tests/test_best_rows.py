@@ -51,9 +51,9 @@ def test_it_gives_the_weights_of_a_copy(
     saved: list[Any] = []
     original = Checkpoints.save_current
 
-    def save(self: Checkpoints, stage: int, state: Any, best: Any, best_id: int) -> None:
+    def save(self: Checkpoints, stage: int, state: Any, best: Any, *rest: Any) -> None:
         saved.append(best)
-        original(self, stage, state, best, best_id)
+        original(self, stage, state, best, *rest)
 
     copied = run(tmp_path / "copy", "copy", method, rows, decay)
     if method == "full":

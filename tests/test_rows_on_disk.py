@@ -112,9 +112,9 @@ def test_checkpoints_hold_no_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     saved: list[dict[str, Any]] = []
     original = Checkpoints.save_current
 
-    def save(self: Checkpoints, stage: int, state: dict[str, Any], best: Any, best_id: int) -> None:
+    def save(self: Checkpoints, stage: int, state: dict[str, Any], best: Any, *rest: Any) -> None:
         saved.append({**state, "best": best})
-        original(self, stage, state, best, best_id)
+        original(self, stage, state, best, *rest)
 
     monkeypatch.setattr(Checkpoints, "save_current", save)
     run(tmp_path / "run", tmp_path / "rows")
