@@ -33,8 +33,8 @@ def counted_schema() -> Schema:
 def model_of(method: TableMethod, history: str, served: bool = False) -> CTRModel:
     schema = counted_schema()
     budget = None if method.fills == "one" else "60%"
-    # Ids that nobody has trained share rows; they would read zeros.
-    given: dict[str, Any] = {"absent": "rows"} if method.table.ids_move else {}
+    # Ids without a row of their own share some; they would read zeros, and each vocabulary has its own.
+    given: dict[str, Any] = {"absent": "rows", "pool": False, "width": 0} if method.table.ids_move else {}
     table = plan(method.name, schema.vocabularies, DIM, budget, options=TableOptions(init_std=0.5), **given).build()
     torch.manual_seed(0)
     config = ModelConfig.from_options("mlp", history, {"hidden": (6,)}, {"hidden": (5,)} if history == "din" else {})
