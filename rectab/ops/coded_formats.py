@@ -7,6 +7,7 @@ reads the same floats. Codes of less than 8 bits lie bit-packed, a stream a row 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -69,23 +70,23 @@ class Int8Format:
 
     def read(self, tensors: dict[str, Tensor], rows: Tensor, row_dim: int) -> Tensor:
         codes, scale = tensors["codes"], tensors["scale"]
-        kernel = coded_kernel(codes, rows, self.rule.across_bytes)
+        kernel = coded_kernel(codes, rows)
         if kernel is not None:
             return kernel(codes, scale, rows, row_dim, 8, 0.0)
         return torch.nn.functional.embedding(rows, codes).float() * scale[rows].float().unsqueeze(-1)
 
-    @property
+    @cached_property
     def rule(self) -> CodeRule:
         return CodeRule(8, 127, "unclipped", kept_from=96)
 
     def write(self, tensors: dict[str, Tensor], rows: Tensor, values: Tensor, salt: int | None) -> None:
-        values = values.float()
-        if write_by_kernel(tensors, rows, values, salt, self.rule):
+        values, rule = values.float(), self.rule
+        if write_by_kernel(tensors, rows, values, salt, rule):
             return
-        scale = _unclipped(values, tensors["scale"][rows], 127, 96)
+        scale = _unclipped(values, tensors["scale"][rows], rule.top, rule.kept_from)
         steps = values / torch.where(scale > 0, scale, 1.0).float().unsqueeze(1)
         codes = steps.round() if salt is None else (steps + random_fractions(rows, values.shape[1], salt)).floor()
-        tensors["codes"][rows] = codes.clamp(-127, 127).to(torch.int8)
+        tensors["codes"][rows] = codes.clamp(-rule.top, rule.top).to(torch.int8)
         tensors["scale"][rows] = scale
 
     def row_bytes(self, row_dim: int) -> float:
@@ -131,7 +132,7 @@ class GridFormat:
         unpacked = self.grid.unpack(torch.nn.functional.embedding(rows, codes), row_dim)
         return self.grid.values(unpacked, scale[rows].float().unsqueeze(-1))
 
-    @property
+    @cached_property
     def rule(self) -> CodeRule:
         scale: Literal["unclipped", "nearest"] = "nearest" if self.grid.levels <= _FEW_LEVELS else "unclipped"
         return CodeRule(self.grid.bits, self._top, scale, _KEPT * self._top, before=self.grid.offset)
@@ -144,7 +145,7 @@ class GridFormat:
         if rule.scale == "nearest":
             scale = self._nearest_scale(values, held)
         else:
-            scale = _unclipped(values, held, self._top, rule.kept_from)
+            scale = _unclipped(values, held, rule.top, rule.kept_from)
         codes = self._codes(values, scale, 0.5 if salt is None else random_fractions(rows, values.shape[1], salt))
         tensors["codes"][rows] = self.grid.pack(codes)
         tensors["scale"][rows] = scale

@@ -50,7 +50,7 @@ def _nearest_range(x, live, scale, bias, row_dim, top):
     low, high = extremes(x, live)
     middle, spread = (low + high) * 0.5, high - low
     error = _fused_error(x, live, scale, bias, top)
-    error = tl.where(error == error, error, float("inf"))  # nothing may be held yet
+    error = tl.where(error == error, error, float("inf"))  # what is held may not be finite
     endless = ~(tl.abs(spread) < float("inf"))
     mean = shared(over(tl.where(live, x, 0.0)), row_dim)
     for number in tl.static_range(4):

@@ -6,6 +6,7 @@ Values are ``code * step`` with a step a row, as in :mod:`rectab.ops.coded_forma
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -47,7 +48,7 @@ class Int16Format:
             return found
         return torch.nn.functional.embedding(rows, codes).float() * scale[rows].float().unsqueeze(-1)
 
-    @property
+    @cached_property
     def rule(self) -> CodeRule:
         return CodeRule(16, _TOP_16, "unclipped", kept_from=_KEPT_16)
 
@@ -99,7 +100,7 @@ class LearnedInt8Format(Int8Format):
     def tensors(self, num_rows: int, row_dim: int, device: torch.device | str | None = None) -> dict[str, Tensor]:
         return _with_first_step(super().tensors(num_rows, row_dim, device), self.first_step)
 
-    @property
+    @cached_property
     def rule(self) -> CodeRule:
         return CodeRule(8, 127, "held")
 
@@ -120,7 +121,7 @@ class LearnedGridFormat(GridFormat):
     def tensors(self, num_rows: int, row_dim: int, device: torch.device | str | None = None) -> dict[str, Tensor]:
         return _with_first_step(super().tensors(num_rows, row_dim, device), self.first_step)
 
-    @property
+    @cached_property
     def rule(self) -> CodeRule:
         return CodeRule(self.grid.bits, int(self.grid.offset) - 1, "held", after=self.grid.offset)
 

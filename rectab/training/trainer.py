@@ -110,8 +110,8 @@ class Trainer:
     def _new_model(self, table: EmbeddingTable) -> CTRModel:
         seed_everything(self.config.seed)
         if self.config.elastic:
-            widths = self.config.elastic, self.config.elastic_share
-            return ElasticModel(self.dataset.schema, table, self.model_config, *widths).to(self.device)
+            widths, share = self.config.elastic, self.config.elastic_share
+            return ElasticModel(self.dataset.schema, table, self.model_config, widths, share).to(self.device)
         return CTRModel(self.dataset.schema, table, self.model_config).to(self.device)
 
     @property
