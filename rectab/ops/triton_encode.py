@@ -26,7 +26,7 @@ from torch import Tensor
 from rectab.ops.coded_formats import CodeRule
 from rectab.ops.triton_coded import asked
 from rectab.ops.triton_support import blocks_of, check_inside, in_place, launch, salt_tensor
-from rectab.ops.triton_values import random_bits
+from rectab.ops.triton_values import random_fractions
 
 __all__ = ["coded_write", "extremes", "half_below", "launch_write", "over", "shared", "store_bytes", "whole"]
 
@@ -152,7 +152,7 @@ def _write_coded(
         column = group * PLACES + place
         live = there & (column < row_dim)
         x = tl.load(values + at * row_dim + column, mask=live, other=0.0)
-        random = random_bits(row, column, row_dim, bits).to(tl.float32) * (1.0 / 65536.0)
+        random = random_fractions(row, column, row_dim, bits)
         code = (_codes(x, step, random, before, low, high) + after).to(tl.int32)
         if BITS == 0:
             word = word * 3 + tl.where(live, code, 0)

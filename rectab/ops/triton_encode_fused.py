@@ -15,7 +15,7 @@ from torch import Tensor
 from rectab.ops.triton_coded import asked, fused_at
 from rectab.ops.triton_encode import extremes, half_below, launch_write, over, shared, store_bytes, whole
 from rectab.ops.triton_support import in_place
-from rectab.ops.triton_values import random_bits
+from rectab.ops.triton_values import random_fractions
 
 __all__ = ["fused_write"]
 
@@ -103,7 +103,7 @@ def _write_fused(
         column = group * PLACES + place
         live = written & (column < row_dim)
         x = tl.load(values + at * row_dim + column, mask=live, other=0.0)
-        random = random_bits(row, column, row_dim, bits).to(tl.float32) * (1.0 / 65536.0)
+        random = random_fractions(row, column, row_dim, bits)
         word |= tl.where(live, _fused_codes(x, scale, bias, random, top).to(tl.int32), 0) << (place * BITS)
     stream, size = fused + row * row_bytes, row_bytes - (8 if BITS == 8 else 4)
     store_bytes(stream, group, word, size, written, 1)

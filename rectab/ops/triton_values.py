@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-__all__ = ["hash_row", "mix", "random_bits", "rounded"]
+__all__ = ["hash_row", "mix", "random_fractions", "rounded"]
 
 _MULTIPLIER_1 = tl.constexpr(0xBF58476D1CE4E5B9)
 _MULTIPLIER_2 = tl.constexpr(0x94D049BB133111EB)
@@ -33,11 +33,17 @@ def hash_row(value, salt, num_rows):
 
 
 @triton.jit
-def random_bits(row, column, row_dim, salt):
-    """int32 in ``[0, 2**16)``: as :func:`rectab.ops.rounding.random_bits`."""
+def _random_bits(row, column, row_dim, salt):
+    """int32 in ``[0, 2**16)``: as in :mod:`rectab.ops.rounding`."""
     groups = (row_dim + 3) // 4
     word = mix(row * groups + column // 4, salt)
     return ((word >> ((column % 4) * 16).to(tl.uint64)) & tl.full((), 0xFFFF, tl.uint64)).to(tl.int32)
+
+
+@triton.jit
+def random_fractions(row, column, row_dim, salt):
+    """fp32 in ``[0, 1)``: as :func:`rectab.ops.rounding.random_fractions`."""
+    return _random_bits(row, column, row_dim, salt).to(tl.float32) * (1.0 / 65536.0)
 
 
 @triton.jit
@@ -47,7 +53,7 @@ def rounded(value, row, column, row_dim, salt, kind: tl.constexpr):
     if kind == 0:
         stored = value
     else:
-        random = random_bits(row, column, row_dim, salt)
+        random = _random_bits(row, column, row_dim, salt)
         bits = value.to(tl.int32, bitcast=True)
         if kind == 1:
             stored = ((bits + random) & -0x10000).to(tl.float32, bitcast=True).to(tl.bfloat16)
