@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from rectab.named import instead_of
 
-__all__ = ["check_fields", "parse_json", "read_plain", "read_value"]
+__all__ = ["check_fields", "differences", "parse_json", "read_plain", "read_value"]
 
 DataT = TypeVar("DataT")
 
@@ -35,6 +35,13 @@ def parse_json(text: str | bytes) -> Any:
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is no number of JSON")
+
+
+def differences(kept: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    """What a file was made for and is now asked for, where the two differ as JSON; empty where they do not."""
+    plain = json.loads(json.dumps(asked))
+    other = [name for name in {**plain, **kept} if kept.get(name) != plain.get(name)]
+    return "; ".join(f"{name} {kept.get(name)!r}, asked {plain.get(name)!r}" for name in other)
 
 
 def read_plain(kind: type[DataT], data: Any, place: str = "", *, extra: bool = False) -> DataT:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rectab.atomic_file import write_atomic
-from rectab.plain import parse_json, read_plain
+from rectab.plain import differences, parse_json, read_plain
 
 __all__ = ["RECORD_FILE", "Measured", "Record"]
 
@@ -78,10 +78,7 @@ class Record:
             record = cls(path, dict(kept["asked"]), measured, dict(kept["failed"]), [], float(kept["spent"]))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: damaged ({error}); delete {folder} to start over") from error
-        plain = json.loads(json.dumps(asked))
-        other = [name for name in {**plain, **record.asked} if record.asked.get(name) != plain.get(name)]
-        if other:
-            told = "; ".join(f"{name} {record.asked.get(name)!r}, asked {plain.get(name)!r}" for name in other)
+        if told := differences(record.asked, asked):
             raise ValueError(f"{path}: holds another choice ({told}); give another --out, or delete the folder")
         return record
 

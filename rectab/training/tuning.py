@@ -21,7 +21,7 @@ from rectab.atomic_file import write_atomic
 from rectab.data.dataset import PreparedDataset
 from rectab.extras import need_extra
 from rectab.models.registry import get_interaction
-from rectab.plain import parse_json, read_plain
+from rectab.plain import differences, parse_json, read_plain
 from rectab.training.config import TrainConfig, monitor_value
 from rectab.training.defaults import Settings, flat, settings_of, written
 from rectab.training.errors import TrainingError
@@ -181,9 +181,7 @@ def _opened(out: Path, asked: dict[str, Any]) -> Tuned:
         tuned = Tuned(kept["asked"], [read_plain(Trial, trial) for trial in kept["trials"]])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: damaged ({error}); delete it to start the search over") from error
-    other = [name for name in asked if tuned.asked.get(name) != asked[name]]
-    if other:
-        told = "; ".join(f"{name} {tuned.asked.get(name)!r}, asked {asked[name]!r}" for name in other)
+    if told := differences(tuned.asked, asked):
         raise ValueError(f"{path}: holds another search ({told}); give another --out, or delete it")
     return tuned
 
