@@ -18,6 +18,9 @@ from rectab.choosing.answer import Answer
 from rectab.choosing.asked import Asked
 from rectab.choosing.candidates import propose
 from rectab.choosing.choose import worth_training
+from rectab.choosing.fewest import fewest_for
+from rectab.choosing.record import Record
+from rectab.choosing.runs import Runs
 from rectab.choosing.verdict import Finalist, compare, winner_of
 from rectab.data.dataset import PreparedDataset
 from rectab.tables import get_method
@@ -71,6 +74,17 @@ def test_both_budgets_rule_candidates_in_and_out(dataset: PreparedDataset) -> No
     assert {c.method for c in tight.small} == {"narrow", "hashed", "unified"}
     assert not any(c.rows == "lsq4" for c in tight.small), "the floats that it trains do not fit"
     assert all(c.training_bytes <= 1.5 * field.full_bytes for c in (*tight.small, *tight.encoded))
+
+
+@pytest.mark.parametrize(("optimizer", "widest"), [("sgd", 8), ("adam", 4)])
+def test_the_fewest_bytes_are_searched_on_what_the_optimizer_asked_for_lets_train(
+    dataset: PreparedDataset, tmp_path: Path, optimizer: str, widest: int
+) -> None:
+    question = asked(None, loss=0.5, train_memory="250%", training={**SETTINGS, "optimizer": optimizer})
+    said: list[str] = []
+    runs = Runs(dataset, question, tmp_path, Record.open(tmp_path, question.identity()))
+    fewest_for(runs, said.append)
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [f"full-fp32-{widest}-own-seed0"]
 
 
 def test_what_is_predicted_to_be_lost_says_which_widths_are_trained(dataset: PreparedDataset) -> None:

@@ -6,13 +6,12 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from rectab.choosing.answer import Answer, answer_of
 from rectab.choosing.asked import Asked
-from rectab.choosing.candidates import Candidate, Field, propose
+from rectab.choosing.candidates import Candidate, Field
 from rectab.choosing.fewest import fewest_for
 from rectab.choosing.page import write_page
 from rectab.choosing.race import Race, run_race
@@ -21,7 +20,6 @@ from rectab.choosing.runs import Runs
 from rectab.data.dataset import PreparedDataset
 from rectab.sweep.store import exclusive
 from rectab.tables.budget import format_bytes
-from rectab.training.config import TrainConfig
 
 __all__ = ["choose", "worth_training"]
 
@@ -117,11 +115,7 @@ class _Chooser:
         return [candidates[key] for key in race.left], field, race
 
     def _field(self, budget: str | int) -> Field:
-        asked = self.runs.asked
-        training: dict[str, Any] = self.runs.settings.training
-        config = TrainConfig.from_json(training, "train")
-        optimizer = config.row_optimizer or config.optimizer
-        field = propose(self.runs.dataset, asked.embedding_dim, budget, asked.train_memory, asked.count_ids, optimizer)
+        field = self.runs.propose(budget)
         if not field.encoded and not field.small:
             reasons = "".join(f"\n  {ruled.label}: {ruled.reason}" for ruled in field.ruled_out)
             raise ValueError(f"no table fits the budget:{reasons}")

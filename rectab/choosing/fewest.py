@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from rectab.choosing.candidates import Candidate, Field, propose
+from rectab.choosing.candidates import Candidate, Field
 from rectab.choosing.runs import Runs
 from rectab.tables.budget import format_bytes, full_table_bytes, parse_budget
 from rectab.training.compress.curve import fewest_within
@@ -30,7 +30,7 @@ def fewest_for(runs: Runs, say: Callable[[str], None]) -> int:
     assert asked.loss is not None
     full_bytes = full_table_bytes(runs.dataset.schema.vocabularies, asked.embedding_dim)
     most = full_bytes if asked.budget is None else parse_budget(asked.budget, full_bytes)
-    field = propose(runs.dataset, asked.embedding_dim, most, asked.train_memory, asked.count_ids)
+    field = runs.propose(most)
     if field.encoded:
         found = _encoded(runs, replace(field.encoded[0], method="full", budget=None), asked.loss)
         if found > most:
@@ -60,12 +60,7 @@ def _halved(runs: Runs, field: Field, most: int, loss: float) -> int:
     budget = most
     while True:
         smaller = budget // _STEP
-        asked = runs.asked
-        reached = _best_at(
-            runs,
-            propose(runs.dataset, asked.embedding_dim, max(smaller, 1), asked.train_memory, asked.count_ids),
-            smaller,
-        )
+        reached = _best_at(runs, runs.propose(max(smaller, 1)), smaller)
         if reached is None or reached < best - loss:
             return budget
         budget = smaller

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from rectab.choosing.asked import Asked
-from rectab.choosing.candidates import Candidate
+from rectab.choosing.candidates import Candidate, Field, propose
 from rectab.choosing.record import Measured, Record
 from rectab.data.dataset import PreparedDataset
 from rectab.data.selection import sampled_rows
@@ -55,6 +55,13 @@ class Runs:
     def _settings(self, dataset: PreparedDataset) -> Settings:
         asked = self.asked
         return settings_of(dataset, asked.model, asked.history, asked.training, asked.model_options)
+
+    def propose(self, budget: str | int) -> Field:
+        """The candidates for a budget, under the memory and the optimizer that they are to be trained with."""
+        asked = self.asked
+        config = TrainConfig.from_json(self.settings.training, "train")
+        optimizer = config.row_optimizer or config.optimizer
+        return propose(self.dataset, asked.embedding_dim, budget, asked.train_memory, asked.count_ids, optimizer)
 
     def path(self, candidate: Candidate, seed: int) -> Path:
         """The folder of a run of all rows."""
