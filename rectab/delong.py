@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Z_95", "Aucs", "aucs_on_rows"]
+__all__ = ["FEWEST_ROWS", "Z_95", "Aucs", "aucs_on_rows"]
 
+FEWEST_ROWS = 2  # of either class: one alone has no variance
 Z_95 = 1.959963984540054
 
 
@@ -47,7 +48,7 @@ def aucs_on_rows(labels: np.ndarray, scores: Sequence[np.ndarray]) -> Aucs:
     m, n = int(positive.sum()), int((~positive).sum())
     if not scores:
         raise ValueError("no scores: give at least one array")
-    if m < 2 or n < 2:
+    if min(m, n) < FEWEST_ROWS:
         raise ValueError(f"an interval for AUC needs two rows of either class, got {m} positive and {n} negative")
     of_positives, of_negatives, values = [], [], []
     for given in scores:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -74,6 +75,18 @@ def test_both_budgets_rule_candidates_in_and_out(dataset: PreparedDataset) -> No
     assert {c.method for c in tight.small} == {"narrow", "hashed", "unified"}
     assert not any(c.rows == "lsq4" for c in tight.small), "the floats that it trains do not fit"
     assert all(c.training_bytes <= 1.5 * field.full_bytes for c in (*tight.small, *tight.encoded))
+
+
+@pytest.mark.parametrize("name", ["valid", "test"])
+def test_a_split_of_one_class_is_refused_before_anything_is_trained(
+    dataset: PreparedDataset, tmp_path: Path, name: str
+) -> None:
+    split = copy.copy(getattr(dataset, name))
+    object.__setattr__(split, "labels", np.ones_like(split.labels))
+    one_class = replace(dataset, **{name: split})
+    with pytest.raises(ValueError, match=rf"its {name}\w* split has {len(split)} positive and 0 negative rows"):
+        choose(one_class, asked(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("optimizer", "widest"), [("sgd", 8), ("adam", 4)])

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from rectab.choosing.answer import Answer, answer_of
@@ -18,6 +19,7 @@ from rectab.choosing.race import Race, run_race
 from rectab.choosing.record import Record
 from rectab.choosing.runs import Runs
 from rectab.data.dataset import PreparedDataset
+from rectab.delong import FEWEST_ROWS
 from rectab.sweep.store import exclusive
 from rectab.tables.budget import format_bytes
 
@@ -53,9 +55,11 @@ def choose(
         data: how the data set is called in the command that makes the model; its path if None.
 
     Raises:
-        ValueError: no candidate fits, nothing could be trained, or ``out`` holds another choice.
+        ValueError: no candidate fits, nothing could be trained, ``out`` holds another choice, or a split has fewer
+            than two rows of either class.
         SweepFolderError: another process is at work in ``out``.
     """
+    _check_classes(dataset)
     with exclusive(out):
         identity = {**asked.identity(), "data": dataset.fingerprint(), "device": str(device)}
         record = Record.open(out, identity)
@@ -68,6 +72,18 @@ def choose(
         record.save(answer=answer.to_json())
         write_page(answer, field, record, _title(asked, dataset.name), out)
     return answer
+
+
+def _check_classes(dataset: PreparedDataset) -> None:
+    """Refuse before anything is trained what no AUC with an interval can be had on."""
+    for name, split in (("validation", dataset.valid), ("test", dataset.test)):
+        positive = int(np.count_nonzero(split.labels))
+        negative = len(split) - positive
+        if min(positive, negative) < FEWEST_ROWS:
+            raise ValueError(
+                f"{dataset.name}: its {name} split has {positive} positive and {negative} negative rows; AUC with its "
+                f"interval needs {FEWEST_ROWS} of either; prepare it with another split"
+            )
 
 
 def _title(asked: Asked, name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rectab.delong import aucs_on_rows
+from rectab.delong import FEWEST_ROWS, aucs_on_rows
 from rectab.sweep.analysis import Cell
 from rectab.sweep.store import RunStore
 from rectab.training.row_scores import RowScores, load_scores
@@ -35,7 +35,7 @@ class RowIntervals:
                     return None
                 labels = kept.labels
                 scores.append(kept.scores)
-        if labels is None or min(labels.sum(), (~labels).sum()) < 2:
+        if labels is None or min(labels.sum(), (~labels).sum()) < FEWEST_ROWS:
             return None
         weights = np.tile([1.0, -1.0], len(common)) / len(common)
         return aucs_on_rows(labels, scores).half_width(weights)
