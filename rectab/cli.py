@@ -18,7 +18,9 @@ from rectab import __version__, cli_choose, cli_deltas, cli_runs, cli_streams, c
 from rectab.cli_support import (
     CountIds,
     Device,
+    History,
     Json,
+    Model,
     Plugins,
     Trained,
     Without,
@@ -164,10 +166,8 @@ def train(
     data: Annotated[Path, typer.Argument(help="Prepared data set.")],
     table: Annotated[str, typer.Option(help="Method of the embedding table (rectab tables).")] = "full",
     budget: Annotated[Optional[str], typer.Option(help="4MiB, 10%; none: the method's own size.")] = None,  # noqa: UP045
-    model: Annotated[
-        str, typer.Option(help="Interaction: lr, fm, mlp, deepfm, wide_deep, dcnv2, dlrm, armnet, armnet_plus, mf.")
-    ] = "deepfm",
-    history: cli_choose.History = None,
+    model: Model = "deepfm",
+    history: History = None,
     dim: Annotated[int, typer.Option(help="embedding_dim.")] = 16,
     rows: Rows = "fp32",
     train_memory: TrainMemory = None,

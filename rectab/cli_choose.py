@@ -11,7 +11,9 @@ from rich.console import Console
 from rectab.cli_support import (
     CountIds,
     Device,
+    History,
     Json,
+    Model,
     Plugins,
     Without,
     device_named,
@@ -28,11 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["choose", "report", "tune"]
 
 Data = Annotated[Path, typer.Argument(help="Prepared data set.")]
-Model = Annotated[str, typer.Option(help="Interaction: lr, fm, mlp, deepfm, wide_deep, dcnv2, dlrm.")]
-History = Annotated[
-    Optional[str],  # noqa: UP045 - typer reads it on Python 3.10
-    typer.Option(help="History tower: none, mean, din; by the rule for settings if not given."),
-]
 Set = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option("--set", help="A training or model setting that stays as given, KEY=VALUE (train.lr=0.002)."),

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 __all__ = [
     "CountIds",
     "Device",
+    "History",
     "Json",
+    "Model",
     "Plugins",
     "Trained",
     "Without",
@@ -96,6 +98,13 @@ CountIds = Annotated[
 ]
 Device = Annotated[
     str, typer.Option(help="cpu, cuda, cuda:1; auto: a GPU if there is one, which is said on standard error.")
+]
+Model = Annotated[
+    str, typer.Option(help="Interaction: lr, fm, mlp, deepfm, wide_deep, dcnv2, dlrm, armnet, armnet_plus, mf.")
+]
+History = Annotated[
+    Optional[str],  # noqa: UP045 - typer reads it on Python 3.10
+    typer.Option(help="History tower: none, mean, din; by the rule for settings if not given."),
 ]
 Without = Annotated[
     Optional[list[str]],  # noqa: UP045

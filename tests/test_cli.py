@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from rectab import cli
 from rectab.data import PreparedDataset, Recipe, prepare
 from rectab.data.id_map import IdMap
+from rectab.models.registry import interactions, towers
 from rectab.ops import formats
 from rectab.tables import methods
 from rectab.tables.registry import GROUPS
@@ -202,3 +205,10 @@ def test_a_finished_full_run_is_taken_for_an_encoded_one(rectab: CommandLine, da
     assert result["encoded"]["full_valid"]["auc"] == pytest.approx(full["valid"]["auc"], abs=1e-6)
     out, _ = rectab("train", data, *TRAIN, *quantized, "--out", tmp_path / "q")
     assert "encoding" in out
+
+
+@pytest.mark.parametrize("command", ["train", "choose", "tune"])
+def test_help_names_every_interaction_and_history_tower(command: str) -> None:
+    told = CliRunner().invoke(cli.app, [command, "--help"], env={"COLUMNS": "300"}).output
+    words = set(re.findall(r"\w+", told))
+    assert {entry.name for entry in (*interactions(), *towers())} <= words
