@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from test_predict import folder, trained  # noqa: F401 - a fixture
 from training_helpers import tiny_dataset
 
 from rectab.models import CTRModel, ModelConfig
+from rectab.models.registry import get_interaction, interactions
 from rectab.tables import plan
 from rectab.training.exporting.scoring import Scoring
 from rectab.training.served import load
@@ -27,7 +29,9 @@ TOWERS: list[tuple[str, dict[str, Any], str]] = [
     ("mean", {"max_history": 3}, "mlp"),
     ("din", {"hidden": [4]}, "deepfm"),
     ("din", {"hidden": [4], "weights": "softmax", "max_history": 2}, "dcnv2"),
+    *(("none", {}, entry.name) for entry in interactions() if entry.name not in ("fm", "mf")),
 ]
+"""Every interaction; ``mf`` is of a user and an item, which these rows are not."""
 
 
 @pytest.mark.parametrize(("tower", "options", "interaction"), TOWERS)
@@ -37,7 +41,8 @@ def test_a_graph_of_eight_rows_serves_any_number_and_any_history(
 ) -> None:
     dataset = tiny_dataset(120)
     table = plan("unified", dataset.schema.vocabularies, 4, "60%").build().serving()
-    hidden = {"hidden": [4]} if interaction in ("mlp", "deepfm", "dcnv2") else {}
+    known = {field.name for field in fields(get_interaction(interaction).config)}
+    hidden = {name: [4] for name in ("hidden", "bottom_hidden", "top_hidden") if name in known}
     model = CTRModel(dataset.schema, table, ModelConfig.from_options(interaction, tower, hidden, options)).eval()
     scoring = Scoring(model).eval()
     inputs = scoring.flat(dataset.valid.batch(slice(0, 8)))

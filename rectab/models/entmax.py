@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rectab.ops.dispatch import is_eager
+
 __all__ = ["check_alpha", "entmax"]
 
 MAX_STEPS = 12
@@ -68,7 +70,12 @@ def _weights(scores: Tensor, alpha: float) -> Tensor:
         total, slope = (lower * kept).sum(-1, keepdim=True), lower.sum(-1, keepdim=True)
         step = (total ** (1.0 / power) - 1.0) * total ** (1.0 - 1.0 / power) / slope
         excess = excess - step
-        if step.device.type == "cpu" and (not step.numel() or bool(step.max() <= torch.finfo(step.dtype).eps)):
+        if _may_look(step) and (not step.numel() or bool(step.max() <= torch.finfo(step.dtype).eps)):
             break
     weights = excess.clamp(min=0.0) ** power
     return weights / weights.sum(-1, keepdim=True)
+
+
+def _may_look(values: Tensor) -> bool:
+    """Whether a number may decide what is computed next: on a GPU everybody would wait for it, and a graph has none."""
+    return values.device.type == "cpu" and is_eager(values)
