@@ -73,5 +73,6 @@ def unfuse(fused: Tensor, bits: int, embedding_dim: int) -> Tensor:
     """uint8 [n, :func:`fused_row_bytes`] -> fp32 [n, D]."""
     scale, bias = (number.float() for number in scale_and_bias(fused, torch.float16))
     places = torch.arange(0, 8, bits, dtype=torch.uint8, device=fused.device)
-    codes = (fused[:, :-_QPARAMS].unsqueeze(-1) >> places & (2**bits - 1)).flatten(1)[:, :embedding_dim]
+    codes = torch.bitwise_right_shift(fused[:, :-_QPARAMS].unsqueeze(-1), places) & (2**bits - 1)
+    codes = codes.flatten(1)[:, :embedding_dim]
     return codes.to(torch.float32) * scale + bias

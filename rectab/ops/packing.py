@@ -48,7 +48,7 @@ def unpack_codes(packed: Tensor, bits: int, count: int) -> Tensor:
     """uint8 [*, packed_bytes(count, bits)] -> int32 [*, count]."""
     _check_bits(bits)
     eight = torch.arange(8, device=packed.device, dtype=torch.int32)
-    spread = (packed.to(torch.int32).unsqueeze(-1) >> eight) & 1
+    spread = torch.bitwise_right_shift(packed.to(torch.int32).unsqueeze(-1), eight) & 1
     weights = 1 << torch.arange(bits, device=packed.device, dtype=torch.int32)
     return (spread.flatten(-2)[..., : count * bits].unflatten(-1, (count, bits)) * weights).sum(-1, dtype=torch.int32)
 

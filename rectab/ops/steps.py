@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from rectab.ops.formats import CodesFormat, LatentFormat, RowFormat
 from rectab.ops.grids import Grid
+from rectab.ops.searching import last_at_or_before
 
 __all__ = ["HeldSteps", "LearnedSteps", "StepsFrom", "new_steps"]
 
@@ -44,7 +45,7 @@ class _Groups(nn.Module):
         """[G], int64 [*] -> [*, 1] or, of a single group, [1]."""
         if len(self.sizes) == 1:
             return per_group
-        return per_group[torch.searchsorted(self.first, rows, right=True) - 1].unsqueeze(-1)
+        return per_group[last_at_or_before(self.first, rows)].unsqueeze(-1)
 
 
 class HeldSteps(_Groups):

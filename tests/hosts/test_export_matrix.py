@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import rectab
+from rectab.ops.formats import formats
 from rectab.schema import Vocabulary
 from rectab.tables import TableOptions, get_method, methods, plan
 
@@ -63,6 +64,19 @@ def test_onnx_equals_eager(method: str, tmp_path: Path) -> None:
         ids = ids_of(size, seed=size)
         (got,) = session.run(None, {"ids": ids.numpy()})
         np.testing.assert_allclose(got, lookup(ids).detach().numpy(), rtol=1e-6, atol=1e-7)
+
+
+NO_ONNX = ("fused8", "fused4", "fused2")
+"""Formats whose scales are floats among bytes: ONNX has no operator that reads bytes as floats."""
+
+
+@pytest.mark.parametrize("rows", [entry.name for entry in formats() if entry.name not in NO_ONNX])
+def test_onnx_reads_every_row_format(rows: str, tmp_path: Path) -> None:
+    lookup = Lookup("hashed", rows=rows)
+    session = to_onnx(lookup, ids_of(8), tmp_path / "table.onnx")
+    ids = ids_of(100)
+    (got,) = session.run(None, {"ids": ids.numpy()})
+    np.testing.assert_allclose(got, lookup(ids).detach().numpy(), rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("unseen", ["hash", "shared", "zero"])

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rectab.ops.dispatch import is_eager
 from rectab.ops.hashing import mix
+from rectab.ops.searching import last_at_or_before
 from rectab.schema import Vocabulary
 from rectab.tables.base import TableOptions
 from rectab.tables.cafe.config import CafeConfig
@@ -104,11 +105,5 @@ class CompactCafeTable(OwnOrSharedTable):
         return self.findings
 
     def find(self, keys: Tensor) -> Tensor:
-        if is_eager(keys):
-            at = torch.searchsorted(self.key, keys.to(self.key_dtype)).clamp(max=self.config.own - 1)
-        else:  # by halves, as ONNX has no searchsorted
-            at = torch.zeros_like(keys)
-            for step in (1 << bit for bit in reversed(range(self.config.own.bit_length()))):
-                further = (at + step).clamp(max=self.config.own - 1)
-                at = torch.where(self.key[further] <= keys, further, at)
+        at = last_at_or_before(self.key, keys.to(self.key_dtype))
         return at.where(self.key[at] == keys, -1)

@@ -14,6 +14,7 @@ from torch import Tensor
 from rectab.ops import numba_blocks
 from rectab.ops.dispatch import find_kernel, is_eager, kernel_name
 from rectab.ops.numba_support import flat_rows, launch_lookup, thread_count
+from rectab.ops.searching import last_at_or_before
 from rectab.quantize.allocate import Allocation
 from rectab.quantize.encodings import Encoding, Rare, encoding_of
 from rectab.quantize.fitted import Fitted
@@ -144,10 +145,10 @@ class QuantizedTable(EmbeddingTable[QuantizedConfig]):
         refuse_outside(ids, vocabulary, self.vocabularies)
         first = self.ranges[:, 0][vocabulary].to(torch.int64)
         rows = (ids + first).flatten()
-        at = self._blocks_of(rows)
+        at = last_at_or_before(self.blocks[:, 0], rows)
         rare = torch.tensor([isinstance(part.encoding, Rare) for part in self.parts], device=rows.device)
         rows = torch.where(rare[at], first.expand(ids.shape).flatten(), rows)
-        at = self._blocks_of(rows)
+        at = last_at_or_before(self.blocks[:, 0], rows)
         found = self._decoded(rows, at) if is_eager(rows) else self._decoded_by_all(rows, at)
         return found.unflatten(0, ids.shape) if ids.dim() else found[0]
 
@@ -167,15 +168,6 @@ class QuantizedTable(EmbeddingTable[QuantizedConfig]):
         if outside[0]:
             raise IndexError(f"id {int(outside[1])} is outside its vocabulary")
         return out
-
-    def _blocks_of(self, rows: Tensor) -> Tensor:
-        """int64 [m] rows -> the last block that starts at or before each; by halves, as ONNX has no searchsorted."""
-        starts, at = self.blocks[:, 0], torch.zeros_like(rows)
-        for step in (1 << bit for bit in reversed(range(len(self.parts).bit_length()))):
-            further = at + step
-            inside = further < len(self.parts)
-            at = torch.where(inside & (starts[further.clamp(max=len(self.parts) - 1)] <= rows), further, at)
-        return at
 
     def _decoded(self, rows: Tensor, at: Tensor) -> Tensor:
         """fp32 [m, D]: every block decodes the rows that are its own."""
