@@ -42,7 +42,7 @@ def test_a_graph_of_eight_rows_serves_any_number_and_any_history(
     dataset = tiny_dataset(120)
     table = plan("unified", dataset.schema.vocabularies, 4, "60%").build().serving()
     known = {field.name for field in fields(get_interaction(interaction).config)}
-    hidden = {name: [4] for name in ("hidden", "bottom_hidden", "top_hidden") if name in known}
+    hidden = {name: [4] for name in ("hidden", "bottom", "top") if name in known}
     model = CTRModel(dataset.schema, table, ModelConfig.from_options(interaction, tower, hidden, options)).eval()
     scoring = Scoring(model).eval()
     inputs = scoring.flat(dataset.valid.batch(slice(0, 8)))

@@ -16,7 +16,7 @@ from rectab.tables.registry import TableMethod, methods
 __all__ = ["Candidate", "Field", "RuledOut", "propose"]
 
 _ROW_FORMATS = ("fp32", "int8")
-_FEW_BITS = ("lsq4",)
+_ALSO_FEW_BITS = ("lsq4", *_ROW_FORMATS)
 _IN_FEW_BITS = ("unified", "hashed")
 """Where rows trained for four bits were measured, and were above floats in as many bytes served (docs/results.md); they
 are tried before the others."""
@@ -171,7 +171,7 @@ class _Asked:
 def _formats(method: TableMethod) -> Sequence[str]:
     if method.without_rows or method.needs_full_table:
         return ("fp32",)
-    return (*_FEW_BITS, *_ROW_FORMATS) if method.name in _IN_FEW_BITS else _ROW_FORMATS
+    return _ALSO_FEW_BITS if method.name in _IN_FEW_BITS else _ROW_FORMATS
 
 
 def _widths(embedding_dim: int) -> list[int]:
@@ -181,4 +181,4 @@ def _widths(embedding_dim: int) -> list[int]:
 
 def _order(candidate: Candidate) -> tuple[int, int]:
     position = _FIRST.index(candidate.method) if candidate.method in _FIRST else len(_FIRST)
-    return position, (*_FEW_BITS, *_ROW_FORMATS).index(candidate.rows)
+    return position, _ALSO_FEW_BITS.index(candidate.rows)
